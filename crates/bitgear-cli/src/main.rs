@@ -1,0 +1,2 @@
+//! The bitgear command.
+fn main() {}
