@@ -1,2 +1,82 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask test` is what CI runs.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
+
+mod architecture;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+usage: cargo xtask TASK
+
+tasks:
+  test          everything that must hold before a change lands (see below)
+  fmt           formatting
+  lint          clippy on all targets, warnings are errors
+  architecture  the rules of ARCHITECTURE.md about which module may use which
+  nostd         the core builds without the standard library
+  unit          all tests, with cargo-nextest where it is installed, and the documentation's examples
+";
+
+fn main() -> ExitCode {
+    let task = env::args().nth(1).unwrap_or_default();
+    match run(&task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &str) -> Result<()> {
+    match task {
+        "test" => ["fmt", "architecture", "lint", "nostd", "unit"].iter().try_for_each(|t| run(t)),
+        "fmt" => cargo("fmt --all --check"),
+        "lint" => cargo("clippy --workspace --all-targets --locked -- -D warnings"),
+        "architecture" => architecture::check(&root()),
+        "nostd" => cargo("check -p bitgear-core --no-default-features --locked"),
+        "unit" => {
+            // Snapshots are compared, never written.
+            if nextest_is_installed() {
+                cargo("nextest run --workspace --locked")?;
+            } else {
+                cargo("test --workspace --all-targets --locked")?;
+            }
+            cargo("test --workspace --doc --locked")
+        }
+        "" | "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("unknown task `{other}`\n\n{HELP}"),
+    }
+}
+
+fn nextest_is_installed() -> bool {
+    Command::new("cargo")
+        .args(["nextest", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn cargo(arguments: &str) -> Result<()> {
+    println!("$ cargo {arguments}");
+    let status = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args(arguments.split_whitespace())
+        .current_dir(root())
+        .env("INSTA_UPDATE", "no")
+        .status()
+        .with_context(|| format!("cannot start `cargo {arguments}`"))?;
+    if !status.success() {
+        bail!("`cargo {arguments}` failed");
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! How large sums can get, from the actual weights, and which kernel class that allows.
+
+use super::types::{Class, ConvShape, step_channels};
+use crate::bits::BitWidth;
+
+/// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
+/// bits. `plain` is in the order of [`Weights::plain`](super::Weights::plain).
+pub fn channel_bound(
+    shape: &ConvShape,
+    plain: &[i16],
+    activation: BitWidth,
+    channel: usize,
+) -> (i64, i64) {
+    let filter = &plain[channel * shape.filter_len()..][..shape.filter_len()];
+    let largest = i64::from(activation.code_max());
+    let (negative, positive) = signed_sums(filter.iter().copied());
+    (negative * largest, positive * largest)
+}
+
+/// The extremes of [`channel_bound`] over all channels.
+pub fn accumulator_bound(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> (i64, i64) {
+    (0..shape.out_channels).map(|c| channel_bound(shape, plain, activation, c)).fold(
+        (0, 0),
+        |(low, high), (channel_low, channel_high)| (low.min(channel_low), high.max(channel_high)),
+    )
+}
+
+/// Sums of the negative and of the positive values.
+fn signed_sums(weights: impl Iterator<Item = i16>) -> (i64, i64) {
+    weights.fold((0, 0), |(negative, positive), w| {
+        (negative + i64::from(w.min(0)), positive + i64::from(w.max(0)))
+    })
+}
+
+/// The fastest exact class of the SIMD kernels.
+pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
+    let fits_i32 = |(low, high): (i64, i64)| i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX);
+    let bound = accumulator_bound(shape, plain, activation);
+    if shape.is_depthwise() {
+        return Class::Depthwise { wide: !fits_i32(bound) };
+    }
+    if shape.groups != 1 {
+        return Class::Scalar;
+    }
+    if activation.get() <= 8 && plain.iter().all(|w| i8::try_from(*w).is_ok()) && fits_i32(bound) {
+        let drain = drain(shape, plain, activation);
+        if drain > 0 {
+            return Class::Bytes { drain };
+        }
+    }
+    if activation.get() <= 15 && fits_i32(bound) {
+        return Class::Pairs;
+    }
+    // The low byte's sum is bounded by that of 8-bit activations, the high byte's no wider.
+    let byte = BitWidth::new(8).expect("8 is a bit-width");
+    if activation.get() > 8 && fits_i32(accumulator_bound(shape, plain, byte)) {
+        return Class::Split;
+    }
+    Class::Scalar
+}
+
+/// Largest number of steps whose products can be summed in 16 bits: for every output channel, every
+/// pair of channels that share a 16-bit lane and every run of so many steps, the extremes stay
+/// within an i16. 0 when not even one step is safe.
+fn drain(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> usize {
+    let width = step_channels(Class::Bytes { drain: 1 });
+    let groups = shape.input.stride() / width;
+    let steps = shape.kernel[0] * shape.kernel[1] * groups;
+    let largest = i64::from(activation.code_max());
+    let safe = |drain: usize| {
+        plain.chunks_exact(shape.filter_len()).all(|filter| {
+            (0..2).all(|lane| {
+                (0..steps).step_by(drain).all(|first| {
+                    let run = first..steps.min(first + drain);
+                    let (negative, positive) = signed_sums(run.flat_map(|step| {
+                        let (tap, channel) = (step / groups, step % groups * width + 2 * lane);
+                        let pair = channel..shape.input.channels.min(channel + 2);
+                        pair.map(move |c| filter[tap * shape.input.channels + c])
+                    }));
+                    negative * largest >= i64::from(i16::MIN)
+                        && positive * largest <= i64::from(i16::MAX)
+                })
+            })
+        })
+    };
+    // Not monotone in the length of a run, since runs start at its multiples; but every safe length
+    // is safe, and the largest is found from above.
+    let candidates = [steps, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
+    candidates.into_iter().filter(|&n| n <= steps).find(|&n| safe(n)).unwrap_or(0)
+}

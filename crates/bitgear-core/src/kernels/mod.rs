@@ -1,0 +1,190 @@
+//! Integer kernels. [`Kernels::scalar`] is the specification; every other set gives the same bits.
+//!
+//! # Layout
+//!
+//! A map is the memory of one sample's tensor: channels last, with a halo that holds the zero code,
+//! so that no kernel tests for borders: `[top + height + bottom][left + width + right][stride]`,
+//! the stride being the channels rounded up to a multiple of 4. Kernels write neither halo nor spare
+//! channels; weights of spare channels are zero.
+//!
+//! Codes are unsigned: real = scale · (code - zero). Up to 8 bits they are `u8`, above `u16`.
+//!
+//! # Kernels
+//!
+//! | class | activations | weights | accumulates in | needs |
+//! | --- | --- | --- | --- | --- |
+//! | [`Class::Bytes`] | up to 8 bits | up to 8 bits | i16, widened after `drain` steps | AVX2 |
+//! | [`Class::Pairs`] | up to 15 bits | any | i32 | AVX2 |
+//! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |
+//! | [`Class::Depthwise`] | any | any | i32, or f64 | AVX2, FMA |
+//! | [`Class::Scalar`] | any | any | i64 | nothing |
+
+mod bound;
+mod scalar;
+mod side;
+mod types;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+mod x86;
+
+#[cfg(test)]
+mod tests;
+
+pub use bound::{accumulator_bound, channel_bound};
+pub use types::{
+    Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
+    PoolShape, Source, Terms, Weights,
+};
+
+use crate::bits::BitWidth;
+
+/// A set of kernels. That a value exists proves that this CPU can run them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels(Isa);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isa {
+    Scalar,
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    Avx2(x86::Avx2),
+}
+
+impl Kernels {
+    /// The fastest set that this CPU runs.
+    pub fn detect() -> Self {
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
+        if let Some(avx2) = x86::Avx2::detect() {
+            return Self(Isa::Avx2(avx2));
+        }
+        Self::scalar()
+    }
+
+    /// The specification.
+    pub const fn scalar() -> Self {
+        Self(Isa::Scalar)
+    }
+
+    /// Every set that this CPU runs.
+    pub fn present() -> impl Iterator<Item = Self> {
+        let fastest = Self::detect();
+        core::iter::once(Self::scalar()).chain(Some(fastest).filter(|&k| k != Self::scalar()))
+    }
+
+    /// `scalar` or `avx2`.
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Isa::Scalar => "scalar",
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(_) => "avx2",
+        }
+    }
+
+    /// The fastest class that is exact for these weights (in the order of [`Weights::plain`]) and
+    /// all inputs of `activation` bits.
+    pub fn class(self, shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
+        match self.0 {
+            Isa::Scalar => Class::Scalar,
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(_) => bound::class(shape, plain, activation),
+        }
+    }
+
+    /// How much memory the packed weights take.
+    pub fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
+        types::packed_len(class, shape)
+    }
+
+    /// Packs weights into memory of [`Self::packed_len`].
+    ///
+    /// # Panics
+    ///
+    /// When `out` has another length or type.
+    pub fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
+        types::pack(class, shape, plain, out);
+    }
+
+    /// A convolution with everything fused into it, see [`Terms`]. A fully connected layer is a
+    /// 1 x 1 convolution.
+    ///
+    /// # Panics
+    ///
+    /// When memory is smaller than its layout, or the halo than the padding.
+    pub fn conv(
+        self,
+        shape: &ConvShape,
+        weights: &Weights<'_>,
+        input: Codes<'_>,
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        types::check_conv(shape, weights, &input, terms, outputs);
+        match self.0 {
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(avx2) if weights.class != Class::Scalar => {
+                avx2.conv(shape, weights, input, terms, outputs);
+            }
+            _ => scalar::conv(shape, weights.plain, input, terms, outputs),
+        }
+    }
+
+    /// t = Σ multiplier\[c\] · code + bias\[c\] over the operands. An operand of one pixel is repeated
+    /// over all pixels, one of one channel over all channels.
+    pub fn combine(
+        self,
+        operands: &[(Source<'_>, &[i64])],
+        bias: &[i64],
+        outputs: &mut [Output<'_>],
+    ) {
+        side::combine(operands, bias, outputs);
+    }
+
+    /// t = (code a - zero a) · (code b - zero b), with the broadcasting of [`Self::combine`].
+    pub fn product(self, a: (Source<'_>, i32), b: (Source<'_>, i32), outputs: &mut [Output<'_>]) {
+        side::product(a, b, outputs);
+    }
+
+    /// t = Σ (code - zero) over the pixels of the window that lie inside the map; an output's
+    /// multipliers are indexed by the number of these pixels minus one.
+    pub fn average(
+        self,
+        input: Source<'_>,
+        zero: i32,
+        window: &PoolShape,
+        outputs: &mut [Output<'_>],
+    ) {
+        side::average(&input, zero, window, outputs);
+    }
+
+    /// Largest code of each window; padding never wins.
+    pub fn max_pool(
+        self,
+        input: Source<'_>,
+        window: &PoolShape,
+        output: CodesMut<'_>,
+        layout: &MapLayout,
+    ) {
+        side::max_pool(&input, window, output, layout);
+    }
+
+    /// Replaces each code by the table's entry.
+    pub fn lookup(
+        self,
+        input: Source<'_>,
+        table: &[u16],
+        output: CodesMut<'_>,
+        layout: &MapLayout,
+    ) {
+        side::lookup(&input, table, output, layout);
+    }
+
+    /// Fills the output in (y, x, channel) order with the codes at the given places of the source's
+    /// memory; `u32::MAX` leaves an element as it is.
+    pub fn gather(
+        self,
+        source: Codes<'_>,
+        indices: &[u32],
+        output: CodesMut<'_>,
+        layout: &MapLayout,
+    ) {
+        side::gather(&source, indices, output, layout);
+    }
+}

@@ -1,0 +1,366 @@
+//! Every kernel that this CPU has against the specification, and the specification against sums
+//! written out.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A convolution with all its operands.
+#[derive(Clone, Debug)]
+struct Case {
+    shape: ConvShape,
+    weight_bits: BitWidth,
+    activation_bits: BitWidth,
+    plain: Vec<i16>,
+    input: Vec<u16>,
+    shift: u32,
+    bias: Vec<i64>,
+    residual: Option<(Vec<u16>, Vec<i64>)>,
+    narrow: bool,
+    versions: Vec<Version>,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    multiplier: f32,
+    zero: i32,
+    storage: Storage,
+    halo: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Storage {
+    U8,
+    U16,
+    I32,
+}
+
+/// Memory of one version after running.
+#[derive(Clone, Debug, PartialEq)]
+enum Memory {
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    I32(Vec<i32>),
+}
+
+fn run(kernels: Kernels, case: &Case) -> (Class, Vec<Memory>) {
+    let shape = &case.shape;
+    let class = kernels.class(shape, &case.plain, case.activation_bits);
+    let (mut i8s, mut i16s) = (Vec::new(), Vec::new());
+    let packed = match Kernels::packed_len(class, shape) {
+        PackedLen::None => Packed::None,
+        PackedLen::I8(len) => {
+            i8s.resize(len, 0);
+            Kernels::pack(class, shape, &case.plain, PackedMut::I8(&mut i8s));
+            Packed::I8(&i8s)
+        }
+        PackedLen::I16(len) => {
+            i16s.resize(len, 0);
+            Kernels::pack(class, shape, &case.plain, PackedMut::I16(&mut i16s));
+            Packed::I16(&i16s)
+        }
+    };
+    let bytes: Vec<u8> = case.input.iter().map(|&c| c as u8).collect();
+    let input = if case.activation_bits.get() <= 8 { Codes::U8(&bytes) } else { Codes::U16(&case.input) };
+    let out = MapLayout::new(shape.out_height, shape.out_width, shape.out_channels);
+    let (narrow_bias, narrow_residual): (Vec<i32>, Vec<i32>);
+    let no_multipliers = Vec::new();
+    let multipliers = case.residual.as_ref().map_or(&no_multipliers, |(_, m)| m);
+    let bias = if case.narrow {
+        narrow_bias = case.bias.iter().map(|&b| b as i32).collect();
+        narrow_residual = multipliers.iter().map(|&m| m as i32).collect();
+        Bias::Narrow { bias: &narrow_bias, residual: &narrow_residual }
+    } else {
+        Bias::Wide { bias: &case.bias, residual: multipliers }
+    };
+    let terms = Terms {
+        shift: case.shift,
+        bias,
+        residual: case
+            .residual
+            .as_ref()
+            .map(|(codes, _)| Source { codes: Codes::U16(codes), layout: out }),
+    };
+    let mut memories: Vec<Memory> = case
+        .versions
+        .iter()
+        .map(|version| {
+            let len = halo(out, version.halo).len();
+            match version.storage {
+                Storage::U8 => Memory::U8(vec![77; len]),
+                Storage::U16 => Memory::U16(vec![777; len]),
+                Storage::I32 => Memory::I32(vec![-777; len]),
+            }
+        })
+        .collect();
+    let all: Vec<Vec<f32>> =
+        case.versions.iter().map(|v| spread(v.multiplier, shape.out_channels)).collect();
+    let mut outputs: Vec<Output<'_>> = case
+        .versions
+        .iter()
+        .zip(&mut memories)
+        .zip(&all)
+        .map(|((version, memory), multipliers)| {
+            let (codes, low, high) = match memory {
+                Memory::U8(m) => (CodesMut::U8(m), 0, 255),
+                Memory::U16(m) => (CodesMut::U16(m), 1, 65535),
+                Memory::I32(m) => (CodesMut::I32(m), i32::MIN / 2, i32::MAX / 2),
+            };
+            let layout = halo(out, version.halo);
+            Output { codes, layout, multipliers, zero: version.zero, low, high }
+        })
+        .collect();
+    let weights = Weights { class, plain: &case.plain, packed };
+    kernels.conv(shape, &weights, input, &terms, &mut outputs);
+    drop(outputs);
+    (class, memories)
+}
+
+/// Multipliers that differ by channel, in size and sign.
+fn spread(multiplier: f32, channels: usize) -> Vec<f32> {
+    (0..channels).map(|c| multiplier * [1.0, 0.37, -0.81][c % 3]).collect()
+}
+
+fn halo(layout: MapLayout, pad: usize) -> MapLayout {
+    MapLayout { pads: [pad, pad, 0, pad], ..layout }
+}
+
+/// A deterministic stream of numbers; proptest draws only its seed, since drawing every code would
+/// be slow.
+fn stream(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// What the operands look like: anything, or the extremes that overflow first.
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    Random,
+    AllLow,
+    AllHigh,
+    Alternating,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let geometry = (
+        (1_usize..6, 1_usize..9),                  // size
+        prop_oneof![1_usize..10, 15_usize..20],    // channels
+        prop_oneof![1_usize..10, 15_usize..35],    // out channels
+        prop_oneof![Just([1, 1]), Just([3, 3]), Just([1, 3]), Just([2, 2])],
+        ([1_usize..3, 1_usize..3], [1_usize..3, 1_usize..3]),
+        0_usize..3, // dense, depthwise, two groups
+    );
+    let numbers = (1_u8..=16, 1_u8..=16, 0_u32..6, any::<bool>(), any::<bool>(), any::<u64>());
+    let fill = prop_oneof![
+        3 => Just(Fill::Random), 1 => Just(Fill::AllLow),
+        1 => Just(Fill::AllHigh), 1 => Just(Fill::Alternating)
+    ];
+    (geometry, numbers, fill).prop_filter_map("has outputs", |(geometry, numbers, fill)| {
+        let ((height, width), channels, out_channels, kernel, (strides, dilations), grouping) = geometry;
+        let (w, a, shift, with_residual, narrow, seed) = numbers;
+        let (channels, out_channels, groups) = match grouping {
+            0 => (channels, out_channels, 1),
+            1 => (channels, channels, channels),
+            _ => (2 * channels, 2 * out_channels, 2),
+        };
+        let pads = [kernel[0] / 2, kernel[1] / 2];
+        let mut input = MapLayout::new(height, width, channels);
+        // One pixel more than the window needs, so that halo and padding differ.
+        input.pads = [pads[0] + 1, pads[1], kernel[0], kernel[1] * 2];
+        let out = |axis: usize, size: usize| {
+            let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+            (size + 2 * pads[axis]).checked_sub(reach).map(|room| room / strides[axis] + 1)
+        };
+        let (out_height, out_width) = (out(0, height)?, out(1, width)?);
+        let shape = ConvShape {
+            input, out_channels, out_height, out_width, kernel, strides, dilations, pads, groups,
+        };
+        let (weight_bits, activation_bits) = (BitWidth::new(w).ok()?, BitWidth::new(a).ok()?);
+        let mut next = stream(seed);
+        let (low, high) = weight_bits.weight_range();
+        let mut weight = |i: usize| match fill {
+            Fill::AllLow => low as i16,
+            Fill::AllHigh => high as i16,
+            Fill::Alternating => [low, high][i % 2] as i16,
+            Fill::Random if w == 1 => [-1, 1][(next() & 1) as usize],
+            Fill::Random => (low + (next() % u64::from(weight_bits.levels())) as i32) as i16,
+        };
+        let plain: Vec<i16> = (0..shape.filter_len() * out_channels).map(&mut weight).collect();
+        let mut next = stream(seed ^ 1);
+        let codes = (0..input.len())
+            .map(|_| match fill {
+                Fill::Random => (next() % u64::from(activation_bits.levels())) as u16,
+                _ => activation_bits.code_max() as u16,
+            })
+            .collect();
+        let (bound_low, bound_high) = accumulator_bound(&shape, &plain, activation_bits);
+        let largest = (bound_low.abs().max(bound_high.abs()).max(1) << shift) * 2;
+        // Narrow only where the caller could prove it: t up to `largest` and a share for the rest.
+        let narrow = narrow && 2 * largest <= 1 << 24;
+        let share = largest / 4;
+        let mut value = |bound: i64| (next() % (2 * bound.max(1) as u64)) as i64 - bound;
+        let bias = (0..out_channels).map(|_| value(share)).collect();
+        let residual = with_residual.then(|| {
+            let len = MapLayout::new(out_height, out_width, out_channels).len();
+            let multipliers = (0..out_channels).map(|_| value(share / 512)).collect();
+            let mut next = stream(seed ^ 2);
+            ((0..len).map(|_| (next() % 256) as u16).collect(), multipliers)
+        });
+        let scale = 200.0 / largest as f32;
+        let versions = vec![
+            Version { multiplier: scale, zero: 0, storage: Storage::U8, halo: 1 },
+            Version { multiplier: scale * 150.0, zero: 32768, storage: Storage::U16, halo: 0 },
+            Version { multiplier: scale * 1000.0, zero: 0, storage: Storage::I32, halo: 2 },
+        ];
+        Some(Case {
+            shape, weight_bits, activation_bits, plain, input: codes, shift, bias, residual, narrow,
+            versions: versions[..1 + (seed % 3) as usize].to_vec(),
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn every_kernel_gives_the_bits_of_the_specification(case in cases()) {
+        let (_, expected) = run(Kernels::scalar(), &case);
+        for kernels in Kernels::present() {
+            let (class, memory) = run(kernels, &case);
+            prop_assert_eq!(&memory, &expected, "{} {:?}", kernels.name(), class);
+        }
+    }
+}
+
+/// The classes above are reached on purpose, not by luck: one layer for each.
+#[test]
+fn each_class_is_chosen_where_its_bound_allows_it() {
+    let input = MapLayout { pads: [1; 4], ..MapLayout::new(4, 4, 16) };
+    let dense = ConvShape {
+        input, out_channels: 16, out_height: 4, out_width: 4, kernel: [3, 3], strides: [1, 1],
+        dilations: [1, 1], pads: [1, 1], groups: 1,
+    };
+    let depthwise = ConvShape { groups: 16, ..dense };
+    let grouped = ConvShape { groups: 4, ..dense };
+    let class = |shape: &ConvShape, weight: i16, activation: u8| {
+        let plain = vec![weight; shape.filter_len() * shape.out_channels];
+        bound::class(shape, &plain, BitWidth::new(activation).unwrap())
+    };
+    struct Expected(&'static str, ConvShape, i16, u8, Class);
+    let table = [
+        // 15 · 7 · 2 = 210 a step: 36 steps make 7560, far from 32767.
+        Expected("4 x 4 bits", dense, 7, 4, Class::Bytes { drain: 36 }),
+        // 255 · 63 · 2 = 32130: one step fits, two don't.
+        Expected("8 x 7 bits", dense, 63, 8, Class::Bytes { drain: 1 }),
+        Expected("8 x 8 bits", dense, 127, 8, Class::Pairs),
+        Expected("12 x 12 bits", dense, 2047, 12, Class::Pairs),
+        Expected("16 x 16 bits", dense, 32767, 16, Class::Split),
+        Expected("depthwise 8 x 8", depthwise, 127, 8, Class::Depthwise { wide: false }),
+        Expected("depthwise 16 x 16", depthwise, 32767, 16, Class::Depthwise { wide: true }),
+        Expected("groups", grouped, 7, 4, Class::Scalar),
+    ];
+    for Expected(name, shape, weight, activation, expected) in table {
+        assert_eq!(class(&shape, weight, activation), expected, "{name}");
+    }
+}
+
+/// 1 x 2 pixels, 1 channel, 1 x 2 window without padding: everything by hand.
+#[test]
+fn the_specification_computes_bias_residual_and_one_rounding() {
+    let shape = ConvShape {
+        input: MapLayout::new(1, 2, 1), out_channels: 1, out_height: 1, out_width: 1,
+        kernel: [1, 2], strides: [1, 1], dilations: [1, 1], pads: [0, 0], groups: 1,
+    };
+    let case = Case {
+        shape,
+        weight_bits: BitWidth::new(4).unwrap(),
+        activation_bits: BitWidth::new(4).unwrap(),
+        plain: vec![3, -2],
+        // Spare channels hold what must not count.
+        input: vec![5, 9, 9, 9, 4, 9, 9, 9],
+        shift: 1,
+        bias: vec![10],
+        residual: Some((vec![7, 0, 0, 0], vec![3])),
+        narrow: true,
+        // t = (3·5 - 2·4)·2 + 10 + 3·7 = 45; 45 · 0.5 = 22.5 rounds to 22.
+        versions: vec![Version { multiplier: 0.5, zero: 1, storage: Storage::U8, halo: 0 }],
+    };
+    for kernels in Kernels::present() {
+        let (_, memory) = run(kernels, &case);
+        assert_eq!(memory, [Memory::U8(vec![23, 77, 77, 77])], "{}", kernels.name());
+    }
+}
+
+fn average_of(codes: &[u8], window: &PoolShape, zero: i32) -> Vec<u8> {
+    let layout = MapLayout::new(1, codes.len() / 4, 1);
+    let out = MapLayout::new(window.out_height, window.out_width, 1);
+    let mut result = vec![0; out.len()];
+    let multipliers: Vec<f32> = (1..=2).map(|count| 1.0 / count as f32).collect();
+    let mut outputs = [Output {
+        codes: CodesMut::U8(&mut result), layout: out, multipliers: &multipliers, zero, low: 0, high: 255,
+    }];
+    let source = Source { codes: Codes::U8(codes), layout };
+    Kernels::scalar().average(source, zero, window, &mut outputs);
+    result.chunks(4).map(|pixel| pixel[0]).collect()
+}
+
+#[test]
+fn averages_divide_by_the_pixels_inside_the_map() {
+    // Pixels 10, 20, 31; windows of 2 with one pixel of padding on the left.
+    let codes = [10, 0, 0, 0, 20, 0, 0, 0, 31, 0, 0, 0];
+    let window = PoolShape { kernel: [1, 2], strides: [1, 1], pads: [0, 1], out_height: 1, out_width: 3 };
+    // 10; (10 + 20) / 2; (20 + 31) / 2 = 25.5, to even 26.
+    assert_eq!(average_of(&codes, &window, 0), [10, 15, 26]);
+    // Around a zero point of 8: 2, 14 / 2, 35 / 2 = 17.5 to 18, and the zero point again.
+    assert_eq!(average_of(&codes, &window, 8), [10, 15, 26]);
+}
+
+#[test]
+fn padding_never_wins_a_maximum() {
+    let codes = [3, 0, 0, 0, 1, 0, 0, 0];
+    let layout = MapLayout::new(1, 2, 1);
+    let window = PoolShape { kernel: [3, 3], strides: [1, 1], pads: [1, 1], out_height: 1, out_width: 2 };
+    let mut out = [9; 8];
+    let source = Source { codes: Codes::U8(&codes), layout };
+    Kernels::scalar().max_pool(source, &window, CodesMut::U8(&mut out), &layout);
+    assert_eq!(out, [3, 9, 9, 9, 3, 9, 9, 9]);
+}
+
+#[test]
+fn one_pixel_and_one_channel_broadcast() {
+    // 1 x 2 pixels of 2 channels plus one pixel of 2 channels, times one channel per pixel.
+    let wide = MapLayout::new(1, 2, 2);
+    let codes = [1, 2, 0, 0, 3, 4, 0, 0];
+    let pixel = [10, 20, 0, 0];
+    let gate = [5, 0, 0, 0, 7, 0, 0, 0];
+    let source = |codes, layout| Source { codes: Codes::U8(codes), layout };
+    let mut sum = [0; 8];
+    let ones = [1.0; 2];
+    let mut output = [Output {
+        codes: CodesMut::U8(&mut sum), layout: wide, multipliers: &ones, zero: 0, low: 0, high: 255,
+    }];
+    let kernels = Kernels::scalar();
+    kernels.combine(
+        &[(source(&codes, wide), &[1, 1]), (source(&pixel, MapLayout::new(1, 1, 2)), &[1, 2])],
+        &[0, 1],
+        &mut output,
+    );
+    assert_eq!(sum, [11, 43, 0, 0, 13, 45, 0, 0]);
+    let mut product = [0; 8];
+    let mut output = [Output {
+        codes: CodesMut::U8(&mut product), layout: wide, multipliers: &ones, zero: 3, low: 0, high: 255,
+    }];
+    kernels.product(
+        (source(&codes, wide), 1),
+        (source(&gate, MapLayout::new(1, 2, 1)), 4),
+        &mut output,
+    );
+    // (1-1)·(5-4) + 3, (2-1)·1 + 3; (3-1)·(7-4) + 3, (4-1)·3 + 3
+    assert_eq!(product, [3, 4, 0, 0, 9, 12, 0, 0]);
+}

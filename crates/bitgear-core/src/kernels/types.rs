@@ -1,0 +1,403 @@
+//! What the kernels read and write.
+
+/// Geometry of a map in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MapLayout {
+    /// Rows without halo.
+    pub height: usize,
+    /// Pixels in a row without halo.
+    pub width: usize,
+    /// Channels in use.
+    pub channels: usize,
+    /// Halo at top, left, bottom, right, in pixels.
+    pub pads: [usize; 4],
+}
+
+impl MapLayout {
+    /// A map without halo.
+    pub const fn new(height: usize, width: usize, channels: usize) -> Self {
+        Self { height, width, channels, pads: [0; 4] }
+    }
+
+    /// Elements from one pixel to the next.
+    pub const fn stride(&self) -> usize {
+        self.channels.next_multiple_of(4)
+    }
+
+    /// Elements from one row to the next.
+    pub const fn row(&self) -> usize {
+        (self.pads[1] + self.width + self.pads[3]) * self.stride()
+    }
+
+    /// Elements of the whole map, halo and spare channels included.
+    #[expect(clippy::len_without_is_empty, reason = "a map is never empty")]
+    pub const fn len(&self) -> usize {
+        (self.pads[0] + self.height + self.pads[2]) * self.row()
+    }
+
+    /// Index of the first channel of pixel (`y`, `x`).
+    pub const fn offset(&self, y: usize, x: usize) -> usize {
+        (self.pads[0] + y) * self.row() + (self.pads[1] + x) * self.stride()
+    }
+}
+
+/// Codes to read.
+#[derive(Clone, Copy, Debug)]
+pub enum Codes<'a> {
+    /// Up to 8 bits.
+    U8(&'a [u8]),
+    /// More than 8 bits.
+    U16(&'a [u16]),
+}
+
+impl Codes<'_> {
+    /// Number of elements.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::U8(codes) => codes.len(),
+            Self::U16(codes) => codes.len(),
+        }
+    }
+
+    /// The code at an index of memory.
+    pub(super) fn at(&self, index: usize) -> u16 {
+        match self {
+            Self::U8(codes) => u16::from(codes[index]),
+            Self::U16(codes) => codes[index],
+        }
+    }
+}
+
+/// Codes or scores to write.
+#[derive(Debug)]
+pub enum CodesMut<'a> {
+    /// Up to 8 bits.
+    U8(&'a mut [u8]),
+    /// More than 8 bits.
+    U16(&'a mut [u16]),
+    /// Scores.
+    I32(&'a mut [i32]),
+}
+
+impl CodesMut<'_> {
+    /// Number of elements.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::U8(codes) => codes.len(),
+            Self::U16(codes) => codes.len(),
+            Self::I32(scores) => scores.len(),
+        }
+    }
+
+    /// Stores a value that is known to fit.
+    pub(super) fn set(&mut self, index: usize, value: i32) {
+        match self {
+            Self::U8(codes) => codes[index] = value as u8,
+            Self::U16(codes) => codes[index] = value as u16,
+            Self::I32(scores) => scores[index] = value,
+        }
+    }
+}
+
+/// A map to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its memory.
+    pub codes: Codes<'a>,
+    /// Its geometry.
+    pub layout: MapLayout,
+}
+
+/// A version of a result to write: q = clamp(round-half-even(t · multiplier) + zero, low, high).
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Its memory.
+    pub codes: CodesMut<'a>,
+    /// Its geometry.
+    pub layout: MapLayout,
+    /// One per channel (for averages: per number of pixels), exact as [`requantize`] says.
+    ///
+    /// [`requantize`]: crate::fixed::requantize
+    pub multipliers: &'a [f32],
+    /// Added after rounding.
+    pub zero: i32,
+    /// Smallest result.
+    pub low: i32,
+    /// Largest result.
+    pub high: i32,
+}
+
+/// Geometry of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ConvShape {
+    /// Of the operand.
+    pub input: MapLayout,
+    /// Channels of the result.
+    pub out_channels: usize,
+    /// Rows of the result.
+    pub out_height: usize,
+    /// Pixels in a row of the result.
+    pub out_width: usize,
+    /// Height, width.
+    pub kernel: [usize; 2],
+    /// Vertical, horizontal.
+    pub strides: [usize; 2],
+    /// Vertical, horizontal.
+    pub dilations: [usize; 2],
+    /// Padding at top and left; the operand's halo is at least that.
+    pub pads: [usize; 2],
+    /// Independent groups of channels.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// Channels of the operand that one output channel reads.
+    pub const fn group_channels(&self) -> usize {
+        self.input.channels / self.groups
+    }
+
+    /// Weights of one output channel.
+    pub const fn filter_len(&self) -> usize {
+        self.kernel[0] * self.kernel[1] * self.group_channels()
+    }
+
+    /// Whether every channel is a group of its own.
+    pub const fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.input.channels && self.groups == self.out_channels
+    }
+
+    /// Index in the operand's memory of the window's first element for output pixel (`y`, `x`).
+    pub(super) const fn origin(&self, y: usize, x: usize) -> usize {
+        let row = self.input.pads[0] - self.pads[0] + y * self.strides[0];
+        let column = self.input.pads[1] - self.pads[1] + x * self.strides[1];
+        row * self.input.row() + column * self.input.stride()
+    }
+
+    /// Elements from the window's first element to its tap (`ky`, `kx`).
+    pub(super) const fn tap(&self, ky: usize, kx: usize) -> usize {
+        ky * self.dilations[0] * self.input.row() + kx * self.dilations[1] * self.input.stride()
+    }
+}
+
+/// Window of a pooling operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PoolShape {
+    /// Height, width.
+    pub kernel: [usize; 2],
+    /// Vertical, horizontal.
+    pub strides: [usize; 2],
+    /// Padding at top and left.
+    pub pads: [usize; 2],
+    /// Rows of the result.
+    pub out_height: usize,
+    /// Pixels in a row of the result.
+    pub out_width: usize,
+}
+
+/// What follows the accumulation: t = (acc << shift) + bias\[c\] + multiplier\[c\] · residual code,
+/// acc being the sum of weight · code over the window. Zero points are part of the bias.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// Bits that the accumulator is shifted up.
+    pub shift: u32,
+    /// Bias and residual multipliers.
+    pub bias: Bias<'a>,
+    /// Operand of a fused addition, with the result's pixels and channels.
+    pub residual: Option<Source<'a>>,
+}
+
+/// Bias and residual multipliers, one per output channel, by the size of t that the caller proved
+/// for every possible input.
+#[derive(Clone, Copy, Debug)]
+pub enum Bias<'a> {
+    /// |t| ≤ 2^24 and |t · multiplier| < 2^22 for every output: single precision with one fused
+    /// multiply-add is exact.
+    Narrow {
+        /// In units of t.
+        bias: &'a [i32],
+        /// Empty without a residual.
+        residual: &'a [i32],
+    },
+    /// |t| < 2^53 and |t · multiplier| < 2^51: double precision is exact.
+    Wide {
+        /// In units of t.
+        bias: &'a [i64],
+        /// Empty without a residual.
+        residual: &'a [i64],
+    },
+}
+
+/// How the multiply-accumulates of a layer are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Products of bytes, summed in 16 bits over `drain` steps of 4 channels before widening.
+    Bytes {
+        /// Steps that can't overflow, for the actual weights.
+        drain: usize,
+    },
+    /// Products of 16 bits, summed in 32.
+    Pairs,
+    /// High and low byte of 16-bit activations apart.
+    Split,
+    /// One channel at a time.
+    Depthwise {
+        /// Whether sums may leave 32 bits.
+        wide: bool,
+    },
+    /// The specification.
+    Scalar,
+}
+
+/// A layer's weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// How they are packed.
+    pub class: Class,
+    /// (out channel, ky, kx, channel within the group).
+    pub plain: &'a [i16],
+    /// As the class's kernel reads them.
+    pub packed: Packed<'a>,
+}
+
+/// Packed weights.
+#[derive(Clone, Copy, Debug)]
+pub enum Packed<'a> {
+    /// The class reads the plain weights.
+    None,
+    /// Bytes.
+    I8(&'a [i8]),
+    /// 16-bit words.
+    I16(&'a [i16]),
+}
+
+/// Size of packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackedLen {
+    /// Nothing is packed.
+    None,
+    /// So many bytes.
+    I8(usize),
+    /// So many 16-bit words.
+    I16(usize),
+}
+
+/// Memory for packed weights.
+#[derive(Debug)]
+pub enum PackedMut<'a> {
+    /// Nothing is packed.
+    None,
+    /// Bytes.
+    I8(&'a mut [i8]),
+    /// 16-bit words.
+    I16(&'a mut [i16]),
+}
+
+/// Output channels of one panel of packed weights.
+pub(super) const PANEL: usize = 16;
+
+/// Channels that one step of a class reads at once.
+pub(super) const fn step_channels(class: Class) -> usize {
+    if matches!(class, Class::Bytes { .. }) { 4 } else { 2 }
+}
+
+/// Steps of one output: taps times groups of channels.
+pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
+    let channels = shape.input.stride();
+    shape.kernel[0] * shape.kernel[1] * channels / step_channels(class)
+}
+
+pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let len = panels * steps(class, shape) * PANEL * step_channels(class);
+    match class {
+        Class::Bytes { .. } => PackedLen::I8(len),
+        Class::Pairs | Class::Split => PackedLen::I16(len),
+        Class::Depthwise { .. } => {
+            PackedLen::I16(shape.kernel[0] * shape.kernel[1] * shape.out_channels.next_multiple_of(8))
+        }
+        Class::Scalar => PackedLen::None,
+    }
+}
+
+/// Dense layers: [panel][tap][group of channels][output channel][channel]. Depthwise ones:
+/// [tap][channel]. What is missing to full panels and groups is zero.
+pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
+    assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
+    match (packed_len(class, shape), out) {
+        (PackedLen::None, PackedMut::None) => {}
+        (PackedLen::I8(len), PackedMut::I8(out)) => {
+            assert_eq!(len, out.len(), "packed weights");
+            for (index, code) in out.iter_mut().enumerate() {
+                *code = dense_code(class, shape, plain, index) as i8;
+            }
+        }
+        (PackedLen::I16(len), PackedMut::I16(out)) => {
+            assert_eq!(len, out.len(), "packed weights");
+            for (index, code) in out.iter_mut().enumerate() {
+                *code = if matches!(class, Class::Depthwise { .. }) {
+                    let channels = shape.out_channels.next_multiple_of(8);
+                    let (tap, channel) = (index / channels, index % channels);
+                    let taps = shape.kernel[0] * shape.kernel[1];
+                    if channel < shape.out_channels { plain[channel * taps + tap] } else { 0 }
+                } else {
+                    dense_code(class, shape, plain, index)
+                };
+            }
+        }
+        (expected, out) => panic!("packed weights must be {expected:?}, got {out:?}"),
+    }
+}
+
+/// The weight at an index of a dense layer's packed memory.
+fn dense_code(class: Class, shape: &ConvShape, plain: &[i16], index: usize) -> i16 {
+    let width = step_channels(class);
+    let (rest, within) = (index / width, index % width);
+    let (rest, lane) = (rest / PANEL, rest % PANEL);
+    let (panel, step) = (rest / steps(class, shape), rest % steps(class, shape));
+    let groups = shape.input.stride() / width;
+    let (tap, channel) = (step / groups, step % groups * width + within);
+    let filter = panel * PANEL + lane;
+    if filter < shape.out_channels && channel < shape.input.channels {
+        plain[filter * shape.filter_len() + tap * shape.input.channels + channel]
+    } else {
+        0
+    }
+}
+
+/// Checks once per call what the kernels rely on.
+pub(super) fn check_conv(
+    shape: &ConvShape,
+    weights: &Weights<'_>,
+    input: &Codes<'_>,
+    terms: &Terms<'_>,
+    outputs: &[Output<'_>],
+) {
+    let layout = &shape.input;
+    assert!(input.len() >= layout.len(), "operand is smaller than its layout");
+    assert_eq!(weights.plain.len(), shape.filter_len() * shape.out_channels, "weights");
+    for axis in 0..2 {
+        let size = [layout.height, layout.width][axis] + layout.pads[axis] + layout.pads[axis + 2];
+        let out = [shape.out_height, shape.out_width][axis];
+        let first = layout.pads[axis].checked_sub(shape.pads[axis]).expect("halo covers padding");
+        let reach = (shape.kernel[axis] - 1) * shape.dilations[axis];
+        assert!(first + (out - 1) * shape.strides[axis] + reach < size, "window leaves the halo");
+    }
+    let (bias, residual) = match terms.bias {
+        Bias::Narrow { bias, residual } => (bias.len(), residual.len()),
+        Bias::Wide { bias, residual } => (bias.len(), residual.len()),
+    };
+    assert_eq!(bias, shape.out_channels, "biases");
+    assert!(terms.residual.is_none() || residual == shape.out_channels, "residual multipliers");
+    let pixels = (shape.out_height, shape.out_width);
+    let fits = |l: &MapLayout| (l.height, l.width) == pixels && l.channels == shape.out_channels;
+    for output in outputs {
+        assert!(fits(&output.layout) && output.codes.len() >= output.layout.len(), "output");
+        assert_eq!(output.multipliers.len(), shape.out_channels, "multipliers");
+    }
+    if let Some(residual) = &terms.residual {
+        assert!(fits(&residual.layout) && residual.codes.len() >= residual.layout.len(), "residual");
+    }
+}

@@ -1,0 +1,188 @@
+//! Accumulators of a block of `MR` neighbouring pixels and 16 output channels.
+
+use core::arch::x86_64::{
+    __m128i, __m256i, _mm_cvtsi32_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
+    _mm256_broadcastd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srli_epi16,
+};
+
+use crate::kernels::types::ConvShape;
+
+/// Accumulators: [pixel][half of the panel], 32-bit lanes.
+pub(super) type Tile<const MR: usize> = [[__m256i; 2]; MR];
+
+/// Stored codes.
+pub(super) trait Element: Copy {
+    /// Two neighbouring codes as two 16-bit halves.
+    ///
+    /// # Safety
+    ///
+    /// Both must be readable.
+    unsafe fn pair(at: *const Self) -> i32;
+}
+
+impl Element for u8 {
+    #[inline(always)]
+    unsafe fn pair(at: *const Self) -> i32 {
+        // SAFETY: the caller vouches for two elements.
+        let [low, high] = unsafe { at.cast::<[u8; 2]>().read() };
+        i32::from(low) | i32::from(high) << 16
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    unsafe fn pair(at: *const Self) -> i32 {
+        // SAFETY: the caller vouches for two elements.
+        unsafe { at.cast::<i32>().read_unaligned() }
+    }
+}
+
+/// 32 bytes of packed weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load<T>(weights: &[T], step: usize) -> __m256i {
+    let len = 32 / size_of::<T>();
+    let chunk = &weights[step * len..][..len];
+    // SAFETY: the slice is 32 bytes long.
+    unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+}
+
+/// The runs of memory that a window reads, as (offset from the window's first element, elements).
+/// Without horizontal dilation the taps of a row are one run.
+#[inline]
+fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+    let stride = shape.input.stride();
+    let (per_row, len) = if shape.dilations[1] == 1 {
+        (1, shape.kernel[1] * stride)
+    } else {
+        (shape.kernel[1], stride)
+    };
+    (0..shape.kernel[0]).flat_map(move |ky| (0..per_row).map(move |kx| (shape.tap(ky, kx), len)))
+}
+
+/// Byte products, summed in 16 bits over `drain` steps. `at` is the first pixel's window.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn bytes<const MR: usize>(
+    shape: &ConvShape,
+    weights: &[i8],
+    input: &[u8],
+    at: usize,
+    drain: usize,
+) -> Tile<MR> {
+    let pixel = shape.strides[1] * shape.input.stride();
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+    let mut sums = [[_mm256_setzero_si256(); 2]; MR];
+    let (mut step, mut left) = (0, drain);
+    for (offset, len) in runs(shape) {
+        let mut done = 0;
+        while done < len {
+            let count = left.min((len - done) / 4);
+            for i in 0..count {
+                let (low, high) = (load(weights, 2 * (step + i)), load(weights, 2 * (step + i) + 1));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let index = at + r * pixel + offset + done + 4 * i;
+                    debug_assert!(index + 4 <= input.len(), "window inside the operand");
+                    // SAFETY: `check_conv` proved that every pixel's window lies inside the operand,
+                    // whose channels come in groups of 4.
+                    let codes = unsafe { input.as_ptr().add(index).cast::<i32>().read_unaligned() };
+                    let codes = _mm256_set1_epi32(codes);
+                    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(codes, low));
+                    sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(codes, high));
+                }
+            }
+            step += count;
+            done += 4 * count;
+            left -= count;
+            if left == 0 {
+                widen(&mut acc, &mut sums, ones);
+                left = drain;
+            }
+        }
+    }
+    widen(&mut acc, &mut sums, ones);
+    acc
+}
+
+/// Adds the 16-bit sums to the accumulators and clears them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen<const MR: usize>(acc: &mut Tile<MR>, sums: &mut Tile<MR>, ones: __m256i) {
+    for (acc, sums) in acc.iter_mut().zip(sums) {
+        for (acc, sum) in acc.iter_mut().zip(sums) {
+            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*sum, ones));
+            *sum = _mm256_setzero_si256();
+        }
+    }
+}
+
+/// 16-bit products summed in 32 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn pairs<const MR: usize, T: Element>(
+    shape: &ConvShape,
+    weights: &[i16],
+    input: &[T],
+    at: usize,
+) -> Tile<MR> {
+    let pixel = shape.strides[1] * shape.input.stride();
+    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+    let mut step = 0;
+    for (offset, len) in runs(shape) {
+        for done in (0..len).step_by(2) {
+            let (low, high) = (load(weights, 2 * step), load(weights, 2 * step + 1));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let codes = broadcast(input, at + r * pixel + offset + done);
+                acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(codes, low));
+                acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(codes, high));
+            }
+            step += 1;
+        }
+    }
+    acc
+}
+
+/// As [`pairs`], with low and high byte of each activation in accumulators of their own:
+/// [low, high] of each pixel and half panel.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn split<const MR: usize>(
+    shape: &ConvShape,
+    weights: &[i16],
+    input: &[u16],
+    at: usize,
+) -> [Tile<2>; MR] {
+    let pixel = shape.strides[1] * shape.input.stride();
+    let byte = _mm256_set1_epi16(0xff);
+    let mut acc = [[[_mm256_setzero_si256(); 2]; 2]; MR];
+    let mut step = 0;
+    for (offset, len) in runs(shape) {
+        for done in (0..len).step_by(2) {
+            let weights = [load(weights, 2 * step), load(weights, 2 * step + 1)];
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let codes = broadcast(input, at + r * pixel + offset + done);
+                let bytes = [_mm256_and_si256(codes, byte), _mm256_srli_epi16::<8>(codes)];
+                for (acc, bytes) in acc.iter_mut().zip(bytes) {
+                    for (acc, weights) in acc.iter_mut().zip(weights) {
+                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(bytes, weights));
+                    }
+                }
+            }
+            step += 1;
+        }
+    }
+    acc
+}
+
+/// Two neighbouring codes in every 32-bit lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn broadcast<T: Element>(input: &[T], index: usize) -> __m256i {
+    debug_assert!(index + 2 <= input.len(), "window inside the operand");
+    // SAFETY: `check_conv` proved that every pixel's window lies inside the operand, whose channels
+    // come in groups of 4.
+    let pair: __m128i = _mm_cvtsi32_si128(unsafe { T::pair(input.as_ptr().add(index)) });
+    _mm256_broadcastd_epi32(pair)
+}

@@ -1,0 +1,54 @@
+//! The score margin: how sure an answer is.
+
+/// A class and how far its score leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Index of the highest score; the lowest such index on a tie.
+    pub class: usize,
+    /// Highest minus second-highest score, in units of the scores; `i32::MAX` where it exceeds that
+    /// or there is no second score.
+    pub margin: i32,
+}
+
+/// The answer that `scores` give. No scores at all give class 0.
+pub fn answer(scores: &[i32]) -> Answer {
+    let (mut class, mut first, mut second) = (0, None, None);
+    for (index, &score) in scores.iter().enumerate() {
+        if first.is_none_or(|first| score > first) {
+            (class, second, first) = (index, first, Some(score));
+        } else if second.is_none_or(|second| score > second) {
+            second = Some(score);
+        }
+    }
+    let margin = match (first, second) {
+        (Some(first), Some(second)) => {
+            i32::try_from(i64::from(first) - i64::from(second)).unwrap_or(i32::MAX)
+        }
+        _ => i32::MAX,
+    };
+    Answer { class, margin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_index_wins_a_tie_with_margin_zero() {
+        assert_eq!(answer(&[1, 7, 7, 3]), Answer { class: 1, margin: 0 });
+    }
+
+    #[test]
+    fn the_margin_is_the_lead_over_the_second_wherever_it_stands() {
+        for scores in [[9, 4, 1], [4, 9, 1], [1, 4, 9], [4, 1, 9]] {
+            assert_eq!(answer(&scores).margin, 5, "{scores:?}");
+        }
+        assert_eq!(answer(&[-9, -4]), Answer { class: 1, margin: 5 });
+    }
+
+    #[test]
+    fn margins_beyond_the_range_saturate() {
+        assert_eq!(answer(&[i32::MIN, i32::MAX]).margin, i32::MAX);
+        assert_eq!(answer(&[3]), Answer { class: 0, margin: i32::MAX });
+    }
+}

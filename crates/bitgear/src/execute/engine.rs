@@ -1,0 +1,370 @@
+//! Runs an [`IntegerModel`]: weights packed once, memory laid out once, samples over all threads.
+
+use std::sync::{Mutex, PoisonError};
+
+use bitgear_core::bits::BitWidth;
+use bitgear_core::kernels::{
+    Bias, Class, Codes, CodesMut, Kernels, Output, Packed, PackedLen, PackedMut, Source, Terms,
+    Weights, channel_bound,
+};
+use rayon::prelude::*;
+
+use super::model::{Format, IntegerModel, MacStep, MapId, Requantization, Step};
+use crate::tensor::Tensor;
+
+/// Up to here a float counts every integer and a fused multiply-add rounds like the
+/// specification; see [`Bias::Narrow`].
+const NARROW_TERM: i128 = 1 << 24;
+const NARROW_RESULT: f64 = (1 << 22) as f64;
+
+/// One operating point, ready to run.
+pub struct Engine<'m> {
+    model: &'m IntegerModel,
+    kernels: Kernels,
+    /// One per MAC step, in order.
+    layers: Vec<Layer>,
+    idle: Mutex<Vec<Workspace>>,
+}
+
+/// A MAC layer's weights and bias in the form its kernel reads.
+struct Layer {
+    class: Class,
+    packed: PackedWeights,
+    terms: LayerTerms,
+}
+
+enum PackedWeights {
+    None,
+    I8(Vec<i8>),
+    I16(Vec<i16>),
+}
+
+enum LayerTerms {
+    Narrow { bias: Vec<i32>, residual: Vec<i32> },
+    Wide,
+}
+
+/// Memory of one running sample: one buffer per map, halos filled.
+pub struct Workspace {
+    buffers: Vec<Buffer>,
+}
+
+#[derive(Clone)]
+enum Buffer {
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    I32(Vec<i32>),
+}
+
+impl Buffer {
+    fn codes(&self) -> Codes<'_> {
+        match self {
+            Self::U8(codes) => Codes::U8(codes),
+            Self::U16(codes) => Codes::U16(codes),
+            Self::I32(_) => unreachable!("scores are read by no step"),
+        }
+    }
+
+    fn codes_mut(&mut self) -> CodesMut<'_> {
+        match self {
+            Self::U8(codes) => CodesMut::U8(codes),
+            Self::U16(codes) => CodesMut::U16(codes),
+            Self::I32(scores) => CodesMut::I32(scores),
+        }
+    }
+}
+
+impl<'m> Engine<'m> {
+    /// Packs the model's weights for `kernels`.
+    pub fn new(model: &'m IntegerModel, kernels: Kernels) -> Self {
+        let layers = model
+            .mac_steps()
+            .map(|step| {
+                let bits = model.maps[step.input].scale().bits;
+                let class = kernels.class(&step.shape, &step.codes, bits);
+                Layer {
+                    packed: pack(class, step),
+                    terms: terms(model, step, bits),
+                    class,
+                }
+            })
+            .collect();
+        Self { model, kernels, layers, idle: Mutex::default() }
+    }
+
+    /// The model that runs.
+    pub fn model(&self) -> &'m IntegerModel {
+        self.model
+    }
+
+    /// How each MAC layer's multiply-accumulates are done: (name, class).
+    pub fn classes(&self) -> impl Iterator<Item = (&str, Class)> {
+        self.model.mac_steps().zip(&self.layers).map(|(step, layer)| (step.name.as_str(), layer.class))
+    }
+
+    /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
+    /// samples spread over the current thread pool.
+    pub fn scores(&self, batch: &Tensor) -> Vec<i32> {
+        let sample_len: usize = self.model.input_shape.iter().product();
+        let classes = self.model.classes();
+        let samples = batch.values().len() / sample_len.max(1);
+        let mut scores = vec![0; samples * classes];
+        let share = samples.div_ceil(4 * rayon::current_num_threads()).max(1);
+        scores
+            .par_chunks_mut(share * classes)
+            .zip(batch.values().par_chunks(share * sample_len))
+            .for_each(|(scores, inputs)| {
+                let mut workspace = self.workspace();
+                for (scores, input) in
+                    scores.chunks_exact_mut(classes).zip(inputs.chunks_exact(sample_len))
+                {
+                    scores.copy_from_slice(self.run(&mut workspace, input));
+                }
+                self.lock().push(workspace);
+            });
+        scores
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory to run samples in, used before if there is any.
+    fn workspace(&self) -> Workspace {
+        if let Some(workspace) = self.lock().pop() {
+            return workspace;
+        }
+        let buffers = self.model.maps.iter().map(|map| {
+            let len = map.layout.len();
+            match &map.format {
+                Format::Scores { .. } => Buffer::I32(vec![0; len]),
+                Format::Codes(scale) if scale.bits.get() <= 8 => {
+                    Buffer::U8(vec![map.fill() as u8; len])
+                }
+                Format::Codes(_) => Buffer::U16(vec![map.fill(); len]),
+            }
+        });
+        let mut workspace = Workspace { buffers: buffers.collect() };
+        for (map, buffer) in self.model.maps.iter().zip(&mut workspace.buffers) {
+            if !map.constant.is_empty() {
+                store(buffer, map, |k| map.constant[k]);
+            }
+        }
+        workspace
+    }
+
+    /// Scores of one preprocessed sample, in the graph's layout. The workspace is of this engine.
+    fn run<'w>(&self, workspace: &'w mut Workspace, input: &[f32]) -> &'w [i32] {
+        let model = self.model;
+        for &map in &model.inputs {
+            let map_ref = &model.maps[map];
+            let planar = model.input_shape.len() == 3;
+            let layout = &map_ref.layout;
+            let pixels = layout.height * layout.width;
+            let scale = map_ref.scale();
+            store(&mut workspace.buffers[map], map_ref, |k| {
+                let (pixel, channel) = (k / layout.channels, k % layout.channels);
+                let i = if planar { channel * pixels + pixel } else { k };
+                scale.code(f64::from(input[i]))
+            });
+        }
+        let mut layers = self.layers.iter();
+        for step in &model.steps {
+            self.step(step, &mut layers, &mut workspace.buffers);
+        }
+        match &workspace.buffers[model.scores] {
+            Buffer::I32(scores) => &scores[..model.classes()],
+            _ => unreachable!("the scores' map holds scores"),
+        }
+    }
+
+    fn step<'l>(
+        &self,
+        step: &Step,
+        layers: &mut impl Iterator<Item = &'l Layer>,
+        buffers: &mut [Buffer],
+    ) {
+        let kernels = self.kernels;
+        let maps = &self.model.maps;
+        match step {
+            Step::Mac(mac) => {
+                let layer = layers.next().expect("one layer is packed per MAC step");
+                self.with_outputs(&mac.outputs, buffers, |buffers, outputs| {
+                    let source = |map: MapId| Source {
+                        codes: buffers[map].codes(),
+                        layout: maps[map].layout,
+                    };
+                    let residual = mac.residual.as_ref().map(|(map, _)| source(*map));
+                    let bias = match &layer.terms {
+                        LayerTerms::Narrow { bias, residual } => Bias::Narrow { bias, residual },
+                        LayerTerms::Wide => Bias::Wide {
+                            bias: &mac.bias,
+                            residual: mac.residual.as_ref().map_or(&[], |(_, m)| m),
+                        },
+                    };
+                    let packed = match &layer.packed {
+                        PackedWeights::None => Packed::None,
+                        PackedWeights::I8(codes) => Packed::I8(codes),
+                        PackedWeights::I16(codes) => Packed::I16(codes),
+                    };
+                    let weights = Weights { class: layer.class, plain: &mac.codes, packed };
+                    let terms = Terms { shift: mac.shift, bias, residual };
+                    kernels.conv(&mac.shape, &weights, buffers[mac.input].codes(), &terms, outputs);
+                });
+            }
+            Step::Combine { operands, bias, outputs } => {
+                self.with_outputs(outputs, buffers, |buffers, outputs| {
+                    let operands: Vec<(Source<'_>, &[i64])> = operands
+                        .iter()
+                        .map(|(map, multipliers)| {
+                            let (codes, layout) = (buffers[*map].codes(), maps[*map].layout);
+                            (Source { codes, layout }, &multipliers[..])
+                        })
+                        .collect();
+                    kernels.combine(&operands, bias, outputs);
+                });
+            }
+            Step::Product { a, b, outputs } => {
+                self.with_outputs(outputs, buffers, |buffers, outputs| {
+                    let operand = |map: MapId| {
+                        let (codes, layout) = (buffers[map].codes(), maps[map].layout);
+                        (Source { codes, layout }, i32::from(maps[map].fill()))
+                    };
+                    kernels.product(operand(*a), operand(*b), outputs);
+                });
+            }
+            Step::Average { input, window, outputs } => {
+                self.with_outputs(outputs, buffers, |buffers, outputs| {
+                    let (codes, layout) = (buffers[*input].codes(), maps[*input].layout);
+                    let zero = i32::from(maps[*input].fill());
+                    kernels.average(Source { codes, layout }, zero, window, outputs);
+                });
+            }
+            Step::MaxPool { input, window, output } => {
+                self.with_output(*output, buffers, |buffers, output, layout| {
+                    let (codes, from) = (buffers[*input].codes(), maps[*input].layout);
+                    kernels.max_pool(Source { codes, layout: from }, window, output, layout);
+                });
+            }
+            Step::Lookup { input, table, output } => {
+                self.with_output(*output, buffers, |buffers, output, layout| {
+                    let (codes, from) = (buffers[*input].codes(), maps[*input].layout);
+                    kernels.lookup(Source { codes, layout: from }, table, output, layout);
+                });
+            }
+            Step::Gather { sources, output } => {
+                for (source, indices) in sources {
+                    self.with_output(*output, buffers, |buffers, output, layout| {
+                        kernels.gather(buffers[*source].codes(), indices, output, layout);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Lends out the outputs' buffers beside all others.
+    fn with_outputs(
+        &self,
+        outputs: &[Requantization],
+        buffers: &mut [Buffer],
+        run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
+    ) {
+        let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
+        {
+            let mut lent: Vec<Output<'_>> = outputs
+                .iter()
+                .zip(&mut taken)
+                .map(|(output, buffer)| Output {
+                    codes: buffer.codes_mut(),
+                    layout: self.model.maps[output.map].layout,
+                    multipliers: &output.multipliers,
+                    zero: output.zero,
+                    low: output.low,
+                    high: output.high,
+                })
+                .collect();
+            run(buffers, &mut lent);
+        }
+        for (output, buffer) in outputs.iter().zip(taken) {
+            buffers[output.map] = buffer;
+        }
+    }
+
+    fn with_output(
+        &self,
+        output: MapId,
+        buffers: &mut [Buffer],
+        run: impl FnOnce(&[Buffer], CodesMut<'_>, &bitgear_core::kernels::MapLayout),
+    ) {
+        let mut taken = take(buffers, output);
+        run(buffers, taken.codes_mut(), &self.model.maps[output].layout);
+        buffers[output] = taken;
+    }
+}
+
+fn take(buffers: &mut [Buffer], map: MapId) -> Buffer {
+    std::mem::replace(&mut buffers[map], Buffer::U8(Vec::new()))
+}
+
+/// Writes codes in (y, x, channel) order into a map's memory.
+fn store(buffer: &mut Buffer, map: &super::model::Map, code: impl Fn(usize) -> u16) {
+    let layout = &map.layout;
+    for y in 0..layout.height {
+        for x in 0..layout.width {
+            let (at, k) = (layout.offset(y, x), (y * layout.width + x) * layout.channels);
+            for c in 0..layout.channels {
+                match buffer {
+                    Buffer::U8(codes) => codes[at + c] = code(k + c) as u8,
+                    Buffer::U16(codes) => codes[at + c] = code(k + c),
+                    Buffer::I32(_) => unreachable!("scores are computed"),
+                }
+            }
+        }
+    }
+}
+
+fn pack(class: Class, step: &MacStep) -> PackedWeights {
+    match Kernels::packed_len(class, &step.shape) {
+        PackedLen::None => PackedWeights::None,
+        PackedLen::I8(len) => {
+            let mut codes = vec![0; len];
+            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I8(&mut codes));
+            PackedWeights::I8(codes)
+        }
+        PackedLen::I16(len) => {
+            let mut codes = vec![0; len];
+            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I16(&mut codes));
+            PackedWeights::I16(codes)
+        }
+    }
+}
+
+/// Proves, from the actual codes, whether the narrow epilogue is exact for every input.
+fn terms(model: &IntegerModel, step: &MacStep, bits: BitWidth) -> LayerTerms {
+    let residual_max = step
+        .residual
+        .as_ref()
+        .map_or(0, |(map, _)| i128::from(model.maps[*map].scale().bits.code_max()));
+    let empty = Vec::new();
+    let residual = step.residual.as_ref().map_or(&empty, |(_, multipliers)| multipliers);
+    let narrow = (0..step.shape.out_channels).all(|channel| {
+        let (low, high) = channel_bound(&step.shape, &step.codes, bits, channel);
+        let side = residual.get(channel).map_or(0, |&m| i128::from(m) * residual_max);
+        let bias = i128::from(step.bias[channel]);
+        let low = (i128::from(low) << step.shift) + bias + side.min(0);
+        let high = (i128::from(high) << step.shift) + bias + side.max(0);
+        // The terms are added one by one, so each partial sum must fit too; no term is larger
+        // than the extremes of the whole plus the bias.
+        let largest = low.abs().max(high.abs()) + bias.abs();
+        largest <= NARROW_TERM
+            && step
+                .outputs
+                .iter()
+                .all(|o| largest as f64 * f64::from(o.multipliers[channel].abs()) < NARROW_RESULT)
+    });
+    if !narrow {
+        return LayerTerms::Wide;
+    }
+    let narrowed = |values: &[i64]| values.iter().map(|&v| v as i32).collect();
+    LayerTerms::Narrow { bias: narrowed(&step.bias), residual: narrowed(residual) }
+}

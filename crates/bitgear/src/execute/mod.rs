@@ -1,0 +1,13 @@
+//! Networks in integers: what they are, and running them.
+
+mod engine;
+mod model;
+mod policy;
+mod scale;
+mod validate;
+
+pub use engine::{Engine, Workspace};
+pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
+pub use policy::{Decision, RunningStage, decide};
+pub use scale::ActivationScale;
+pub use validate::InvalidModel;

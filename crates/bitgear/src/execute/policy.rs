@@ -1,0 +1,66 @@
+//! Executes a policy: the low stage on the whole batch, every further stage only on the inputs that
+//! were unsure until then, gathered into dense batches.
+
+use bitgear_core::margin::{Answer, answer};
+use bitgear_core::policy::accepts;
+
+use super::Engine;
+use crate::tensor::Tensor;
+
+/// What a policy answered to one input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Index of the stage that answered.
+    pub stage: usize,
+    /// Its class and score margin.
+    pub answer: Answer,
+    /// Its scores, in units of its point's score scale.
+    pub scores: Vec<i32>,
+}
+
+/// One stage: the network, and the margin from which its answer is accepted.
+pub struct RunningStage<'m> {
+    /// The network at the stage's operating point.
+    pub engine: &'m Engine<'m>,
+    /// Smallest accepted margin in units of the point's score scale; `None` accepts everything.
+    pub accept_at: Option<i32>,
+}
+
+/// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
+/// whatever its threshold.
+pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
+    let samples = batch.shape().first().copied().unwrap_or(0);
+    let mut decisions: Vec<Option<Decision>> = vec![None; samples];
+    let mut unsure: Vec<usize> = (0..samples).collect();
+    let mut pending = batch.clone();
+    for (index, stage) in stages.iter().enumerate() {
+        if unsure.is_empty() {
+            break;
+        }
+        let scores = stage.engine.scores(&pending);
+        let classes = stage.engine.model().classes();
+        let last = index + 1 == stages.len();
+        let mut handed_on = Vec::new();
+        for (row, scores) in scores.chunks_exact(classes).enumerate() {
+            let answer = answer(scores);
+            if last || stage.accept_at.is_none_or(|at| accepts(answer, at)) {
+                let scores = scores.to_vec();
+                decisions[unsure[row]] = Some(Decision { stage: index, answer, scores });
+            } else {
+                handed_on.push(row);
+            }
+        }
+        pending = rows(&pending, &handed_on);
+        unsure = handed_on.iter().map(|&row| unsure[row]).collect();
+    }
+    decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
+}
+
+/// The given samples of a batch, densely.
+fn rows(batch: &Tensor, rows: &[usize]) -> Tensor {
+    let mut shape = batch.shape().to_vec();
+    let len: usize = shape[1..].iter().product();
+    shape[0] = rows.len();
+    let values = rows.iter().flat_map(|&row| &batch.values()[row * len..(row + 1) * len]);
+    Tensor::new(shape, values.copied().collect())
+}

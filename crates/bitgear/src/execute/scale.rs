@@ -1,0 +1,86 @@
+//! What an activation code stands for.
+
+use bitgear_core::bits::BitWidth;
+use serde::{Deserialize, Serialize};
+
+/// How a tensor is stored: real = `scale` · (code - zero), codes 0 … 2^b - 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivationScale {
+    /// Bit-width of the codes.
+    pub bits: BitWidth,
+    /// Distance between two codes.
+    pub scale: f64,
+    /// Whether negative values occur. The zero point is 2^(b-1) if so, and 0 if not; at 1 bit
+    /// signed codes mean ±`scale` / 2, so that zero lies halfway between them.
+    pub signed: bool,
+}
+
+impl ActivationScale {
+    /// Twice the zero point: twice, since it lies between the codes at 1 bit.
+    pub fn twice_zero(&self) -> i64 {
+        if self.signed { i64::from(self.bits.levels()) - i64::from(self.is_sign()) } else { 0 }
+    }
+
+    /// The code that stands for zero, and fills padding. The signed 1-bit code has none; its
+    /// padding holds code 0.
+    pub fn zero_code(&self) -> u16 {
+        (self.twice_zero() / 2) as u16
+    }
+
+    /// Whether the code is nothing but the sign of the value.
+    pub fn is_sign(&self) -> bool {
+        self.signed && self.bits.get() == 1
+    }
+
+    /// The code nearest to `value` (ties to even), saturating.
+    pub fn code(&self, value: f64) -> u16 {
+        if self.is_sign() {
+            return u16::from(value > 0.0);
+        }
+        let code = (value / self.scale).round_ties_even() + f64::from(self.zero_code());
+        code.clamp(0.0, f64::from(self.bits.code_max())) as u16
+    }
+
+    /// The value that `code` stands for.
+    pub fn value(&self, code: u16) -> f64 {
+        self.scale * (f64::from(code) - self.twice_zero() as f64 / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(b: u8) -> BitWidth {
+        BitWidth::new(b).unwrap()
+    }
+
+    #[test]
+    fn codes_of_values_are_monotone_and_saturate() {
+        for signed in [false, true] {
+            for b in 1..=16 {
+                let scale = ActivationScale { bits: bits(b), scale: 0.37, signed };
+                let mut last = 0;
+                for i in -100_000..100_000 {
+                    let code = scale.code(f64::from(i) * 0.31);
+                    assert!(code >= last);
+                    last = code;
+                }
+                assert_eq!(u32::from(last), bits(b).code_max(), "{b} bits, signed {signed}");
+                assert_eq!(scale.code(-1e9), 0);
+            }
+        }
+    }
+
+
+    #[test]
+    fn zero_is_a_code_except_for_signs() {
+        for signed in [false, true] {
+            for b in 1..=16 {
+                let scale = ActivationScale { bits: bits(b), scale: 0.25, signed };
+                let expected = if scale.is_sign() { -0.125 } else { 0.0 };
+                assert_eq!(scale.value(scale.zero_code()), expected, "{b} bits, signed {signed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Convolutions and fully connected layers.
+
+use bitgear_core::bits::BitWidth;
+use bitgear_core::kernels::{ConvShape, channel_bound};
+
+use super::{Group, Lowering, layout};
+use crate::execute::{MacStep, MapId, Step};
+use crate::graph::{Conv, Op};
+use crate::quantize::{QuantizedWeights, Widths};
+
+/// The accumulator is counted this finely: rounding the bias and the residual's multiplier to
+/// whole units moves no result by more than this share of a code.
+const UNIT_ERROR: f64 = 1.0 / 16.0;
+/// Most bits that the accumulator is shifted up.
+const MAX_SHIFT: u32 = 24;
+/// |t| stays below 2 to this power, where doubles still count every integer.
+const TERM_BITS: u32 = 50;
+
+impl Lowering<'_> {
+    /// Gives the convolution's input the halo that its padding reads.
+    pub(super) fn grow_halo(&mut self, group: &Group, conv: &Conv, bits: BitWidth) {
+        let node = &self.graph.nodes[group.head];
+        let map = self.version(node.inputs[0], bits);
+        let layout = &mut self.maps[map].layout;
+        let out = self.graph.shape(node.output);
+        let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
+        // How far the last window reaches beyond the far edge.
+        let beyond = |out: usize, stride: usize, kernel: usize, dilation: usize, pad, size: usize| {
+            ((out - 1) * stride + (kernel - 1) * dilation + 1).saturating_sub(pad + size)
+        };
+        let [top, left, _, _] = conv.pads;
+        let bottom = beyond(out[1], conv.strides[0], kh, conv.dilations[0], top, layout.height);
+        let right = beyond(out[2], conv.strides[1], kw, conv.dilations[1], left, layout.width);
+        for (pad, need) in layout.pads.iter_mut().zip([top, left, bottom, right]) {
+            *pad = (*pad).max(need);
+        }
+    }
+
+    /// Adds the step of a MAC layer with everything fused into it.
+    pub(super) fn mac(&mut self, group: &Group, weights: &QuantizedWeights, widths: Widths) {
+        let node = &self.graph.nodes[group.head];
+        let input = self.version(node.inputs[0], widths.activations);
+        let in_layout = self.maps[input].layout;
+        let out_layout = layout(self.graph.shape(node.output));
+        let (shape, bias, codes) = match &node.op {
+            Op::Conv(conv) => (
+                ConvShape {
+                    input: in_layout,
+                    out_channels: out_layout.channels,
+                    out_height: out_layout.height,
+                    out_width: out_layout.width,
+                    kernel: [conv.weight.shape()[2], conv.weight.shape()[3]],
+                    strides: conv.strides,
+                    dilations: conv.dilations,
+                    pads: [conv.pads[0], conv.pads[1]],
+                    groups: conv.groups,
+                },
+                &conv.bias,
+                channels_last(&weights.codes, conv.weight.shape()),
+            ),
+            Op::Linear(linear) => {
+                if self.graph.shape(node.inputs[0]).len() > 2 {
+                    self.problem(group.head, "fully connected layer over a tensor of rank 3 or more");
+                    return;
+                }
+                (pointwise(in_layout, out_layout.channels), &linear.bias, weights.codes.clone())
+            }
+            _ => unreachable!("only MAC layers come here"),
+        };
+        let residual = group.residual.map(|tensor| self.side_version(tensor, group.result));
+        let step = self.epilogue(group, Layer { input, shape, codes, bias, weights, widths, residual });
+        self.steps.push(Step::Mac(step));
+    }
+
+    /// Counts everything in units of the accumulator, shifted up until that is fine enough.
+    fn epilogue(&self, group: &Group, layer: Layer<'_>) -> MacStep {
+        let Layer { input, shape, codes, bias, weights, widths, residual } = layer;
+        let in_scale = self.maps[input].scale();
+        let channels = shape.out_channels;
+        let per_channel = codes.len() / channels;
+        let sums: Vec<i64> = codes
+            .chunks_exact(per_channel)
+            .map(|row| row.iter().map(|&c| i64::from(c)).sum())
+            .collect();
+        let bounds: Vec<(i64, i64)> = (0..channels)
+            .map(|channel| channel_bound(&shape, &codes, widths.activations, channel))
+            .collect();
+        let unit = |channel: usize, shift: u32| {
+            weights.scales[channel] * in_scale.scale / f64::from(1_u32 << shift)
+        };
+        let side = residual.map(|map| *self.maps[map].scale());
+        let residual_codes = side.map_or(0, |scale| i64::from(scale.bits.code_max()));
+
+        let terms = |shift: u32| -> Vec<(i64, i64)> {
+            (0..channels)
+                .map(|c| {
+                    let unit = unit(c, shift);
+                    let multiplier =
+                        side.map_or(0, |scale| (scale.scale / unit).round_ties_even() as i64);
+                    let side_zero = side.map_or(0, |scale| scale.twice_zero() / 2);
+                    let zeros = (in_scale.twice_zero() * sums[c] * (1_i64 << shift)) / 2;
+                    let bias = (f64::from(bias[c]) / unit).round_ties_even() as i64;
+                    (bias - zeros - multiplier * side_zero, multiplier)
+                })
+                .collect()
+        };
+        let fits = |terms: &[(i64, i64)], shift: u32| {
+            terms.iter().zip(&bounds).all(|(&(bias, multiplier), &(low, high))| {
+                let acc = i128::from(low.unsigned_abs().max(high.unsigned_abs())) << shift;
+                let side = i128::from(multiplier.abs()) * i128::from(residual_codes);
+                acc + i128::from(bias.abs()) + side < 1 << TERM_BITS
+            })
+        };
+        let fine_enough = |shift: u32| {
+            let error = (1 + residual_codes) as f64 / 2.0;
+            let step = |map: MapId| self.maps[map].format.step();
+            self.versions_of(group.result).all(|(_, map)| {
+                (0..channels).all(|c| unit(c, shift) / step(map) * error <= UNIT_ERROR)
+            })
+        };
+        // A sign's zero point is half a code, so its accumulator needs halves.
+        let mut shift = u32::from(in_scale.is_sign());
+        while shift < MAX_SHIFT && !fine_enough(shift) && fits(&terms(shift + 1), shift + 1) {
+            shift += 1;
+        }
+        let (bias, multipliers) = terms(shift).into_iter().unzip();
+        MacStep {
+            name: self.graph.nodes[group.head].name.clone(),
+            input,
+            shape,
+            weight_bits: widths.weights.get(),
+            codes,
+            shift,
+            bias,
+            residual: residual.map(|map| (map, multipliers)),
+            outputs: self.requantizations(group, |c| unit(c, shift)),
+        }
+    }
+}
+
+struct Layer<'a> {
+    input: MapId,
+    shape: ConvShape,
+    codes: Vec<i16>,
+    bias: &'a [f32],
+    weights: &'a QuantizedWeights,
+    widths: Widths,
+    residual: Option<MapId>,
+}
+
+/// A 1 x 1 convolution over every pixel of `input`.
+fn pointwise(input: bitgear_core::kernels::MapLayout, out_channels: usize) -> ConvShape {
+    ConvShape {
+        input,
+        out_channels,
+        out_height: input.height,
+        out_width: input.width,
+        kernel: [1, 1],
+        strides: [1, 1],
+        dilations: [1, 1],
+        pads: [0, 0],
+        groups: 1,
+    }
+}
+
+/// (O, C, kH, kW) to (O, kH, kW, C).
+fn channels_last(codes: &[i16], shape: &[usize]) -> Vec<i16> {
+    let (channels, window) = (shape[1], shape[2] * shape[3]);
+    codes
+        .chunks_exact(channels * window)
+        .flat_map(|filter| {
+            (0..window).flat_map(move |tap| (0..channels).map(move |c| filter[c * window + tap]))
+        })
+        .collect()
+}
