@@ -1,8 +1,13 @@
 //! bitgear: shifts a trained network between bit-widths per input.
 //!
-//! The model half ([`onnx`], [`graph`], [`float`], [`data`], [`quantize`], [`execute`]) makes a
-//! [`trace`]; the decision half ([`search`], [`energy`]) reads it. Neither half imports the other.
+//! The model half ([`onnx`], [`graph`], [`float`], [`data`], [`quantize`], [`execute`]) makes a trace; the
+//! decision half reads it. Neither half imports the other.
 #![forbid(unsafe_code)]
 
+pub mod data;
+pub mod execute;
+pub mod float;
 pub mod graph;
+pub mod onnx;
+pub mod quantize;
 pub mod tensor;

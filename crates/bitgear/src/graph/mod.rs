@@ -7,6 +7,14 @@
 //! Batch norms are folded, constants and shape arithmetic are gone, and no operator outside
 //! [`Op`] exists, so every reader can match exhaustively.
 
+mod layers;
+mod shape;
+mod simplify;
+
+pub use layers::{LayerKind, MacLayer};
+pub use shape::infer;
+pub use simplify::simplify;
+
 use crate::tensor::Tensor;
 
 /// Index of a tensor in [`Graph::tensors`].

@@ -90,7 +90,7 @@ fn output_demand(graph: &Graph, groups: &[Group]) -> Demand {
 }
 
 /// Width of the operands of a step that isn't a MAC layer: at least that of its widest result.
-fn side_path_bits(wanted: &BTreeSet<Demand>) -> BitWidth {
+pub(super) fn side_path_bits(wanted: &BTreeSet<Demand>) -> BitWidth {
     let floor = BitWidth::new(SIDE_PATH_BITS).expect("8 is a bit-width");
     let bits = |demand: &Demand| match demand {
         Demand::Codes { bits, .. } => *bits,

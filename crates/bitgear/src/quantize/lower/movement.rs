@@ -2,10 +2,9 @@
 
 use bitgear_core::kernels::MapLayout;
 
-use super::demand::Demand;
 use super::{Group, Lowering, layout};
 use crate::execute::{Format, NOWHERE, Step};
-use crate::graph::{Node, Op, TensorId};
+use crate::graph::{Node, Op};
 use crate::tensor::Tensor;
 
 impl Lowering<'_> {

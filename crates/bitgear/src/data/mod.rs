@@ -1,0 +1,249 @@
+//! Labelled samples: `.npz` files, pairs of `.npy` files, folders of images.
+//!
+//! Samples keep the type they have in the file; a batch is converted and preprocessed when it is
+//! asked for.
+
+mod images;
+mod numpy;
+mod preprocess;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use preprocess::{InvalidPreprocess, Preprocess};
+
+use crate::tensor::Tensor;
+
+/// Why data can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The file can't be read.
+    #[error("cannot read `{path}`: {reason}")]
+    Read {
+        /// File or folder.
+        path: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The data contradicts itself or what is expected of it.
+    #[error("data `{path}`: {reason}")]
+    Invalid {
+        /// File or folder.
+        path: String,
+        /// What was expected and what was got.
+        reason: String,
+    },
+}
+
+impl DataError {
+    fn read(path: &Path, reason: impl ToString) -> Self {
+        Self::Read { path: path.display().to_string(), reason: reason.to_string() }
+    }
+
+    fn invalid(path: &Path, reason: impl ToString) -> Self {
+        Self::Invalid { path: path.display().to_string(), reason: reason.to_string() }
+    }
+}
+
+/// Values of all samples, in the type of their file; other types are converted to `f32`.
+#[derive(Clone, Debug, PartialEq)]
+enum Samples {
+    U8(Vec<u8>),
+    I8(Vec<i8>),
+    I16(Vec<i16>),
+    F32(Vec<f32>),
+}
+
+impl Samples {
+    fn len(&self) -> usize {
+        match self {
+            Self::U8(v) => v.len(),
+            Self::I8(v) => v.len(),
+            Self::I16(v) => v.len(),
+            Self::F32(v) => v.len(),
+        }
+    }
+}
+
+/// Where a data set comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A `.npz` file with arrays `x` and `y`, a folder of images with one folder a class, or a
+    /// `.npy` file of samples alone.
+    Path(PathBuf),
+    /// Two `.npy` files.
+    Pair {
+        /// Samples.
+        images: PathBuf,
+        /// Labels.
+        labels: PathBuf,
+    },
+}
+
+/// Samples and their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    path: PathBuf,
+    sha256: String,
+    sample_shape: Vec<usize>,
+    samples: Samples,
+    labels: Option<Vec<u32>>,
+}
+
+impl Dataset {
+    /// Reads a data set.
+    ///
+    /// # Errors
+    ///
+    /// When files can't be read, have a type or shape that is no data set, or contradict each other.
+    pub fn read(source: &Source) -> Result<Self, DataError> {
+        match source {
+            Source::Pair { images, labels } => numpy::read_pair(images, Some(labels)),
+            Source::Path(path) if path.is_dir() => images::read_folder(path),
+            Source::Path(path) => match path.extension().and_then(|e| e.to_str()) {
+                Some("npz") => numpy::read_npz(path),
+                Some("npy") => numpy::read_pair(path, None),
+                _ => Err(DataError::invalid(
+                    path,
+                    "expected a `.npz` file, a `.npy` file or a folder of images",
+                )),
+            },
+        }
+    }
+
+    /// Checks that the parts fit together.
+    fn new(
+        path: &Path,
+        sha256: String,
+        shape: &[usize],
+        samples: Samples,
+        labels: Option<Vec<u32>>,
+    ) -> Result<Self, DataError> {
+        let fail = |reason: String| Err(DataError::invalid(path, reason));
+        let Some((&count, sample_shape)) = shape.split_first() else {
+            return fail("samples must have an axis of samples".to_owned());
+        };
+        if count == 0 || samples.len() == 0 {
+            return fail("there are no samples".to_owned());
+        }
+        if let Some(labels) = &labels
+            && labels.len() != count
+        {
+            return fail(format!("expected {count} labels, one per sample, got {}", labels.len()));
+        }
+        if let Samples::F32(values) = &samples
+            && let Some(at) = values.iter().position(|v| !v.is_finite())
+        {
+            return fail(format!("sample {} holds a value that is not finite", at / (values.len() / count)));
+        }
+        let (path, sample_shape) = (path.to_owned(), sample_shape.to_vec());
+        Ok(Self { path, sha256, sample_shape, samples, labels })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file's bytes in hexadecimal digits; of a folder, of all names and bytes.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Shape of one sample, as stored.
+    pub fn sample_shape(&self) -> &[usize] {
+        &self.sample_shape
+    }
+
+    /// Number of samples.
+    #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
+    pub fn len(&self) -> usize {
+        self.samples.len() / self.sample_len()
+    }
+
+    fn sample_len(&self) -> usize {
+        self.sample_shape.iter().product()
+    }
+
+    /// Labels, if there are any.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_deref()
+    }
+
+    /// The labels, which must be there and below `classes`.
+    ///
+    /// # Errors
+    ///
+    /// When they are not.
+    pub fn labels_of(&self, classes: usize) -> Result<&[u32], DataError> {
+        let labels = self.labels.as_deref().ok_or_else(|| {
+            DataError::invalid(&self.path, "labels are missing: expected an array `y`")
+        })?;
+        match labels.iter().position(|&label| label as usize >= classes) {
+            None => Ok(labels),
+            Some(at) => Err(DataError::invalid(
+                &self.path,
+                format!("label of sample {at} must be below {classes}, the model's classes, got {}", labels[at]),
+            )),
+        }
+    }
+
+    /// Checks that samples have the model's shape and that the preprocessing fits them.
+    ///
+    /// # Errors
+    ///
+    /// When they do not.
+    pub fn check(&self, input_shape: &[usize], preprocess: &Preprocess) -> Result<(), DataError> {
+        if self.sample_shape != input_shape {
+            return Err(DataError::invalid(
+                &self.path,
+                format!("samples must have the model's input shape {input_shape:?}, got {:?}", self.sample_shape),
+            ));
+        }
+        preprocess.check(input_shape).map_err(|e| DataError::invalid(&self.path, e))
+    }
+
+    /// The samples at `indices`, preprocessed, as (N, sample shape).
+    ///
+    /// # Panics
+    ///
+    /// When an index is out of range, or the preprocessing does not fit (see [`Self::check`]).
+    pub fn batch(&self, indices: &[usize], preprocess: &Preprocess) -> Tensor {
+        let len = self.sample_len();
+        let mut values = Vec::with_capacity(indices.len() * len);
+        for &index in indices {
+            let range = index * len..(index + 1) * len;
+            match &self.samples {
+                Samples::U8(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),
+                Samples::I8(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),
+                Samples::I16(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),
+                Samples::F32(v) => values.extend_from_slice(&v[range]),
+            }
+        }
+        for sample in values.chunks_exact_mut(len) {
+            preprocess.apply(&self.sample_shape, sample);
+        }
+        let shape: Vec<usize> = [&[indices.len()], &self.sample_shape[..]].concat();
+        Tensor::new(shape, values)
+    }
+}
+
+/// Flips the last axis of a batch: the mirrored view.
+pub fn mirror(batch: &mut Tensor) {
+    let width = batch.shape().last().copied().unwrap_or(1).max(1);
+    batch.values_mut().chunks_exact_mut(width).for_each(<[f32]>::reverse);
+}
+
+/// SHA-256 of bytes in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

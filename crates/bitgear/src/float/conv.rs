@@ -1,0 +1,115 @@
+//! Convolutions and fully connected layers of one sample, on a library's matrix product.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use crate::graph::{Conv, Linear};
+
+/// `out` (O, H, W) of an `input` of (C, H, W).
+pub(super) fn conv(conv: &Conv, shape: &[usize], input: &[f32], out_shape: &[usize], out: &mut [f32]) {
+    let (outputs, pixels) = (out_shape[0], out_shape[1] * out_shape[2]);
+    let weight = conv.weight.values();
+    let per_group = outputs / conv.groups;
+    let channels = shape[0] / conv.groups;
+    let taps = conv.weight.shape()[2] * conv.weight.shape()[3];
+    for (row, &bias) in out.chunks_exact_mut(pixels).zip(&conv.bias) {
+        row.fill(bias);
+    }
+    let plane = shape[1] * shape[2];
+    let mut columns = Vec::new();
+    for group in 0..conv.groups {
+        let input = &input[group * channels * plane..][..channels * plane];
+        let weight = &weight[group * per_group * channels * taps..][..per_group * channels * taps];
+        let out = &mut out[group * per_group * pixels..][..per_group * pixels];
+        if per_group == 1 && channels == 1 {
+            depthwise(conv, weight, [shape[1], shape[2]], input, [out_shape[1], out_shape[2]], out);
+            continue;
+        }
+        let whole = taps == 1 && conv.strides == [1, 1] && conv.pads == [0; 4];
+        let operand = if whole {
+            input
+        } else {
+            unfold(conv, shape, channels, input, out_shape, &mut columns);
+            &columns
+        };
+        add_product(per_group, channels * taps, pixels, weight, operand, out);
+    }
+}
+
+/// Where output position `out` reads tap `tap`, if inside the input.
+fn source(conv: &Conv, axis: usize, out: usize, tap: usize, size: usize) -> Option<usize> {
+    (out * conv.strides[axis] + tap * conv.dilations[axis])
+        .checked_sub(conv.pads[axis])
+        .filter(|&at| at < size)
+}
+
+fn depthwise(
+    conv: &Conv,
+    weight: &[f32],
+    [height, width]: [usize; 2],
+    input: &[f32],
+    [out_height, out_width]: [usize; 2],
+    out: &mut [f32],
+) {
+    let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
+    for y in 0..out_height {
+        for ky in 0..kh {
+            let Some(row) = source(conv, 0, y, ky, height) else { continue };
+            for kx in 0..kw {
+                let weight = weight[ky * kw + kx];
+                for x in 0..out_width {
+                    if let Some(column) = source(conv, 1, x, kx, width) {
+                        out[y * out_width + x] += weight * input[row * width + column];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows (channel, tap) by columns (output pixel); padding is zero.
+fn unfold(
+    conv: &Conv,
+    shape: &[usize],
+    channels: usize,
+    input: &[f32],
+    out_shape: &[usize],
+    columns: &mut Vec<f32>,
+) {
+    let (height, width) = (shape[1], shape[2]);
+    let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
+    columns.clear();
+    columns.reserve(channels * kh * kw * out_shape[1] * out_shape[2]);
+    for plane in input.chunks_exact(height * width).take(channels) {
+        for ky in 0..kh {
+            for kx in 0..kw {
+                for y in 0..out_shape[1] {
+                    let row = source(conv, 0, y, ky, height).map(|r| &plane[r * width..][..width]);
+                    columns.extend((0..out_shape[2]).map(|x| match row {
+                        Some(row) => source(conv, 1, x, kx, width).map_or(0.0, |c| row[c]),
+                        None => 0.0,
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// `out` (…, O) of an `input` of (…, I).
+pub(super) fn linear(linear: &Linear, input: &[f32], out: &mut [f32]) {
+    let [outputs, features] = *linear.weight.shape() else { unreachable!("checked on import") };
+    for row in out.chunks_exact_mut(outputs) {
+        row.copy_from_slice(&linear.bias);
+    }
+    let rows = out.len() / outputs;
+    let weight = MatRef::from_row_major_slice(linear.weight.values(), outputs, features);
+    let input = MatRef::from_row_major_slice(input, rows, features);
+    let out = MatMut::from_row_major_slice_mut(out, rows, outputs);
+    matmul(out, Accum::Add, input, weight.transpose(), 1.0, Par::Seq);
+}
+
+/// out (m, n) += a (m, k) · b (k, n), row-major.
+fn add_product(m: usize, k: usize, n: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let (a, b) = (MatRef::from_row_major_slice(a, m, k), MatRef::from_row_major_slice(b, k, n));
+    matmul(MatMut::from_row_major_slice_mut(out, m, n), Accum::Add, a, b, 1.0, Par::Seq);
+}
