@@ -5,9 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod energy;
 pub mod execute;
 pub mod float;
 pub mod graph;
+pub mod hash;
 pub mod onnx;
+pub mod policy;
 pub mod quantize;
+pub mod search;
+pub mod summary;
+pub mod task;
 pub mod tensor;
+pub mod trace;

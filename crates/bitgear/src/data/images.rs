@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use image::{ColorType, ImageReader, Limits};
 use sha2::{Digest, Sha256};
 
-use super::{DataError, Dataset, Samples, hex};
+use super::{DataError, Dataset, Samples};
+use crate::hash::hex;
 
 /// Reads all images below `folder`. Classes are numbered in the order of their folders' names,
 /// images lie in the order of theirs. Grey images have one channel, all others three (RGB), stored

@@ -9,8 +9,6 @@ mod preprocess;
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 pub use preprocess::{InvalidPreprocess, Preprocess};
 
 use crate::tensor::Tensor;
@@ -234,15 +232,6 @@ impl Dataset {
 pub fn mirror(batch: &mut Tensor) {
     let width = batch.shape().last().copied().unwrap_or(1).max(1);
     batch.values_mut().chunks_exact_mut(width).for_each(<[f32]>::reverse);
-}
-
-/// SHA-256 of bytes in hexadecimal digits.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use npyz::{DType, NpyFile, Order};
 use sha2::{Digest, Sha256};
+use zip::ZipArchive;
+use zip::result::ZipError;
 
-use super::{DataError, Dataset, Samples, hex, sha256};
+use super::{DataError, Dataset, Samples};
+use crate::hash::{hex, sha256};
 
 /// Largest array that is read: 8 GiB.
 const MAX_BYTES: u64 = 8 << 30;
+const MAX_HEADER: usize = 1 << 16;
 
 /// An array as it lies in the file.
 struct Array {
@@ -22,12 +25,15 @@ struct Array {
 pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
     let bytes = std::fs::read(path).map_err(|e| DataError::read(path, e))?;
     let hash = sha256(&bytes);
-    let mut archive =
-        npyz::npz::NpzArchive::new(Cursor::new(&bytes)).map_err(|e| DataError::read(path, e))?;
+    let mut archive = ZipArchive::new(Cursor::new(&bytes)).map_err(|e| DataError::read(path, e))?;
     let mut array = |name: &str| -> Result<Option<Array>, DataError> {
-        let file = archive.by_name(name).map_err(|e| DataError::read(path, e))?;
-        file.map(|file| read(file).map_err(|e| DataError::invalid(path, format!("array `{name}`: {e}"))))
-            .transpose()
+        match archive.by_name(&format!("{name}.npy")) {
+            Ok(file) => read(file)
+                .map(Some)
+                .map_err(|e| DataError::invalid(path, format!("array `{name}`: {e}"))),
+            Err(ZipError::FileNotFound) => Ok(None),
+            Err(e) => Err(DataError::read(path, e)),
+        }
     };
     let x = array("x")?.ok_or_else(|| DataError::invalid(path, "expected an array `x` of samples"))?;
     let labels = array("y")?.map(|y| y.labels()).transpose();
@@ -40,10 +46,7 @@ pub(super) fn read_pair(images: &Path, labels: Option<&Path>) -> Result<Dataset,
     let mut array = |path: &Path| {
         let bytes = std::fs::read(path).map_err(|e| DataError::read(path, e))?;
         digest.update(&bytes);
-        NpyFile::new(Cursor::new(&bytes))
-            .map_err(|e| e.to_string())
-            .and_then(read)
-            .map_err(|e| DataError::invalid(path, e))
+        read(&bytes[..]).map_err(|e| DataError::invalid(path, e))
     };
     let x = array(images)?;
     let labels = labels
@@ -58,39 +61,70 @@ fn dataset(path: &Path, hash: String, x: Array, labels: Option<Vec<u32>>) -> Res
     Dataset::new(path, hash, &shape, samples, labels)
 }
 
-/// Reads an array, trusting nothing that its header says.
-fn read<R: Read>(file: NpyFile<R>) -> Result<Array, String> {
-    let header = file.header();
-    if header.order() != Order::C && header.shape().len() > 1 {
-        return Err("expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`".to_owned());
+/// Reads an array (NumPy's NEP 1, versions 1 to 3), trusting nothing that its header says.
+fn read(mut file: impl Read) -> Result<Array, String> {
+    let mut start = [0; 8];
+    let mut fill = |buffer: &mut [u8]| file.read_exact(buffer).map_err(|_| "no NumPy array".to_owned());
+    fill(&mut start)?;
+    let [magic @ .., version, _] = start;
+    if magic != *b"\x93NUMPY" || !(1..=3).contains(&version) {
+        return Err("no NumPy array".to_owned());
     }
-    let DType::Plain(kind) = header.dtype() else {
-        return Err("expected numbers, got records".to_owned());
-    };
-    let kind = kind.to_string();
-    let (order, kind) = kind.split_at(1);
-    if order == ">" {
+    let mut len = [0; 4];
+    fill(if version == 1 { &mut len[..2] } else { &mut len })?;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > MAX_HEADER {
+        return Err(format!("header must have at most {MAX_HEADER} bytes, got {len}"));
+    }
+    let mut header = vec![0; len];
+    fill(&mut header)?;
+    let header = String::from_utf8_lossy(&header);
+
+    let kind = entry(&header, "descr")
+        .and_then(|rest| rest.strip_prefix('\''))
+        .and_then(|rest| rest.split_once('\''))
+        .map(|(kind, _)| kind)
+        .ok_or("expected numbers, got records")?;
+    let shape = entry(&header, "shape")
+        .and_then(|rest| rest.strip_prefix('('))
+        .and_then(|rest| rest.split_once(')'))
+        .map(|(shape, _)| shape)
+        .ok_or("header has no shape")?;
+    let shape: Vec<usize> = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|dim| !dim.is_empty())
+        .map(|dim| dim.parse().map_err(|_| format!("dimension `{dim}` is no number")))
+        .collect::<Result<_, _>>()?;
+    let fortran = entry(&header, "fortran_order").is_none_or(|rest| !rest.starts_with("False"));
+    if fortran && shape.len() > 1 {
+        return Err(
+            "expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`".to_owned(),
+        );
+    }
+    if kind.starts_with('>') {
         return Err("expected little-endian numbers, got big-endian".to_owned());
     }
-    let size: u64 = kind[1..].parse().map_err(|_| format!("element type `{kind}` is not supported"))?;
-    let shape: Vec<usize> = header
-        .shape()
+    let kind = kind.trim_start_matches(['<', '|', '=']).to_owned();
+    let size = kind.get(1..).and_then(|size| size.parse().ok());
+    let size: u64 = size.ok_or_else(|| format!("element type `{kind}` is not supported"))?;
+    let expected = shape
         .iter()
-        .map(|&d| usize::try_from(d).map_err(|e| e.to_string()))
-        .collect::<Result<_, _>>()?;
-    let expected = header
-        .shape()
-        .iter()
-        .try_fold(size, |n, &d| n.checked_mul(d))
+        .try_fold(size, |n, &d| n.checked_mul(d as u64))
         .filter(|&n| n <= MAX_BYTES)
         .ok_or_else(|| format!("shape {shape:?} has more than {MAX_BYTES} bytes"))?;
-    let kind = kind.to_owned();
     let mut bytes = Vec::new();
-    file.into_inner().take(expected).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    file.take(expected).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if bytes.len() as u64 != expected {
         return Err(format!("expected {expected} bytes for shape {shape:?}, got {}", bytes.len()));
     }
     Ok(Array { shape, kind, bytes })
+}
+
+/// What follows a key of the header's dictionary.
+fn entry<'a>(header: &'a str, key: &str) -> Option<&'a str> {
+    let (_, rest) = header.split_once(&format!("'{key}':"))?;
+    Some(rest.trim_start())
 }
 
 impl Array {

@@ -52,7 +52,7 @@ fn every_bad_array_is_refused_with_what_was_expected() {
         (npy(">i4", false, "(2, 2)", &[0; 16]), labels.clone()),
         (npy("<c8", false, "(2, 2)", &[0; 32]), labels.clone()),
         (npy("|u1", false, huge, &[0; 4]), labels.clone()),
-        (npy("<f4", false, "(1, 1)", &f32::NAN.to_le_bytes()), labels.clone()),
+        (npy("<f4", false, "(1, 1)", &f32::NAN.to_le_bytes()), npy("|u1", false, "(1,)", &[0])),
         (good.clone(), npy("|u1", false, "(3,)", &[0; 3])),
         (good.clone(), npy("<f4", false, "(2,)", &[0; 8])),
         (good.clone(), npy("|i1", false, "(2,)", &[255, 0])),
@@ -61,7 +61,18 @@ fn every_bad_array_is_refused_with_what_was_expected() {
         let error = pair(&x, &y).unwrap_err().to_string();
         seen.push(error.split_once(": ").unwrap().1.to_owned());
     }
-    insta::assert_snapshot!(seen.join("\n"), @r"");
+    insta::assert_snapshot!(seen.join("\n"), @r"
+    expected 4 bytes for shape [2, 2], got 3
+    expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`
+    expected little-endian numbers, got big-endian
+    samples: element type `c8` is not supported, expected u1, i1, i2, u2, i4, f4 or f8
+    shape [99999999999, 99999999999] has more than 8589934592 bytes
+    sample 0 holds a value that is not finite
+    expected 2 labels, one per sample, got 3
+    expected integer labels, got element type `f4`
+    label -1 is no class
+    no NumPy array
+    ");
 }
 
 #[test]

@@ -1,0 +1,335 @@
+//! The tables of an accelerator profile, as they stand in the file. Units are in the names.
+
+use serde::Deserialize;
+
+/// A number, or the statement that it is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// A number.
+    Known(f64),
+    /// Nothing was published, measured or derived.
+    Unknown(Unknown),
+}
+
+/// The word `unknown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// `unknown`
+    Unknown,
+}
+
+impl Quantity {
+    /// The number, if it is known.
+    pub fn known(self) -> Option<f64> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// What the numbers rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// Measured on a chip.
+    Silicon,
+    /// Simulated with extracted layout.
+    PostLayout,
+    /// Simulated after synthesis.
+    Synthesis,
+    /// Computed from tables.
+    Model,
+}
+
+/// What a MAC's energy stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Style {
+    /// Everything that the scope lists, as measured on the whole chip.
+    ChipTotal,
+    /// The multiply-accumulate alone; memories, leakage and control are added.
+    BottomUp,
+}
+
+/// `[accelerator]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accelerator {
+    /// Short name for the command line.
+    pub id: String,
+    /// Full name.
+    pub name: String,
+    /// Where it was published.
+    pub url: String,
+    /// Process node in nanometres.
+    pub node_nm: f64,
+    /// What the numbers rest on.
+    pub evidence: Evidence,
+    /// What a MAC's energy stands for.
+    pub style: Style,
+    /// 16-bit MACs in a cycle at most.
+    pub peak_macs_16b: Option<f64>,
+}
+
+/// `[scope]`: what the energy of a MAC already contains.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
+pub struct Scope {
+    /// The multiply-accumulate.
+    pub mac: bool,
+    /// On-chip memories.
+    pub onchip_sram: bool,
+    /// Control.
+    pub control: bool,
+    /// Leakage.
+    pub leakage: bool,
+    /// Off-chip memory.
+    pub dram: bool,
+    /// Pads.
+    pub io: bool,
+    /// Voltage regulator.
+    pub regulator: bool,
+}
+
+/// How a layer's widths find a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// The smallest mode that covers both widths.
+    RoundUp,
+    /// The mode of exactly the weights' width that covers the activations'.
+    ExactWeightBits,
+}
+
+/// Which transition between supply points is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VoltageTransition {
+    /// By an on-chip regulator.
+    Onchip,
+    /// By an off-chip regulator.
+    Offchip,
+    /// None is possible: the whole network runs at the supply of its widest layer.
+    None,
+}
+
+/// `[matching]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matching {
+    /// How a mode is found.
+    #[serde(rename = "match")]
+    pub rule: Match,
+    /// Whether weights and activations share one width.
+    #[serde(default)]
+    pub symmetric: bool,
+    /// Which transition between supply points is charged.
+    #[serde(default = "no_transition")]
+    pub voltage_transition: VoltageTransition,
+    /// Inside a mode a MAC costs (bits / mode bits) to this power.
+    #[serde(default)]
+    pub gating_exponent: f64,
+    /// Its lower bound.
+    pub gating_exponent_lo: Option<f64>,
+    /// Its upper bound.
+    pub gating_exponent_hi: Option<f64>,
+    /// Share of a MAC's energy saved where an operand is zero.
+    #[serde(default)]
+    pub sparsity_gating: f64,
+    /// Share of the peak throughput reached.
+    pub utilization_default: Option<f64>,
+}
+
+fn no_transition() -> VoltageTransition {
+    VoltageTransition::None
+}
+
+/// `[[supply_point]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupplyPoint {
+    /// Name within the profile.
+    pub id: String,
+    /// Supply voltage in volt.
+    pub vdd: Option<Quantity>,
+    /// Clock in megahertz.
+    pub freq_mhz: Option<Quantity>,
+    /// Power in milliwatt.
+    pub power_mw: Option<Quantity>,
+    /// Leakage in milliwatt; replaces the one of `[static]`.
+    pub leakage_mw: Option<Quantity>,
+}
+
+/// `[[mode]]`: one precision that the hardware can be set to.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mode {
+    /// Name within the profile.
+    pub id: String,
+    /// Widest weights.
+    pub w_bits: u8,
+    /// Widest activations.
+    pub a_bits: u8,
+    /// MACs in a cycle.
+    pub macs_per_cycle: Option<Quantity>,
+    /// Supply point it runs at.
+    pub supply_point: Option<String>,
+    /// Energy of a MAC in picojoule.
+    pub e_mac_pj: Quantity,
+    /// Its lower bound.
+    pub e_mac_pj_lo: Option<f64>,
+    /// Its upper bound.
+    pub e_mac_pj_hi: Option<f64>,
+}
+
+/// `[mac_table]`: energies over widths of activations (rows) and weights (columns).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MacTable {
+    /// Supply point it holds at.
+    pub supply_point: Option<String>,
+    /// Activation widths of the rows.
+    pub a_bits: Vec<u8>,
+    /// Weight widths of the columns.
+    pub w_bits: Vec<u8>,
+    /// MACs in a cycle.
+    pub macs_per_cycle: Option<Vec<Vec<f64>>>,
+    /// Energy of a MAC in picojoule.
+    pub e_mac_pj: Vec<Vec<f64>>,
+    /// Grade of each entry.
+    pub grade_per_point: Option<Vec<Vec<String>>>,
+}
+
+/// The smallest piece that a memory reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Codes are packed without gaps.
+    Bit,
+    /// Codes take whole bytes.
+    Byte,
+    /// Codes take whole 32-bit words.
+    Word,
+}
+
+impl Packing {
+    /// Bits that a code of `bits` takes.
+    pub fn stored_bits(self, bits: u8) -> u64 {
+        let bits = u64::from(bits);
+        match self {
+            Self::Bit => bits,
+            Self::Byte => bits.next_multiple_of(8),
+            Self::Word => bits.next_multiple_of(32),
+        }
+    }
+}
+
+/// `[[memory]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Name within the profile.
+    pub name: String,
+    /// What it holds: `weights`, `inputs`, `outputs`.
+    pub holds: Vec<String>,
+    /// Whether its energy is part of a MAC's.
+    pub in_mac_energy: bool,
+    /// Capacity in bytes; off-chip memories have none.
+    pub size_bytes: Option<Quantity>,
+    /// Energy to read a bit, in picojoule.
+    pub read_pj_per_bit: Option<Quantity>,
+    /// Its lower bound.
+    pub read_pj_per_bit_lo: Option<f64>,
+    /// Its upper bound.
+    pub read_pj_per_bit_hi: Option<f64>,
+    /// Energy to write a bit, in picojoule.
+    pub write_pj_per_bit: Option<Quantity>,
+    /// Its lower bound.
+    pub write_pj_per_bit_lo: Option<f64>,
+    /// Its upper bound.
+    pub write_pj_per_bit_hi: Option<f64>,
+    /// Bits moved in a cycle.
+    pub bandwidth_bits_per_cycle: Option<Quantity>,
+    /// Best compression of its traffic; not counted, since it depends on the data.
+    pub compression_max: Option<f64>,
+    /// Smallest piece.
+    #[serde(default = "bit_packing")]
+    pub packing: Packing,
+}
+
+fn bit_packing() -> Packing {
+    Packing::Bit
+}
+
+/// `[static]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Static {
+    /// Leakage in milliwatt that the MAC's energy does not contain.
+    pub leakage_mw: Option<Quantity>,
+    /// Power when waiting, in milliwatt.
+    pub idle_mw: Option<Quantity>,
+    /// Power when asleep, in milliwatt.
+    pub sleep_mw: Option<Quantity>,
+}
+
+/// What changes in a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransitionKind {
+    /// The mode.
+    Precision,
+    /// The supply, by an on-chip regulator.
+    VoltageOnchip,
+    /// The supply, by an off-chip regulator.
+    VoltageOffchip,
+    /// The clock.
+    Clock,
+    /// The resident weights.
+    Weights,
+}
+
+/// `[[transition]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transition {
+    /// What changes.
+    pub kind: TransitionKind,
+    /// How long it takes, in microseconds.
+    pub latency_us: Option<Quantity>,
+    /// What it costs, in nanojoule.
+    pub energy_nj: Option<Quantity>,
+}
+
+/// `[uncertainty]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Uncertainty {
+    /// Relative uncertainty of MAC energies.
+    pub rel: f64,
+}
+
+/// The whole file, without grades and sources, which are checked apart.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProfileFile {
+    pub(super) schema_version: u32,
+    pub(super) accelerator: Accelerator,
+    pub(super) scope: Scope,
+    pub(super) matching: Matching,
+    #[serde(default)]
+    pub(super) supply_point: Vec<SupplyPoint>,
+    #[serde(default)]
+    pub(super) mode: Vec<Mode>,
+    pub(super) mac_table: Option<MacTable>,
+    #[serde(default)]
+    pub(super) memory: Vec<Memory>,
+    pub(super) r#static: Option<Static>,
+    #[serde(default)]
+    pub(super) transition: Vec<Transition>,
+    pub(super) uncertainty: Option<Uncertainty>,
+}

@@ -1,0 +1,192 @@
+//! `policy.json`: the stages of a policy, what it is expected to do, and where it comes from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::energy::Energy;
+use crate::search::{Candidates, Choice, Outcome};
+use crate::trace::{Trace, View};
+
+/// What an artefact depends on. Equal provenance means equal bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Version of bitgear.
+    pub tool_version: String,
+    /// SHA-256 of the model's file.
+    pub model_sha256: String,
+    /// SHA-256 of the evaluated data.
+    pub data_sha256: String,
+    /// SHA-256 of the calibration data.
+    pub calibration_sha256: String,
+    /// SHA-256 of the accelerator profile.
+    pub accelerator_sha256: String,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+/// Energy in microjoule per inference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnergyUj {
+    /// Chip and off-chip traffic.
+    pub total: f64,
+    /// With the scope of the published efficiency.
+    pub chip: f64,
+    /// Traffic beyond it.
+    pub offchip: f64,
+}
+
+impl From<Energy> for EnergyUj {
+    fn from(energy: Energy) -> Self {
+        Self { total: energy.total_uj(), chip: energy.chip_uj, offchip: energy.offchip_uj }
+    }
+}
+
+/// A stage that may hand on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageFile {
+    /// Name of its operating point.
+    pub point: String,
+    /// `as-is` or `mirror`.
+    pub view: String,
+    /// `replace`: its scores stand alone.
+    pub scores: String,
+    /// Smallest accepted score margin, in the unit of the scores.
+    pub accept_at: f64,
+    /// The same in integer units: what a device compares.
+    pub accept_at_code: i32,
+    /// Worth of an integer unit.
+    pub score_scale: f64,
+}
+
+/// The stage that always answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastResort {
+    /// Name of its operating point.
+    pub point: String,
+    /// `as-is` or `mirror`.
+    pub view: String,
+    /// `replace`: its scores stand alone.
+    pub scores: String,
+}
+
+/// What the policy did on the samples that it was chosen on: optimistic, see `summary.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Accuracy of the reference minus that.
+    pub accuracy_drop: f64,
+    /// Share of all inputs that each stage hands on.
+    pub escalation_rates: Vec<f64>,
+    /// Mean energy of an inference.
+    pub energy_uj: EnergyUj,
+}
+
+/// A guarantee. None is given yet: `certificate` is null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Certificate {}
+
+/// `policy.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyFile {
+    /// Version of this format: 1.
+    pub schema_version: u32,
+    /// What it depends on.
+    pub provenance: Provenance,
+    /// Stages before the last resort, in order.
+    pub stages: Vec<StageFile>,
+    /// The stage that always answers.
+    pub last_resort: LastResort,
+    /// What each stage costs when it runs, the last resort included.
+    pub stage_energy_uj: Vec<EnergyUj>,
+    /// What it did on the search split.
+    pub expected: Expected,
+    /// The guarantee, if there is one.
+    pub certificate: Option<Certificate>,
+}
+
+/// The policy contradicts itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("policy: {0}")]
+pub struct InvalidPolicy(String);
+
+impl PolicyFile {
+    /// The file of a choice.
+    pub(crate) fn new(
+        trace: &Trace,
+        candidates: &Candidates,
+        choice: Choice,
+        expected: &Outcome,
+        provenance: Provenance,
+    ) -> Self {
+        let info = |index: usize| candidates.points().nth(index).expect("choices index candidates");
+        let last = info(choice.escalation.map_or(choice.low, |(_, high)| high));
+        let stages = choice.escalation.iter().map(|&(accept_at, _)| {
+            let low = info(choice.low);
+            let block = trace.block(&low.point, low.view).expect("candidates were traced");
+            StageFile {
+                point: low.point.clone(),
+                view: low.view.name().to_owned(),
+                scores: "replace".to_owned(),
+                accept_at: f64::from(accept_at) * block.score_scale,
+                accept_at_code: accept_at,
+                score_scale: block.score_scale,
+            }
+        });
+        let stages: Vec<StageFile> = stages.collect();
+        Self {
+            schema_version: 1,
+            provenance,
+            last_resort: LastResort {
+                point: last.point.clone(),
+                view: last.view.name().to_owned(),
+                scores: "replace".to_owned(),
+            },
+            stage_energy_uj: candidates.stage_energies(choice).into_iter().map(Into::into).collect(),
+            expected: Expected {
+                accuracy: expected.accuracy,
+                accuracy_drop: expected.drop,
+                escalation_rates: stages.iter().map(|_| expected.escalation_rate).collect(),
+                energy_uj: expected.energy.into(),
+            },
+            certificate: None,
+            stages,
+        }
+    }
+
+    /// Checks a policy that comes from a file.
+    ///
+    /// # Errors
+    ///
+    /// What contradicts what.
+    pub fn check(&self) -> Result<(), InvalidPolicy> {
+        let fail = |reason: String| Err(InvalidPolicy(reason));
+        if self.schema_version != 1 {
+            return fail(format!("`schema_version` must be 1, got {}", self.schema_version));
+        }
+        let stages = self.stages.len() + 1;
+        if self.stage_energy_uj.len() != stages {
+            return fail(format!("expected {stages} stage energies, got {}", self.stage_energy_uj.len()));
+        }
+        let last = (&self.last_resort.view, &self.last_resort.scores);
+        for (view, scores) in self.stages.iter().map(|s| (&s.view, &s.scores)).chain([last]) {
+            if View::from_name(view) != Some(View::AsIs) {
+                return fail(format!("view `{view}` is not supported, only `as-is`"));
+            }
+            if scores != "replace" {
+                return fail(format!("scores `{scores}` are not supported, only `replace`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the points, stage by stage, the last resort included.
+    pub fn points(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().map(|s| s.point.as_str()).chain([self.last_resort.point.as_str()])
+    }
+}

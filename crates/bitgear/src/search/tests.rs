@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::energy::LayerWork;
+use crate::trace::{Answers, Block, FLOAT, Split};
+
+/// A trace of random answers: a right and a wrong class, and margins with many ties.
+fn trace(rows: usize, points: usize, seed: u64) -> Trace {
+    let mut random = Random::new(seed);
+    let mut block = |point: String, right: usize| {
+        let mut answers = Answers::default();
+        for _ in 0..rows {
+            let wrong = u32::from(random.below(10) >= right);
+            answers.push(wrong, random.below(6) as i32 * 3, &[0, 0]);
+        }
+        Block { point, view: View::AsIs, score_scale: 1.0, answers }
+    };
+    let mut blocks = vec![block(FLOAT.to_owned(), 8)];
+    blocks.extend((0..points).map(|p| block(format!("p{p}"), 5 + p)));
+    let splits = vec![Split::Search; rows];
+    Trace { classes: 2, samples: (0..rows).collect(), splits, labels: vec![0; rows], blocks }
+}
+
+fn candidates(trace: &Trace) -> Candidates {
+    let bits = [2, 4, 8, 16];
+    let points = (0..trace.blocks.len() - 1)
+        .map(|p| PointInfo {
+            point: format!("p{p}"),
+            view: View::AsIs,
+            kind: Kind::Uniform,
+            widths: vec![Widths { weights: bits[p], activations: bits[p] }],
+        })
+        .collect();
+    let layer = LayerWork {
+        name: "layer".to_owned(), macs: 1_000_000, weights: 10, biases: 1, inputs: 10, outputs: 2, residual: 0,
+    };
+    let profile = AcceleratorProfile::find("envision-28nm").unwrap();
+    Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }).unwrap()
+}
+
+/// Least energy of all choices that keep the bound, by trying every threshold there can be.
+fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
+    let count = candidates.points().count();
+    let mut best = f64::INFINITY;
+    let mut consider = |choice| {
+        let outcome = candidates.outcome(choice, rows);
+        if outcome.drop <= bound + 1e-9 {
+            best = best.min(outcome.energy.chip_uj);
+        }
+    };
+    for low in 0..count {
+        consider(Choice { low, escalation: None });
+        for high in (0..count).filter(|&high| high != low) {
+            for accept_at in 0..20 {
+                consider(Choice { low, escalation: Some((accept_at, high)) });
+            }
+        }
+    }
+    best
+}
+
+proptest! {
+    #[test]
+    fn the_sweep_finds_what_trying_everything_finds(
+        rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4,
+    ) {
+        let trace = trace(rows, 4, seed);
+        let candidates = candidates(&trace);
+        let all: Vec<usize> = (0..rows).collect();
+        let found = candidates.best(&candidates.mask(&all), &[bound], Pool::Policies)[0];
+        let energy = candidates.outcome(found, &all);
+        let best = brute_force(&candidates, &all, bound);
+        if best.is_finite() {
+            prop_assert!(energy.drop <= bound + 1e-9);
+            prop_assert!((energy.energy.chip_uj - best).abs() < 1e-9, "{:?} {}", found, best);
+        } else {
+            prop_assert_eq!(found, Choice { low: 3, escalation: None });
+        }
+    }
+
+    #[test]
+    fn a_policy_is_never_dearer_than_the_best_static_point(seed: u64, bound in 0.0_f64..0.3) {
+        let trace = trace(50, 4, seed);
+        let candidates = candidates(&trace);
+        let all: Vec<usize> = (0..50).collect();
+        let mask = candidates.mask(&all);
+        let outcome = |pool| candidates.outcome(candidates.best(&mask, &[bound], pool)[0], &all);
+        let fixed = outcome(Pool::Static);
+        // Where no static point keeps the bound, a policy that does may cost more.
+        prop_assume!(fixed.drop <= bound);
+        prop_assert!(outcome(Pool::Policies).energy.chip_uj <= fixed.energy.chip_uj + 1e-12);
+    }
+}
+
+#[test]
+fn thresholds_lie_between_distinct_margins() {
+    let trace = trace(60, 4, 7);
+    let candidates = candidates(&trace);
+    let all: Vec<usize> = (0..60).collect();
+    let bounds: Vec<f64> = (0..20).map(|i| f64::from(i) / 50.0).collect();
+    for choice in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
+        if let Some((accept_at, _)) = choice.escalation {
+            // Margins are multiples of 3: a threshold on one would sit on the upper of two.
+            let margins = &candidates.candidates[choice.low].margins;
+            let above = margins.iter().filter(|&&m| m >= accept_at).min().unwrap();
+            let below = margins.iter().filter(|&&m| m < accept_at).max().unwrap();
+            assert_eq!(accept_at, below + (above - below + 1) / 2);
+        }
+    }
+}
+
+/// Cross-fitting is there for this: over random splits of pure noise, what is chosen for a target
+/// keeps it on average, where a naive search overshoots.
+#[test]
+fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
+    let target = 0.02;
+    let (mut crossfit, mut naive, runs) = (0.0, 0.0, 60);
+    for seed in 0..runs {
+        let trace = trace(600, 4, seed);
+        let candidates = candidates(&trace);
+        let (search, test): (Vec<usize>, Vec<usize>) = (0..600).partition(|row| row % 2 == 0);
+        let choice = candidates.choose(&search, target, Pool::Policies, seed);
+        crossfit += candidates.outcome(choice, &test).drop;
+        let choice = candidates.best(&candidates.mask(&search), &[target], Pool::Policies)[0];
+        naive += candidates.outcome(choice, &test).drop;
+    }
+    let (crossfit, naive) = (crossfit / runs as f64, naive / runs as f64);
+    assert!(crossfit <= target, "{crossfit}");
+    assert!(naive > crossfit, "naive {naive}, cross-fitted {crossfit}");
+}
+
+#[test]
+fn the_same_seed_repeats_to_the_last_bit_at_any_thread_count() {
+    let trace = trace(300, 4, 3);
+    let candidates = candidates(&trace);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pools = [Pool::StaticUniform, Pool::Static];
+        pool.install(|| repeat(&candidates, 0.02, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
+    };
+    assert_eq!(run(1), run(4));
+}

@@ -1,0 +1,294 @@
+//! `summary.json`: what scripts and people read. All figures are of the test split.
+
+use serde::{Deserialize, Serialize};
+
+use crate::energy::Energy;
+use crate::policy::{EnergyUj, LastResort, PolicyFile};
+use crate::search::{Candidates, Choice, Pool, repeat};
+use crate::trace::{Split, Trace};
+
+/// `summary.json`. Accuracies, drops and rates are fractions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Version of this format: 1.
+    pub schema_version: u32,
+    /// The network.
+    pub model: ModelSummary,
+    /// Number of samples in each split.
+    pub samples: SampleCounts,
+    /// Id of the profile.
+    pub accelerator: String,
+    /// What was asked for.
+    pub constraint: Constraint,
+    /// What the policy is held against.
+    pub reference: Reference,
+    /// Every point alone.
+    pub r#static: Vec<StaticPoint>,
+    /// The cheapest uniform point chosen for the target.
+    pub best_static_uniform: BestStatic,
+    /// The cheapest point of any kind chosen for the target.
+    pub best_static: BestStatic,
+    /// The cheapest plainly quantized point chosen for the target.
+    pub best_static_plain: BestStatic,
+    /// The chosen policy.
+    pub policy: PolicySummary,
+    /// 1 - policy / other, of chip energy.
+    pub savings: Savings,
+    /// 1 - policy / other, of total energy.
+    pub savings_total: Savings,
+    /// The whole choice repeated over random splits.
+    pub repeated: RepeatedSummary,
+}
+
+/// The network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSummary {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// Multiply-accumulates of one inference.
+    pub macs: u64,
+    /// Weights and biases of its MAC layers.
+    pub parameters: u64,
+}
+
+/// Number of samples in each split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleCounts {
+    /// For quantization.
+    pub calibration: usize,
+    /// For choosing.
+    pub search: usize,
+    /// For the guarantee.
+    pub certification: usize,
+    /// For the figures here.
+    pub test: usize,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    /// Target: the expected accuracy drop.
+    pub max_accuracy_drop: f64,
+    /// Drop that is not exceeded, with confidence; null where none was asked for.
+    pub guarantee: Option<f64>,
+    /// Confidence of the guarantee.
+    pub confidence: f64,
+}
+
+/// What the policy is held against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// `float` or `widest`.
+    pub kind: String,
+    /// Its accuracy.
+    pub accuracy: f64,
+}
+
+/// One point alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StaticPoint {
+    /// Its name.
+    pub point: String,
+    /// `uniform`, `mixed` or `plain`.
+    pub kind: String,
+    /// `as-is` or `mirror`.
+    pub view: String,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// What an inference costs.
+    pub energy_uj: EnergyUj,
+}
+
+/// A static point that was chosen like the policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestStatic {
+    /// Its name.
+    pub point: String,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// What an inference costs.
+    pub energy_uj: EnergyUj,
+}
+
+/// A stage of the chosen policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageSummary {
+    /// Name of its point.
+    pub point: String,
+    /// `as-is` or `mirror`.
+    pub view: String,
+    /// `replace`.
+    pub scores: String,
+    /// Smallest accepted margin.
+    pub accept_at: f64,
+}
+
+/// The chosen policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicySummary {
+    /// Stages before the last resort.
+    pub stages: Vec<StageSummary>,
+    /// The stage that always answers.
+    pub last_resort: LastResort,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// Accuracy of the reference minus that.
+    pub accuracy_drop: f64,
+    /// What an inference costs on average.
+    pub energy_uj: EnergyUj,
+    /// Share of all inputs that each stage hands on.
+    pub escalation_rates: Vec<f64>,
+    /// Whether the guarantee was proved.
+    pub certified: bool,
+    /// Drop that is not exceeded, with confidence.
+    pub drop_upper_bound: Option<f64>,
+    /// Chip, off-chip and total energy of a gate that escalates exactly where that mends the answer.
+    pub oracle_energy_uj: EnergyUj,
+}
+
+/// 1 - policy / other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Savings {
+    /// Against the best uniform point.
+    pub vs_best_static_uniform: f64,
+    /// Against the best point of any kind.
+    pub vs_best_static: f64,
+    /// Against the best plainly quantized point.
+    pub vs_best_static_plain: f64,
+    /// Against 16 bits everywhere.
+    pub vs_16_bit: f64,
+}
+
+impl Savings {
+    fn from_array([uniform, any, plain, wide]: [f64; 4]) -> Self {
+        Self {
+            vs_best_static_uniform: uniform,
+            vs_best_static: any,
+            vs_best_static_plain: plain,
+            vs_16_bit: wide,
+        }
+    }
+}
+
+/// Means over random splits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepeatedSummary {
+    /// Number of splits.
+    pub n: usize,
+    /// Mean accuracy drop on the test samples of each split.
+    pub drop_mean: f64,
+    /// Its standard deviation over splits, divided by the square root of their number.
+    pub drop_se: f64,
+    /// Mean savings of chip energy.
+    pub savings_mean: Savings,
+}
+
+/// What the trace does not know.
+pub(crate) struct Facts {
+    pub(crate) model: ModelSummary,
+    pub(crate) calibration: usize,
+    pub(crate) accelerator: String,
+    pub(crate) constraint: Constraint,
+    pub(crate) reference: String,
+    pub(crate) seed: u64,
+    pub(crate) repeats: usize,
+}
+
+const STATIC_POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
+
+/// Chooses the static points to compare with, and puts all figures together.
+pub(crate) fn summarize(
+    trace: &Trace,
+    candidates: &Candidates,
+    choice: Choice,
+    policy: &PolicyFile,
+    facts: Facts,
+) -> Summary {
+    let (search, test) = (trace.rows(Split::Search), trace.rows(Split::Test));
+    let target = facts.constraint.max_accuracy_drop;
+    let alone = |low: usize| candidates.outcome(Choice { low, escalation: None }, &test);
+    let points: Vec<_> = candidates.points().collect();
+    let all = points.iter().enumerate().map(|(index, info)| {
+        let outcome = alone(index);
+        StaticPoint {
+            point: info.point.clone(),
+            kind: info.kind.name().to_owned(),
+            view: info.view.name().to_owned(),
+            accuracy: outcome.accuracy,
+            energy_uj: outcome.energy.into(),
+        }
+    });
+    let widest = points.iter().position(|p| p.point == WIDEST).expect("w16a16 is always traced");
+    let best = STATIC_POOLS.map(|pool| candidates.choose(&search, target, pool, facts.seed).low);
+    let [uniform, any, plain] = best.map(|index| {
+        let outcome = alone(index);
+        BestStatic {
+            point: points[index].point.clone(),
+            accuracy: outcome.accuracy,
+            energy_uj: outcome.energy.into(),
+        }
+    });
+    let outcome = candidates.outcome(choice, &test);
+    let others = [best[0], best[1], best[2], widest].map(|index| candidates.energy(index));
+    let saving = |energy: fn(Energy) -> f64| {
+        Savings::from_array(others.map(|other| 1.0 - energy(outcome.energy) / energy(other)))
+    };
+    let counts = [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s).len());
+    let sizes = counts.map(|count| count as f64);
+    let repeated =
+        repeat(candidates, target, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
+    let savings_mean = [0, 1, 2, 3].map(|i| repeated.savings[i]);
+    Summary {
+        schema_version: 1,
+        model: facts.model,
+        samples: SampleCounts {
+            calibration: facts.calibration,
+            search: counts[0],
+            certification: counts[1],
+            test: counts[2],
+        },
+        accelerator: facts.accelerator,
+        constraint: facts.constraint,
+        reference: Reference {
+            kind: facts.reference,
+            accuracy: candidates.reference_accuracy(&test),
+        },
+        r#static: all.collect(),
+        best_static_uniform: uniform,
+        best_static: any,
+        best_static_plain: plain,
+        policy: PolicySummary {
+            stages: policy
+                .stages
+                .iter()
+                .map(|s| StageSummary {
+                    point: s.point.clone(),
+                    view: s.view.clone(),
+                    scores: s.scores.clone(),
+                    accept_at: s.accept_at,
+                })
+                .collect(),
+            last_resort: policy.last_resort.clone(),
+            accuracy: outcome.accuracy,
+            accuracy_drop: outcome.drop,
+            energy_uj: outcome.energy.into(),
+            escalation_rates: policy.stages.iter().map(|_| outcome.escalation_rate).collect(),
+            certified: false,
+            drop_upper_bound: None,
+            oracle_energy_uj: candidates.oracle_energy(choice, &test).into(),
+        },
+        savings: saving(|e| e.chip_uj),
+        savings_total: saving(Energy::total_uj),
+        repeated: RepeatedSummary {
+            n: repeated.n,
+            drop_mean: repeated.policy.mean,
+            drop_se: repeated.policy.standard_error,
+            savings_mean: Savings::from_array(savings_mean),
+        },
+    }
+}
+
+/// Name of the point that is always traced.
+pub(crate) const WIDEST: &str = "w16a16";
