@@ -4,9 +4,12 @@
 //! decision half reads it. Neither half imports the other.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
+pub mod characterize;
 pub mod data;
 pub mod energy;
 pub mod execute;
+mod files;
 pub mod float;
 pub mod graph;
 pub mod hash;

@@ -59,6 +59,16 @@ pub fn quantize(
     lower::lower(graph, ranges, &weights, point)
 }
 
+/// Elements of the addition's other operand that is fused into each MAC layer, 0 where there is none.
+pub fn fused_residuals(graph: &Graph) -> Vec<usize> {
+    let numbers = mac_numbers(graph);
+    let mut elements = vec![0; numbers.iter().flatten().count()];
+    for (layer, residual) in lower::residuals(graph, &numbers) {
+        elements[layer] = graph.shape(residual).iter().product();
+    }
+    elements
+}
+
 /// For each node its number among the MAC layers, if it is one.
 fn mac_numbers(graph: &Graph) -> Vec<Option<usize>> {
     let mut next = 0;

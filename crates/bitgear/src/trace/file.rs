@@ -120,6 +120,14 @@ pub fn read(path: &Path) -> Result<Trace, TraceError> {
         .map_err(|reason| TraceError::invalid(path, reason))
 }
 
+/// The value of a provenance entry, if the file is a trace that has it.
+pub fn provenance(path: &Path, key: &str) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let reader = SerializedFileReader::new(file).ok()?;
+    let entries = reader.metadata().file_metadata().key_value_metadata()?.clone();
+    entries.into_iter().find(|entry| entry.key == key)?.value
+}
+
 fn read_from(file: File) -> Result<Trace, String> {
     let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
     let metadata = reader.metadata().file_metadata();

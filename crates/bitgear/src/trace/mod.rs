@@ -6,7 +6,7 @@ mod parts;
 mod random;
 mod splits;
 
-pub use file::{read, write};
+pub use file::{provenance, read, write};
 pub use parts::Parts;
 pub use random::Random;
 pub use splits::{Shares, Split, Splits, deal, members};

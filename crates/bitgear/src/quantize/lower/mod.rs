@@ -81,6 +81,12 @@ pub(super) fn lower(
     })
 }
 
+/// MAC layers with a fused addition: (number of the layer, the addition's other operand).
+pub(super) fn residuals(graph: &Graph, mac_index: &[Option<usize>]) -> Vec<(usize, TensorId)> {
+    let groups = group::groups(graph);
+    groups.iter().filter_map(|g| Some((mac_index[g.head]?, g.residual?))).collect()
+}
+
 struct Lowering<'a> {
     graph: &'a Graph,
     ranges: &'a Ranges,

@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Shifts a trained network between bit-widths per input: low for the easy ones, high for the few
+/// that need it.
+#[derive(Debug, Parser)]
+#[command(name = "bitgear", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole thing on the model and data in examples/fashion-mnist
+    Demo(Demo),
+    /// Find the cheapest policy for a model, data and an accelerator
+    Characterize(Characterize),
+    /// Execute a policy on labelled data
+    Evaluate(Evaluate),
+    /// Execute a policy on inputs and print each answer
+    Run(Run),
+    /// Show a model's layers, shapes, MACs and parameters
+    Inspect(Inspect),
+    /// Show accelerator profiles
+    Accelerators(Accelerators),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Folder of the demo's model and data [default: examples/fashion-mnist]
+    #[arg(long)]
+    pub(crate) example: Option<PathBuf>,
+    /// Folder for what is written
+    #[arg(long, default_value = "out/demo")]
+    pub(crate) out: PathBuf,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print summary.json instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct Characterize {
+    /// ONNX file of a trained classifier [default: the task's]
+    pub(crate) model: Option<PathBuf>,
+    /// Task file; flags override it
+    #[arg(long, value_name = "TOML")]
+    pub(crate) config: Option<PathBuf>,
+    /// Labelled samples: a .npz file with `x` and `y`, or a folder with one folder of images a class
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Samples for calibration, in the same forms; otherwise they are split off
+    #[arg(long)]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Id of a shipped profile (see `bitgear accelerators`), or a profile's file
+    #[arg(long)]
+    pub(crate) accelerator: Option<String>,
+    /// Largest expected accuracy drop, as a fraction [default: 0.005]
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) max_drop: Option<f64>,
+    /// A drop that is not exceeded, with confidence (not supported yet)
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) guarantee: Option<f64>,
+    /// Operating points, such as w4a4,w8a8; `all` for 1 to 16 bits [default: 2 to 8, 10, 12, 16 bits]
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) points: Vec<String>,
+    /// Factor of every stored value
+    #[arg(long)]
+    pub(crate) scale: Option<f32>,
+    /// Mean that is subtracted, one or one per channel
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    pub(crate) mean: Vec<f32>,
+    /// Divisor, one or one per channel
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) std: Vec<f32>,
+    /// Seed of everything random [default: 1]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Folder for what is written; an earlier run in it is continued
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Print summary.json instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// Bundle that `characterize` wrote
+    pub(crate) bundle: PathBuf,
+    /// Labelled samples
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Only the samples of this split: search, certification or test
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Bundle that `characterize` wrote
+    pub(crate) bundle: PathBuf,
+    /// Samples: .npz files with `x`, or .npy files
+    #[arg(required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object per input
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// ONNX file
+    pub(crate) model: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Accelerators {
+    #[command(subcommand)]
+    pub(crate) action: Option<AcceleratorsAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AcceleratorsAction {
+    /// List the profiles that ship
+    List,
+    /// Show a profile
+    Show {
+        /// Id of a shipped profile, or a file
+        profile: String,
+    },
+    /// Check a profile's file
+    Check {
+        /// The file
+        profile: PathBuf,
+    },
+}

@@ -1,0 +1,144 @@
+//! `bitgear characterize` and `bitgear demo`.
+
+use std::path::{Path, PathBuf};
+
+use bitgear::characterize::{CharacterizeError, Characterization, Job, characterize};
+use bitgear::data::{Preprocess, Source};
+use bitgear::quantize::Point;
+use bitgear::task::Task;
+use bitgear_core::bits::BitWidth;
+
+use super::report;
+use crate::Failure;
+use crate::arguments::{Characterize, Demo};
+use crate::terminal::{Bars, on_threads};
+
+/// Where the demo's files lie, from the root of a checkout.
+const EXAMPLE: &str = "examples/fashion-mnist";
+
+pub(crate) fn demo(options: &Demo) -> Result<(), Failure> {
+    let example = match &options.example {
+        Some(folder) => folder.clone(),
+        None => find_example().ok_or_else(|| {
+            Failure::new(format!("the demo's files are not here: expected a folder `{EXAMPLE}`"))
+                .hint("run it in a checkout of bitgear, or name the folder with --example")
+        })?,
+    };
+    run(&Characterize {
+        config: Some(example.join("bitgear.toml")),
+        threads: options.threads,
+        out: options.out.clone(),
+        json: options.json,
+        ..Characterize::default()
+    })
+}
+
+/// The example's folder in the current folder or one above.
+fn find_example() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    here.ancestors().map(|folder| folder.join(EXAMPLE)).find(|f| f.join("bitgear.toml").is_file())
+}
+
+pub(crate) fn run(options: &Characterize) -> Result<(), Failure> {
+    let task = match &options.config {
+        Some(path) => Task::read(path)?,
+        None => Task::default(),
+    };
+    let job = job(options, &task)?;
+    let threads = options.threads.or(task.threads);
+    let result = on_threads(threads, || {
+        let bars = Bars::new();
+        characterize(&job, &bars).map_err(|error| failure(&error))
+    })?;
+    print(&result, &job.out, options.json)
+}
+
+fn failure(error: &CharacterizeError) -> Failure {
+    let failure = Failure::new(error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn print(result: &Characterization, out: &Path, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&result.summary)?);
+    } else {
+        print!("{}", report::text(result, out));
+    }
+    Ok(())
+}
+
+/// The task with the flags laid over it.
+fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
+    let missing = |what: &str, flag: &str, key: &str| {
+        Failure::new(format!("{what} is missing")).hint(format!("give {flag}, or `{key}` in the task's file"))
+    };
+    if options.guarantee.or(task.constraint.guarantee).is_some() {
+        return Err(Failure::new("guarantees are not supported yet: only the target, `max_accuracy_drop`")
+            .hint("leave out --guarantee and `guarantee`"));
+    }
+    let mut preprocess = task.preprocess.clone().unwrap_or_default();
+    let flags = Preprocess {
+        scale: options.scale.unwrap_or(preprocess.scale),
+        mean: options.mean.clone(),
+        std: options.std.clone(),
+    };
+    preprocess.scale = flags.scale;
+    if !flags.mean.is_empty() {
+        preprocess.mean = flags.mean;
+    }
+    if !flags.std.is_empty() {
+        preprocess.std = flags.std;
+    }
+    let names = if options.points.is_empty() {
+        task.points.clone().unwrap_or_default()
+    } else {
+        options.points.clone()
+    };
+    let data = match &options.data {
+        Some(path) => Some(Source::Path(path.clone())),
+        None => task.source()?,
+    };
+    let calibration = options.calibration.clone().or_else(|| {
+        // Data of one's own does not go with the task's calibration data.
+        if options.data.is_some() { None } else { task.data.calibration.clone() }
+    });
+    Ok(Job {
+        model: options
+            .model
+            .clone()
+            .or_else(|| task.model.clone())
+            .ok_or_else(|| missing("the model", "MODEL", "model"))?,
+        data: data.ok_or_else(|| missing("the data", "--data", "data.path"))?,
+        calibration: calibration.map(Source::Path),
+        preprocess,
+        accelerator: options
+            .accelerator
+            .clone()
+            .or_else(|| task.accelerator.clone())
+            .ok_or_else(|| missing("the accelerator", "--accelerator", "accelerator"))?,
+        points: points(&names)?,
+        max_accuracy_drop: options.max_drop.or(task.constraint.max_accuracy_drop).unwrap_or(0.005),
+        shares: task.split.shares(),
+        seed: options.seed.or(task.seed).unwrap_or(1),
+        out: options.out.clone(),
+    })
+}
+
+fn points(names: &[String]) -> Result<Vec<Point>, Failure> {
+    if names.is_empty() {
+        return Ok(Job::default_points());
+    }
+    let mut points = Vec::new();
+    for name in names {
+        if name == "all" {
+            let widths = (1..=16).filter_map(|bits| BitWidth::new(bits).ok());
+            points.extend(widths.map(|bits| Point::uniform(bits, bits)));
+        } else {
+            points.push(name.parse()?);
+        }
+    }
+    Ok(points)
+}

@@ -1,0 +1,8 @@
+//! One module for each command.
+
+pub(crate) mod accelerators;
+pub(crate) mod characterize;
+pub(crate) mod evaluate;
+pub(crate) mod infer;
+pub(crate) mod inspect;
+mod report;

@@ -1,0 +1,107 @@
+//! What `characterize` tells a person.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bitgear::characterize::{Characterization, outputs};
+use bitgear::policy::EnergyUj;
+
+use crate::terminal::{count, energy, percent, points, table};
+
+pub(crate) fn text(result: &Characterization, out: &Path) -> String {
+    let summary = &result.summary;
+    let reference = summary.reference.accuracy;
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "{}: {} MACs, {} parameters, on {}\n{} samples for calibration, {} for search, {} for certification, {} for the test\n",
+        summary.model.name,
+        count(summary.model.macs),
+        count(summary.model.parameters),
+        summary.accelerator,
+        summary.samples.calibration,
+        summary.samples.search,
+        summary.samples.certification,
+        summary.samples.test,
+    );
+
+    let row = |name: &str, accuracy: f64, e: &EnergyUj| {
+        vec![
+            name.to_owned(),
+            percent(accuracy),
+            points(accuracy - reference),
+            energy(e.chip),
+            energy(e.total),
+        ]
+    };
+    let mut rows = vec![vec![
+        "float".to_owned(),
+        percent(reference),
+        points(0.0),
+        "-".to_owned(),
+        "-".to_owned(),
+    ]];
+    let shown = summary.r#static.iter().filter(|s| s.kind != "plain");
+    rows.extend(shown.map(|s| row(&s.point, s.accuracy, &s.energy_uj)));
+    let policy = &summary.policy;
+    rows.push(row("policy", policy.accuracy, &policy.energy_uj));
+    let header = ["point", "accuracy", "difference", "chip uJ", "total uJ"];
+    let _ = writeln!(text, "{}", table(&header, &rows));
+
+    let target = 100.0 * summary.constraint.max_accuracy_drop;
+    if policy.stages.is_empty() {
+        let _ = writeln!(
+            text,
+            "policy for a drop of at most {target} points: {} for every input. A static bit-width is best here.",
+            policy.last_resort.point
+        );
+    }
+    for (stage, rate) in policy.stages.iter().zip(&policy.escalation_rates) {
+        let _ = writeln!(
+            text,
+            "policy for a drop of at most {target} points: {}, accepted from a margin of {:.4}; {} of the inputs go on to {}",
+            stage.point,
+            stage.accept_at,
+            percent(*rate),
+            policy.last_resort.point
+        );
+    }
+    let _ = writeln!(text, "not certified: the drop is an expectation, not a guarantee\n");
+
+    let others = [
+        ("best static uniform", summary.best_static_uniform.point.as_str(), summary.savings.vs_best_static_uniform, summary.savings_total.vs_best_static_uniform, summary.repeated.savings_mean.vs_best_static_uniform),
+        ("best static", &summary.best_static.point, summary.savings.vs_best_static, summary.savings_total.vs_best_static, summary.repeated.savings_mean.vs_best_static),
+        ("best static plain", &summary.best_static_plain.point, summary.savings.vs_best_static_plain, summary.savings_total.vs_best_static_plain, summary.repeated.savings_mean.vs_best_static_plain),
+        ("16 bits", "w16a16", summary.savings.vs_16_bit, summary.savings_total.vs_16_bit, summary.repeated.savings_mean.vs_16_bit),
+    ];
+    let rows: Vec<Vec<String>> = others
+        .iter()
+        .map(|(name, point, chip, total, repeated)| {
+            vec![(*name).to_owned(), (*point).to_owned(), percent(*chip), percent(*total), percent(*repeated)]
+        })
+        .collect();
+    let header = ["saving against", "point", "chip", "total", "chip, mean of splits"];
+    let _ = writeln!(text, "{}", table(&header, &rows));
+    let _ = writeln!(
+        text,
+        "over {} random splits the policies chosen this way lose {} points on average (standard error {:.2})",
+        summary.repeated.n,
+        points(summary.repeated.drop_mean).trim_start_matches('+'),
+        100.0 * summary.repeated.drop_se,
+    );
+    let _ = writeln!(
+        text,
+        "a perfect gate between the same stages would need {} uJ (chip)",
+        energy(policy.oracle_energy_uj.chip)
+    );
+    if !result.not_counted.is_empty() {
+        let names: Vec<&str> = result.not_counted.iter().map(|n| n.0.as_str()).collect();
+        let _ = writeln!(text, "not counted, because unknown: {}", names.join(", "));
+    }
+    let _ = writeln!(text, "\nfiles:");
+    for path in outputs(out) {
+        let _ = writeln!(text, "  {}", path.display());
+    }
+    text
+}

@@ -1,0 +1,121 @@
+//! Tables on standard output, progress on standard error.
+
+use std::fmt::Write as _;
+use std::sync::Mutex;
+
+use bitgear::characterize::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Failure;
+
+/// Runs `work` on so many threads, or on all processors.
+pub(crate) fn on_threads<T: Send>(
+    threads: Option<usize>,
+    work: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure>
+where
+    Failure: Send,
+{
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build()?;
+    pool.install(work)
+}
+
+/// One bar for the step that runs; hidden where standard error is no terminal.
+pub(crate) struct Bars {
+    current: Mutex<ProgressBar>,
+}
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        Self { current: Mutex::new(ProgressBar::hidden()) }
+    }
+
+    fn with(&self, run: impl FnOnce(&mut ProgressBar)) {
+        run(&mut self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, step: &str, total: usize) {
+        let template = "{msg:12} {bar:30} {human_pos}/{human_len} samples, {per_sec}, {eta} left";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = if total == 0 {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::new(total as u64).with_style(style)
+        };
+        bar.set_message(step.to_owned());
+        self.with(|current| {
+            current.finish_and_clear();
+            *current = bar;
+        });
+    }
+
+    fn advance(&self, samples: usize) {
+        self.with(|current| current.inc(samples as u64));
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.with(|current| current.finish_and_clear());
+    }
+}
+
+/// Rows of cells under a header, each column as wide as its widest cell: the first column to the
+/// left, all others to the right.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let mut out = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (column, cell) in cells.enumerate() {
+            let width = widths[column];
+            let _ = if column == 0 {
+                write!(text, "{cell:<width$}")
+            } else {
+                write!(text, "  {cell:>width$}")
+            };
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    line(&mut header.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    out
+}
+
+/// A fraction as a percentage.
+pub(crate) fn percent(fraction: f64) -> String {
+    format!("{:.2} %", 100.0 * fraction)
+}
+
+/// A difference of accuracies in points, with its sign.
+pub(crate) fn points(fraction: f64) -> String {
+    // No minus before a zero.
+    format!("{:+.2}", 100.0 * fraction + 0.0)
+}
+
+/// Microjoule with three significant digits or more.
+pub(crate) fn energy(uj: f64) -> String {
+    if uj.abs() >= 100.0 { format!("{uj:.0}") } else { format!("{uj:.3}") }
+}
+
+/// A count with thin separators.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,258 @@
+//! `model.bitgear`: everything it takes to run a policy, in one safetensors file. Weights are bit
+//! strings of exactly their width; all else is one JSON text in the file's metadata.
+
+mod pack;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bitgear_core::kernels::Kernels;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors, serialize};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{DataError, Dataset, Preprocess};
+use crate::execute::{Decision, Engine, IntegerModel, RunningStage, Step, decide};
+use crate::policy::{EnergyUj, PolicyFile};
+use crate::tensor::Tensor;
+use crate::trace::Splits;
+
+/// A policy with the networks it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// Version of this format: 1.
+    pub schema_version: u32,
+    /// Names of the classes are not known; their number is.
+    pub classes: usize,
+    /// From stored values to the networks' input.
+    pub preprocess: Preprocess,
+    /// The policy.
+    pub policy: PolicyFile,
+    /// Which samples served what.
+    pub splits: Splits,
+    /// One network for each stage, the last resort included.
+    pub models: Vec<IntegerModel>,
+}
+
+/// The bundle can't be written, read or trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The system refused.
+    #[error("cannot access `{path}`: {reason}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The file is no bundle.
+    #[error("`{path}` is no bundle: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What was expected.
+        reason: String,
+    },
+}
+
+/// What a policy did on labelled data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Number of samples.
+    pub samples: usize,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Share of all samples that each stage handed on.
+    pub escalation_rates: Vec<f64>,
+    /// Mean energy of an inference.
+    pub energy_uj: EnergyUj,
+}
+
+const METADATA: &str = "bitgear";
+const BATCH: usize = 256;
+
+/// The MAC steps of a model with their numbers.
+fn mac_steps(model: &mut IntegerModel) -> impl Iterator<Item = (usize, &mut crate::execute::MacStep)> {
+    let macs = model.steps.iter_mut().filter_map(|step| if let Step::Mac(m) = step { Some(m) } else { None });
+    macs.enumerate()
+}
+
+impl Bundle {
+    /// The file's bytes; equal bundles give equal bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let weights: Vec<(String, Vec<u8>)> = self
+            .models
+            .iter()
+            .enumerate()
+            .flat_map(|(stage, model)| {
+                model.mac_steps().enumerate().map(move |(layer, mac)| {
+                    (format!("{stage:02}.{layer:04}.weights"), pack::pack(&mac.codes, mac.weight_bits))
+                })
+            })
+            .collect();
+        let views = weights.iter().map(|(name, bytes)| {
+            (name, TensorView::new(Dtype::U8, vec![bytes.len()], bytes).expect("one byte a value"))
+        });
+        let text = serde_json::to_string(self).expect("a bundle has no maps with other keys");
+        let metadata = HashMap::from([(METADATA.to_owned(), text)]);
+        serialize(views, Some(metadata)).expect("names are unique and sizes fit")
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), BundleError> {
+        crate::files::write_atomically(path, &self.to_bytes())
+            .map_err(|reason| BundleError::Io { path: path.display().to_string(), reason })
+    }
+
+    /// Reads and checks a bundle.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read, or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let name = || path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|reason| BundleError::Io { path: name(), reason })?;
+        Self::from_bytes(&bytes).map_err(|reason| BundleError::Invalid { path: name(), reason })
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+        let metadata = header.metadata().as_ref().and_then(|m| m.get(METADATA));
+        let text = metadata.ok_or_else(|| format!("metadata `{METADATA}` is missing"))?;
+        let mut bundle: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if bundle.schema_version != 1 {
+            return Err(format!("`schema_version` must be 1, got {}", bundle.schema_version));
+        }
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        for (stage, model) in bundle.models.iter_mut().enumerate() {
+            for (layer, mac) in mac_steps(model) {
+                let name = format!("{stage:02}.{layer:04}.weights");
+                let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data().to_vec();
+                let shape = &mac.shape;
+                let group = shape.input.channels.checked_div(shape.groups).unwrap_or(0);
+                let count = [shape.kernel[0], shape.kernel[1], group, shape.out_channels]
+                    .iter()
+                    .try_fold(1_usize, |n, &d| n.checked_mul(d))
+                    .filter(|&count| count <= packed.len().saturating_mul(8));
+                let width = mac.weight_bits;
+                match count {
+                    Some(count)
+                        if (1..=16).contains(&width) && pack::packed_len(count, width) == packed.len() =>
+                    {
+                        mac.codes = pack::unpack(&packed, count, width);
+                    }
+                    _ => return Err(format!("weights `{name}` do not have the size of their layer")),
+                }
+            }
+        }
+        bundle.check()?;
+        Ok(bundle)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.policy.check().map_err(|e| e.to_string())?;
+        if !self.policy.points().eq(self.models.iter().map(|m| m.point.as_str())) {
+            return Err("networks and stages differ".to_owned());
+        }
+        let first = self.models.first().ok_or("there is no network")?;
+        for model in &self.models {
+            model.validate().map_err(|e| e.to_string())?;
+            if model.classes() != self.classes || model.input_shape != first.input_shape {
+                return Err("networks differ in input or classes".to_owned());
+            }
+        }
+        for (stage, model) in self.policy.stages.iter().zip(&self.models) {
+            if stage.score_scale != model.score_scale() {
+                return Err(format!("stage `{}`: score scale differs from its network's", stage.point));
+            }
+        }
+        self.preprocess.check(&first.input_shape).map_err(|e| e.to_string())
+    }
+
+    /// Shape of one input sample.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.models[0].input_shape
+    }
+
+    /// Packs the networks for this CPU.
+    pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
+        let engines = self.models.iter().map(|model| Engine::new(model, kernels)).collect();
+        Runner { bundle: self, engines }
+    }
+}
+
+/// A bundle that is ready to run.
+pub struct Runner<'b> {
+    bundle: &'b Bundle,
+    engines: Vec<Engine<'b>>,
+}
+
+impl Runner<'_> {
+    /// Answers to a batch (N, sample shape) of preprocessed samples.
+    pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
+        let thresholds = self.bundle.policy.stages.iter().map(|s| Some(s.accept_at_code));
+        let stages: Vec<RunningStage<'_>> = self
+            .engines
+            .iter()
+            .zip(thresholds.chain([None]))
+            .map(|(engine, accept_at)| RunningStage { engine, accept_at })
+            .collect();
+        decide(&stages, batch)
+    }
+
+    /// Energy of an inference that stage `stage` answered: of all stages up to it.
+    pub fn energy_uj(&self, stage: usize) -> EnergyUj {
+        let ran = &self.bundle.policy.stage_energy_uj[..=stage];
+        let sum = |part: fn(&EnergyUj) -> f64| ran.iter().map(part).sum();
+        EnergyUj { total: sum(|e| e.total), chip: sum(|e| e.chip), offchip: sum(|e| e.offchip) }
+    }
+
+    /// Runs the policy on the samples at `indices` of labelled data. `progress` is told the number
+    /// of samples done.
+    ///
+    /// # Errors
+    ///
+    /// When the data does not fit the bundle.
+    pub fn evaluate(
+        &self,
+        data: &Dataset,
+        indices: &[usize],
+        progress: impl Fn(usize),
+    ) -> Result<Evaluation, DataError> {
+        data.check(self.bundle.input_shape(), &self.bundle.preprocess)?;
+        // One score means two classes.
+        let labels = data.labels_of(self.bundle.classes.max(2))?;
+        let mut right = 0;
+        let mut handed_on = vec![0_usize; self.bundle.policy.stages.len()];
+        for chunk in indices.chunks(BATCH) {
+            let decisions = self.decide(&data.batch(chunk, &self.bundle.preprocess));
+            for (&index, decision) in chunk.iter().zip(&decisions) {
+                right += usize::from(decision.answer.class == labels[index] as usize);
+                for count in &mut handed_on[..decision.stage] {
+                    *count += 1;
+                }
+            }
+            progress(chunk.len());
+        }
+        let n = indices.len().max(1) as f64;
+        let rates: Vec<f64> = handed_on.iter().map(|&count| count as f64 / n).collect();
+        let stages = &self.bundle.policy.stage_energy_uj;
+        let mean = |part: fn(&EnergyUj) -> f64| {
+            let rest = stages[1..].iter().zip(&rates).map(|(stage, rate)| part(stage) * rate);
+            rest.fold(part(&stages[0]), |sum, energy| sum + energy)
+        };
+        let (chip, offchip) = (mean(|e| e.chip), mean(|e| e.offchip));
+        Ok(Evaluation {
+            samples: indices.len(),
+            accuracy: f64::from(right as u32) / n,
+            escalation_rates: rates,
+            energy_uj: EnergyUj { total: chip + offchip, chip, offchip },
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Runs every sample at every point, batch by batch, and keeps what was done.
+
+use std::path::Path;
+
+use bitgear_core::kernels::Kernels;
+use bitgear_core::margin::answer;
+use rayon::prelude::*;
+
+use super::{Job, PLAIN, Progress};
+use crate::data::Dataset;
+use crate::execute::Engine;
+use crate::float;
+use crate::graph::Graph;
+use crate::hash::sha256;
+use crate::policy::Provenance;
+use crate::quantize::{Point, Ranges, UnsupportedOperators, quantize};
+use crate::trace::{
+    self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View,
+};
+
+/// Samples of one batch, which is the most that a killed run loses.
+const BATCH: usize = 500;
+/// Samples that the float network runs together.
+const FLOAT_BATCH: usize = 8;
+/// The largest calibrated score takes so many bits in the float block.
+const FLOAT_SCORE_BITS: u32 = 24;
+const FILE: &str = "trace.parquet";
+const PARTS: &str = "trace-parts";
+const FINGERPRINT: &str = "bitgear.fingerprint";
+
+pub(super) struct Tracing<'a> {
+    pub(super) job: &'a Job,
+    pub(super) graph: &'a Graph,
+    pub(super) ranges: &'a Ranges,
+    pub(super) data: &'a Dataset,
+    pub(super) labels: &'a [u32],
+    pub(super) splits: &'a Splits,
+    pub(super) provenance: &'a Provenance,
+}
+
+pub(super) enum Failure {
+    Trace(TraceError),
+    Quantize(UnsupportedOperators),
+}
+
+impl From<TraceError> for Failure {
+    fn from(error: TraceError) -> Self {
+        Self::Trace(error)
+    }
+}
+
+impl Tracing<'_> {
+    /// The trace of the float network and of all points, from what an earlier run left and what is
+    /// still missing.
+    pub(super) fn run(&self, points: &[Point], progress: &dyn Progress) -> Result<Trace, Failure> {
+        let path = self.job.out.join(FILE);
+        let fingerprint = self.fingerprint();
+        let earlier = trace::provenance(&path, FINGERPRINT)
+            .filter(|found| *found == fingerprint)
+            .and_then(|_| trace::read(&path).ok());
+        let parts = Parts::open(&self.job.out.join(PARTS), fingerprint.clone())?;
+        let mut trace = self.empty();
+        let earlier = |point: &str| {
+            let block = earlier.as_ref()?.block(point, View::AsIs)?;
+            (block.answers.len() == trace.samples.len()).then(|| block.clone())
+        };
+        let mut blocks = Vec::new();
+        blocks.push(match earlier(FLOAT) {
+            Some(block) => block,
+            None => self.float(&trace, &parts, progress)?,
+        });
+        for point in points {
+            let block = match earlier(&point.to_string()) {
+                Some(block) => block,
+                None => self.point(point, &trace, &parts, progress)?,
+            };
+            // Plain quantization is the only one there is: its points are both stage and baseline.
+            let plain = Block { point: format!("{point}{PLAIN}"), ..block.clone() };
+            blocks.extend([block, plain]);
+        }
+        trace.blocks = blocks;
+        let p = self.provenance;
+        let metadata = [
+            (FINGERPRINT, fingerprint),
+            ("bitgear.tool_version", p.tool_version.clone()),
+            ("bitgear.model_sha256", p.model_sha256.clone()),
+            ("bitgear.data_sha256", p.data_sha256.clone()),
+            ("bitgear.calibration_sha256", p.calibration_sha256.clone()),
+            ("bitgear.seed", p.seed.to_string()),
+        ];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+        trace::write(&trace, &path, &metadata)?;
+        Ok(trace)
+    }
+
+    /// Everything that a sample's answers depend on, but for the point.
+    fn fingerprint(&self) -> String {
+        let facts = serde_json::json!([
+            self.provenance.tool_version,
+            self.provenance.model_sha256,
+            self.splits,
+            self.job.preprocess,
+        ]);
+        sha256(facts.to_string().as_bytes())
+    }
+
+    /// The samples without any answers.
+    fn empty(&self) -> Trace {
+        let evaluated = [Split::Search, Split::Certification, Split::Test];
+        let mut rows: Vec<(usize, Split)> = evaluated
+            .iter()
+            .flat_map(|&split| self.splits.of(split).iter().map(move |&sample| (sample, split)))
+            .collect();
+        rows.sort_unstable();
+        Trace {
+            classes: self.graph.classes(),
+            labels: rows.iter().map(|&(sample, _)| self.labels[sample]).collect(),
+            splits: rows.iter().map(|&(_, split)| split).collect(),
+            samples: rows.iter().map(|&(sample, _)| sample).collect(),
+            blocks: Vec::new(),
+        }
+    }
+
+    fn float(&self, trace: &Trace, parts: &Parts, progress: &dyn Progress) -> Result<Block, Failure> {
+        let range = self.ranges.of(self.graph.output);
+        let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
+        let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
+        let answers = self.batches(FLOAT, trace, parts, progress, |samples| {
+            let chunks: Vec<Vec<f32>> = samples
+                .par_chunks(FLOAT_BATCH)
+                .map(|chunk| {
+                    let batch = self.data.batch(chunk, &self.job.preprocess);
+                    float::run(self.graph, &batch).into_values()
+                })
+                .collect();
+            let mut answers = Answers::default();
+            for scores in chunks.iter().flat_map(|c| c.chunks_exact(trace.classes)) {
+                let highest = |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
+                let predicted = (0..scores.len()).fold(0, highest);
+                let integers: Vec<i32> =
+                    scores.iter().map(|&s| (f64::from(s) / scale).round_ties_even() as i32).collect();
+                answers.push(predicted as u32, answer(&integers).margin, &integers);
+            }
+            answers
+        })?;
+        Ok(Block { point: FLOAT.to_owned(), view: View::AsIs, score_scale: scale, answers })
+    }
+
+    fn point(
+        &self,
+        point: &Point,
+        trace: &Trace,
+        parts: &Parts,
+        progress: &dyn Progress,
+    ) -> Result<Block, Failure> {
+        let model = quantize(self.graph, self.ranges, point).map_err(Failure::Quantize)?;
+        let engine = Engine::new(&model, Kernels::detect());
+        let answers = self.batches(&model.point, trace, parts, progress, |samples| {
+            let mut answers = Answers::default();
+            let scores = engine.scores(&self.data.batch(samples, &self.job.preprocess));
+            for scores in scores.chunks_exact(trace.classes) {
+                let answer = answer(scores);
+                answers.push(answer.class as u32, answer.margin, scores);
+            }
+            answers
+        })?;
+        let score_scale = model.score_scale();
+        Ok(Block { point: model.point.clone(), view: View::AsIs, score_scale, answers })
+    }
+
+    /// Runs the batches that no earlier run finished.
+    fn batches(
+        &self,
+        point: &str,
+        trace: &Trace,
+        parts: &Parts,
+        progress: &dyn Progress,
+        run: impl Fn(&[usize]) -> Answers,
+    ) -> Result<Answers, TraceError> {
+        progress.begin(point, trace.samples.len());
+        let mut all = Answers::default();
+        for (index, samples) in trace.samples.chunks(BATCH).enumerate() {
+            let first = index * BATCH;
+            let stored = parts.load(point, View::AsIs, first, samples.len(), trace.classes);
+            let answers = if let Some(answers) = stored {
+                answers
+            } else {
+                let answers = run(samples);
+                parts.store(point, View::AsIs, first, &answers)?;
+                answers
+            };
+            all.append(answers);
+            progress.advance(samples.len());
+        }
+        Ok(all)
+    }
+}
+
+/// Removes the batches of a finished run: the trace holds them all.
+pub(super) fn clean_up(out: &Path) -> Result<(), TraceError> {
+    Parts::open(&out.join(PARTS), String::new())?.remove()
+}
