@@ -16,7 +16,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let mut problems = Vec::new();
     for (half, other) in [(&MODEL_HALF[..], &DECISION_HALF[..]), (&DECISION_HALF, &MODEL_HALF)] {
         for module in half {
-            for file in sources(&library.join(module))?.into_iter().chain(single(&library, module)) {
+            for file in sources(&library.join(module))?.into_iter().chain(single(&library, module))
+            {
                 let text = read(&file)?;
                 for (number, line) in text.lines().enumerate() {
                     let forbidden = other.iter().find(|o| line.contains(&format!("crate::{o}")));

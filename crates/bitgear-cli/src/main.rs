@@ -25,7 +25,12 @@ fn main() -> ExitCode {
         Command::Accelerators(options) => commands::accelerators::run(options),
         Command::Completions { shell } => {
             use clap::CommandFactory;
-            clap_complete::generate(*shell, &mut Arguments::command(), "bitgear", &mut std::io::stdout());
+            clap_complete::generate(
+                *shell,
+                &mut Arguments::command(),
+                "bitgear",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
     };

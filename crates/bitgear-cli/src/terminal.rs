@@ -38,7 +38,8 @@ impl Bars {
 impl Progress for Bars {
     fn begin(&self, step: &str, total: usize) {
         let template = "{msg:12} {bar:30} {human_pos}/{human_len} samples, {per_sec}, {eta} left";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = if total == 0 {
             ProgressBar::new_spinner()
         } else {

@@ -147,7 +147,11 @@ impl PolicyFile {
                 view: last.view.name().to_owned(),
                 scores: "replace".to_owned(),
             },
-            stage_energy_uj: candidates.stage_energies(choice).into_iter().map(Into::into).collect(),
+            stage_energy_uj: candidates
+                .stage_energies(choice)
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             expected: Expected {
                 accuracy: expected.accuracy,
                 accuracy_drop: expected.drop,
@@ -171,7 +175,10 @@ impl PolicyFile {
         }
         let stages = self.stages.len() + 1;
         if self.stage_energy_uj.len() != stages {
-            return fail(format!("expected {stages} stage energies, got {}", self.stage_energy_uj.len()));
+            return fail(format!(
+                "expected {stages} stage energies, got {}",
+                self.stage_energy_uj.len()
+            ));
         }
         let last = (&self.last_resort.view, &self.last_resort.scores);
         for (view, scores) in self.stages.iter().map(|s| (&s.view, &s.scores)).chain([last]) {

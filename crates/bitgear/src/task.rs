@@ -131,9 +131,8 @@ impl Task {
     ///
     /// When it says it twice, or half.
     pub fn source(&self) -> Result<Option<Source>, TaskError> {
-        let fail = |reason: &str| {
-            Err(TaskError { path: "[data]".to_owned(), reason: reason.to_owned() })
-        };
+        let fail =
+            |reason: &str| Err(TaskError { path: "[data]".to_owned(), reason: reason.to_owned() });
         match (&self.data.path, &self.data.images, &self.data.labels) {
             (None, None, None) => Ok(None),
             (Some(path), None, None) => Ok(Some(Source::Path(path.clone()))),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitgear::characterize::{CharacterizeError, Characterization, Job, characterize};
+use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
 use bitgear::data::{Preprocess, Source};
 use bitgear::quantize::Point;
 use bitgear::task::Task;
@@ -73,11 +73,14 @@ fn print(result: &Characterization, out: &Path, json: bool) -> Result<(), Failur
 /// The task with the flags laid over it.
 fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
     let missing = |what: &str, flag: &str, key: &str| {
-        Failure::new(format!("{what} is missing")).hint(format!("give {flag}, or `{key}` in the task's file"))
+        Failure::new(format!("{what} is missing"))
+            .hint(format!("give {flag}, or `{key}` in the task's file"))
     };
     if options.guarantee.or(task.constraint.guarantee).is_some() {
-        return Err(Failure::new("guarantees are not supported yet: only the target, `max_accuracy_drop`")
-            .hint("leave out --guarantee and `guarantee`"));
+        return Err(Failure::new(
+            "guarantees are not supported yet: only the target, `max_accuracy_drop`",
+        )
+        .hint("leave out --guarantee and `guarantee`"));
     }
     let mut preprocess = task.preprocess.clone().unwrap_or_default();
     let flags = Preprocess {

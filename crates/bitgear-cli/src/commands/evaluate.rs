@@ -20,8 +20,11 @@ pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
                 Failure::new(format!("split must be search, certification or test, got `{name}`"))
             })?;
             let splits = &bundle.splits;
-            let expected =
-                if split == Split::Calibration { &splits.calibration_sha256 } else { &splits.data_sha256 };
+            let expected = if split == Split::Calibration {
+                &splits.calibration_sha256
+            } else {
+                &splits.data_sha256
+            };
             if data.sha256() != expected {
                 return Err(Failure::new(format!(
                     "data `{}` is not what the bundle's splits refer to: expected SHA-256 {expected}, got {}",

@@ -55,7 +55,10 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
             }
         }
         if !options.json {
-            print!("{}", table(&["input", "class", "margin", "point", "chip uJ", "total uJ"], &rows));
+            print!(
+                "{}",
+                table(&["input", "class", "margin", "point", "chip uJ", "total uJ"], &rows)
+            );
         }
         Ok(())
     })

@@ -61,9 +61,7 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&model)?);
         return Ok(());
     }
-    let shape = |dims: &[usize]| {
-        dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
-    };
+    let shape = |dims: &[usize]| dims.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
     let rows: Vec<Vec<String>> = model
         .layers
         .iter()
@@ -79,7 +77,10 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
             ]
         })
         .collect();
-    print!("{}", table(&["layer", "kind", "input", "output", "kernel", "MACs", "parameters"], &rows));
+    print!(
+        "{}",
+        table(&["layer", "kind", "input", "output", "kernel", "MACs", "parameters"], &rows)
+    );
     println!(
         "\n{}: input {}, {} classes, {} MACs, {} parameters",
         model.name,

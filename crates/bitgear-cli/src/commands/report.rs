@@ -70,15 +70,45 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let _ = writeln!(text, "not certified: the drop is an expectation, not a guarantee\n");
 
     let others = [
-        ("best static uniform", summary.best_static_uniform.point.as_str(), summary.savings.vs_best_static_uniform, summary.savings_total.vs_best_static_uniform, summary.repeated.savings_mean.vs_best_static_uniform),
-        ("best static", &summary.best_static.point, summary.savings.vs_best_static, summary.savings_total.vs_best_static, summary.repeated.savings_mean.vs_best_static),
-        ("best static plain", &summary.best_static_plain.point, summary.savings.vs_best_static_plain, summary.savings_total.vs_best_static_plain, summary.repeated.savings_mean.vs_best_static_plain),
-        ("16 bits", "w16a16", summary.savings.vs_16_bit, summary.savings_total.vs_16_bit, summary.repeated.savings_mean.vs_16_bit),
+        (
+            "best static uniform",
+            summary.best_static_uniform.point.as_str(),
+            summary.savings.vs_best_static_uniform,
+            summary.savings_total.vs_best_static_uniform,
+            summary.repeated.savings_mean.vs_best_static_uniform,
+        ),
+        (
+            "best static",
+            &summary.best_static.point,
+            summary.savings.vs_best_static,
+            summary.savings_total.vs_best_static,
+            summary.repeated.savings_mean.vs_best_static,
+        ),
+        (
+            "best static plain",
+            &summary.best_static_plain.point,
+            summary.savings.vs_best_static_plain,
+            summary.savings_total.vs_best_static_plain,
+            summary.repeated.savings_mean.vs_best_static_plain,
+        ),
+        (
+            "16 bits",
+            "w16a16",
+            summary.savings.vs_16_bit,
+            summary.savings_total.vs_16_bit,
+            summary.repeated.savings_mean.vs_16_bit,
+        ),
     ];
     let rows: Vec<Vec<String>> = others
         .iter()
         .map(|(name, point, chip, total, repeated)| {
-            vec![(*name).to_owned(), (*point).to_owned(), percent(*chip), percent(*total), percent(*repeated)]
+            vec![
+                (*name).to_owned(),
+                (*point).to_owned(),
+                percent(*chip),
+                percent(*total),
+                percent(*repeated),
+            ]
         })
         .collect();
     let header = ["saving against", "point", "chip", "total", "chip, mean of splits"];

@@ -19,10 +19,11 @@ pub fn channel_bound(
 
 /// The extremes of [`channel_bound`] over all channels.
 pub fn accumulator_bound(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> (i64, i64) {
-    (0..shape.out_channels).map(|c| channel_bound(shape, plain, activation, c)).fold(
-        (0, 0),
-        |(low, high), (channel_low, channel_high)| (low.min(channel_low), high.max(channel_high)),
-    )
+    (0..shape.out_channels)
+        .map(|c| channel_bound(shape, plain, activation, c))
+        .fold((0, 0), |(low, high), (channel_low, channel_high)| {
+            (low.min(channel_low), high.max(channel_high))
+        })
 }
 
 /// Sums of the negative and of the positive values.
@@ -34,7 +35,8 @@ fn signed_sums(weights: impl Iterator<Item = i16>) -> (i64, i64) {
 
 /// The fastest exact class of the SIMD kernels.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-    let fits_i32 = |(low, high): (i64, i64)| i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX);
+    let fits_i32 =
+        |(low, high): (i64, i64)| i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX);
     let bound = accumulator_bound(shape, plain, activation);
     if shape.is_depthwise() {
         return Class::Depthwise { wide: !fits_i32(bound) };

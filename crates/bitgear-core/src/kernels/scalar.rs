@@ -51,14 +51,17 @@ fn accumulate(
 
 /// t = (acc << shift) + bias + multiplier · residual code.
 pub(super) fn term(terms: &Terms<'_>, acc: i64, (y, x): (usize, usize), channel: usize) -> i64 {
-    let residual = terms.residual.as_ref().map_or(0, |source| {
-        i64::from(source.codes.at(source.layout.offset(y, x) + channel))
-    });
+    let residual = terms
+        .residual
+        .as_ref()
+        .map_or(0, |source| i64::from(source.codes.at(source.layout.offset(y, x) + channel)));
     let (bias, multiplier) = match terms.bias {
         Bias::Narrow { bias, residual } => {
             (i64::from(bias[channel]), residual.get(channel).map_or(0, |&m| i64::from(m)))
         }
-        Bias::Wide { bias, residual } => (bias[channel], residual.get(channel).copied().unwrap_or(0)),
+        Bias::Wide { bias, residual } => {
+            (bias[channel], residual.get(channel).copied().unwrap_or(0))
+        }
     };
     (acc << terms.shift) + bias + multiplier * residual
 }

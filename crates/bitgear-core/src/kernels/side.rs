@@ -11,7 +11,9 @@ fn broadcast(layout: &MapLayout, y: usize, x: usize, channel: usize) -> usize {
 
 /// Computes t for every element of the result and stores all versions.
 fn map(outputs: &mut [Output<'_>], t: impl Fn(usize, usize, usize) -> i64) {
-    let Some(shape) = outputs.first().map(|o| o.layout) else { return };
+    let Some(shape) = outputs.first().map(|o| o.layout) else {
+        return;
+    };
     for y in 0..shape.height {
         for x in 0..shape.width {
             for channel in 0..shape.channels {
@@ -24,11 +26,7 @@ fn map(outputs: &mut [Output<'_>], t: impl Fn(usize, usize, usize) -> i64) {
     }
 }
 
-pub(super) fn combine(
-    operands: &[(Source<'_>, &[i64])],
-    bias: &[i64],
-    outputs: &mut [Output<'_>],
-) {
+pub(super) fn combine(operands: &[(Source<'_>, &[i64])], bias: &[i64], outputs: &mut [Output<'_>]) {
     map(outputs, |y, x, channel| {
         operands.iter().fold(bias[channel], |t, (source, multipliers)| {
             let index = broadcast(&source.layout, y, x, channel);

@@ -61,7 +61,8 @@ fn run(kernels: Kernels, case: &Case) -> (Class, Vec<Memory>) {
         }
     };
     let bytes: Vec<u8> = case.input.iter().map(|&c| c as u8).collect();
-    let input = if case.activation_bits.get() <= 8 { Codes::U8(&bytes) } else { Codes::U16(&case.input) };
+    let input =
+        if case.activation_bits.get() <= 8 { Codes::U8(&bytes) } else { Codes::U16(&case.input) };
     let out = MapLayout::new(shape.out_height, shape.out_width, shape.out_channels);
     let (narrow_bias, narrow_residual): (Vec<i32>, Vec<i32>);
     let no_multipliers = Vec::new();
@@ -149,9 +150,9 @@ enum Fill {
 
 fn cases() -> impl Strategy<Value = Case> {
     let geometry = (
-        (1_usize..6, 1_usize..9),                  // size
-        prop_oneof![1_usize..10, 15_usize..20],    // channels
-        prop_oneof![1_usize..10, 15_usize..35],    // out channels
+        (1_usize..6, 1_usize..9),               // size
+        prop_oneof![1_usize..10, 15_usize..20], // channels
+        prop_oneof![1_usize..10, 15_usize..35], // out channels
         prop_oneof![Just([1, 1]), Just([3, 3]), Just([1, 3]), Just([2, 2])],
         ([1_usize..3, 1_usize..3], [1_usize..3, 1_usize..3]),
         0_usize..3, // dense, depthwise, two groups
@@ -162,7 +163,8 @@ fn cases() -> impl Strategy<Value = Case> {
         1 => Just(Fill::AllHigh), 1 => Just(Fill::Alternating)
     ];
     (geometry, numbers, fill).prop_filter_map("has outputs", |(geometry, numbers, fill)| {
-        let ((height, width), channels, out_channels, kernel, (strides, dilations), grouping) = geometry;
+        let ((height, width), channels, out_channels, kernel, (strides, dilations), grouping) =
+            geometry;
         let (w, a, shift, with_residual, narrow, seed) = numbers;
         let (channels, out_channels, groups) = match grouping {
             0 => (channels, out_channels, 1),
@@ -179,7 +181,15 @@ fn cases() -> impl Strategy<Value = Case> {
         };
         let (out_height, out_width) = (out(0, height)?, out(1, width)?);
         let shape = ConvShape {
-            input, out_channels, out_height, out_width, kernel, strides, dilations, pads, groups,
+            input,
+            out_channels,
+            out_height,
+            out_width,
+            kernel,
+            strides,
+            dilations,
+            pads,
+            groups,
         };
         let (weight_bits, activation_bits) = (BitWidth::new(w).ok()?, BitWidth::new(a).ok()?);
         let mut next = stream(seed);
@@ -219,7 +229,15 @@ fn cases() -> impl Strategy<Value = Case> {
             Version { multiplier: scale * 1000.0, zero: 0, storage: Storage::I32, halo: 2 },
         ];
         Some(Case {
-            shape, weight_bits, activation_bits, plain, input: codes, shift, bias, residual, narrow,
+            shape,
+            weight_bits,
+            activation_bits,
+            plain,
+            input: codes,
+            shift,
+            bias,
+            residual,
+            narrow,
             versions: versions[..1 + (seed % 3) as usize].to_vec(),
         })
     })
@@ -243,8 +261,15 @@ proptest! {
 fn each_class_is_chosen_where_its_bound_allows_it() {
     let input = MapLayout { pads: [1; 4], ..MapLayout::new(4, 4, 16) };
     let dense = ConvShape {
-        input, out_channels: 16, out_height: 4, out_width: 4, kernel: [3, 3], strides: [1, 1],
-        dilations: [1, 1], pads: [1, 1], groups: 1,
+        input,
+        out_channels: 16,
+        out_height: 4,
+        out_width: 4,
+        kernel: [3, 3],
+        strides: [1, 1],
+        dilations: [1, 1],
+        pads: [1, 1],
+        groups: 1,
     };
     let depthwise = ConvShape { groups: 16, ..dense };
     let grouped = ConvShape { groups: 4, ..dense };
@@ -274,8 +299,15 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
 #[test]
 fn the_specification_computes_bias_residual_and_one_rounding() {
     let shape = ConvShape {
-        input: MapLayout::new(1, 2, 1), out_channels: 1, out_height: 1, out_width: 1,
-        kernel: [1, 2], strides: [1, 1], dilations: [1, 1], pads: [0, 0], groups: 1,
+        input: MapLayout::new(1, 2, 1),
+        out_channels: 1,
+        out_height: 1,
+        out_width: 1,
+        kernel: [1, 2],
+        strides: [1, 1],
+        dilations: [1, 1],
+        pads: [0, 0],
+        groups: 1,
     };
     let case = Case {
         shape,
@@ -303,7 +335,12 @@ fn average_of(codes: &[u8], window: &PoolShape, zero: i32) -> Vec<u8> {
     let mut result = vec![0; out.len()];
     let multipliers: Vec<f32> = (1..=2).map(|count| 1.0 / count as f32).collect();
     let mut outputs = [Output {
-        codes: CodesMut::U8(&mut result), layout: out, multipliers: &multipliers, zero, low: 0, high: 255,
+        codes: CodesMut::U8(&mut result),
+        layout: out,
+        multipliers: &multipliers,
+        zero,
+        low: 0,
+        high: 255,
     }];
     let source = Source { codes: Codes::U8(codes), layout };
     Kernels::scalar().average(source, zero, window, &mut outputs);
@@ -314,7 +351,8 @@ fn average_of(codes: &[u8], window: &PoolShape, zero: i32) -> Vec<u8> {
 fn averages_divide_by_the_pixels_inside_the_map() {
     // Pixels 10, 20, 31; windows of 2 with one pixel of padding on the left.
     let codes = [10, 0, 0, 0, 20, 0, 0, 0, 31, 0, 0, 0];
-    let window = PoolShape { kernel: [1, 2], strides: [1, 1], pads: [0, 1], out_height: 1, out_width: 3 };
+    let window =
+        PoolShape { kernel: [1, 2], strides: [1, 1], pads: [0, 1], out_height: 1, out_width: 3 };
     // 10; (10 + 20) / 2; (20 + 31) / 2 = 25.5, to even 26.
     assert_eq!(average_of(&codes, &window, 0), [10, 15, 26]);
     // Around a zero point of 8: 2, 14 / 2, 35 / 2 = 17.5 to 18, and the zero point again.
@@ -325,7 +363,8 @@ fn averages_divide_by_the_pixels_inside_the_map() {
 fn padding_never_wins_a_maximum() {
     let codes = [3, 0, 0, 0, 1, 0, 0, 0];
     let layout = MapLayout::new(1, 2, 1);
-    let window = PoolShape { kernel: [3, 3], strides: [1, 1], pads: [1, 1], out_height: 1, out_width: 2 };
+    let window =
+        PoolShape { kernel: [3, 3], strides: [1, 1], pads: [1, 1], out_height: 1, out_width: 2 };
     let mut out = [9; 8];
     let source = Source { codes: Codes::U8(&codes), layout };
     Kernels::scalar().max_pool(source, &window, CodesMut::U8(&mut out), &layout);
@@ -343,7 +382,12 @@ fn one_pixel_and_one_channel_broadcast() {
     let mut sum = [0; 8];
     let ones = [1.0; 2];
     let mut output = [Output {
-        codes: CodesMut::U8(&mut sum), layout: wide, multipliers: &ones, zero: 0, low: 0, high: 255,
+        codes: CodesMut::U8(&mut sum),
+        layout: wide,
+        multipliers: &ones,
+        zero: 0,
+        low: 0,
+        high: 255,
     }];
     let kernels = Kernels::scalar();
     kernels.combine(
@@ -354,7 +398,12 @@ fn one_pixel_and_one_channel_broadcast() {
     assert_eq!(sum, [11, 43, 0, 0, 13, 45, 0, 0]);
     let mut product = [0; 8];
     let mut output = [Output {
-        codes: CodesMut::U8(&mut product), layout: wide, multipliers: &ones, zero: 3, low: 0, high: 255,
+        codes: CodesMut::U8(&mut product),
+        layout: wide,
+        multipliers: &ones,
+        zero: 3,
+        low: 0,
+        high: 255,
     }];
     kernels.product(
         (source(&codes, wide), 1),

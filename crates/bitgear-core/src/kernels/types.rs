@@ -315,9 +315,9 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     match class {
         Class::Bytes { .. } => PackedLen::I8(len),
         Class::Pairs | Class::Split => PackedLen::I16(len),
-        Class::Depthwise { .. } => {
-            PackedLen::I16(shape.kernel[0] * shape.kernel[1] * shape.out_channels.next_multiple_of(8))
-        }
+        Class::Depthwise { .. } => PackedLen::I16(
+            shape.kernel[0] * shape.kernel[1] * shape.out_channels.next_multiple_of(8),
+        ),
         Class::Scalar => PackedLen::None,
     }
 }
@@ -398,6 +398,9 @@ pub(super) fn check_conv(
         assert_eq!(output.multipliers.len(), shape.out_channels, "multipliers");
     }
     if let Some(residual) = &terms.residual {
-        assert!(fits(&residual.layout) && residual.codes.len() >= residual.layout.len(), "residual");
+        assert!(
+            fits(&residual.layout) && residual.codes.len() >= residual.layout.len(),
+            "residual"
+        );
     }
 }

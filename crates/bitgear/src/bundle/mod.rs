@@ -74,8 +74,13 @@ const METADATA: &str = "bitgear";
 const BATCH: usize = 256;
 
 /// The MAC steps of a model with their numbers.
-fn mac_steps(model: &mut IntegerModel) -> impl Iterator<Item = (usize, &mut crate::execute::MacStep)> {
-    let macs = model.steps.iter_mut().filter_map(|step| if let Step::Mac(m) = step { Some(m) } else { None });
+fn mac_steps(
+    model: &mut IntegerModel,
+) -> impl Iterator<Item = (usize, &mut crate::execute::MacStep)> {
+    let macs = model
+        .steps
+        .iter_mut()
+        .filter_map(|step| if let Step::Mac(m) = step { Some(m) } else { None });
     macs.enumerate()
 }
 
@@ -88,7 +93,10 @@ impl Bundle {
             .enumerate()
             .flat_map(|(stage, model)| {
                 model.mac_steps().enumerate().map(move |(layer, mac)| {
-                    (format!("{stage:02}.{layer:04}.weights"), pack::pack(&mac.codes, mac.weight_bits))
+                    (
+                        format!("{stage:02}.{layer:04}.weights"),
+                        pack::pack(&mac.codes, mac.weight_bits),
+                    )
                 })
             })
             .collect();
@@ -117,7 +125,8 @@ impl Bundle {
     /// When it can't be read, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
         let name = || path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|reason| BundleError::Io { path: name(), reason })?;
+        let bytes =
+            std::fs::read(path).map_err(|reason| BundleError::Io { path: name(), reason })?;
         Self::from_bytes(&bytes).map_err(|reason| BundleError::Invalid { path: name(), reason })
     }
 
@@ -143,11 +152,16 @@ impl Bundle {
                 let width = mac.weight_bits;
                 match count {
                     Some(count)
-                        if (1..=16).contains(&width) && pack::packed_len(count, width) == packed.len() =>
+                        if (1..=16).contains(&width)
+                            && pack::packed_len(count, width) == packed.len() =>
                     {
                         mac.codes = pack::unpack(&packed, count, width);
                     }
-                    _ => return Err(format!("weights `{name}` do not have the size of their layer")),
+                    _ => {
+                        return Err(format!(
+                            "weights `{name}` do not have the size of their layer"
+                        ));
+                    }
                 }
             }
         }
@@ -169,7 +183,10 @@ impl Bundle {
         }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
             if stage.score_scale != model.score_scale() {
-                return Err(format!("stage `{}`: score scale differs from its network's", stage.point));
+                return Err(format!(
+                    "stage `{}`: score scale differs from its network's",
+                    stage.point
+                ));
             }
         }
         self.preprocess.check(&first.input_shape).map_err(|e| e.to_string())

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::data::{DataError, Dataset, Preprocess, Source};
-use crate::energy::{AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Workload};
 use crate::energy::Widths as EnergyWidths;
+use crate::energy::{
+    AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Workload,
+};
 use crate::files::write_json;
 use crate::graph::Graph;
 use crate::hash::sha256;
@@ -129,7 +131,10 @@ impl CharacterizeError {
 /// # Errors
 ///
 /// When an input can't be used, or an output can't be written.
-pub fn characterize(job: &Job, progress: &dyn Progress) -> Result<Characterization, CharacterizeError> {
+pub fn characterize(
+    job: &Job,
+    progress: &dyn Progress,
+) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
     if !(0.0..1.0).contains(&job.max_accuracy_drop) {
         return Err(CharacterizeError::Job(format!(
@@ -179,12 +184,20 @@ pub fn characterize(job: &Job, progress: &dyn Progress) -> Result<Characterizati
         progress.advance(span.len());
         Ok::<_, DataError>(calibration.batch(&splits.calibration[span], &job.preprocess))
     })?;
-    let trace = tracing::Tracing { job, graph: &graph, ranges: &ranges, data: &data, labels, splits: &splits, provenance: &provenance }
-        .run(&points, progress)
-        .map_err(|e| match e {
-            tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
-            tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
-        })?;
+    let trace = tracing::Tracing {
+        job,
+        graph: &graph,
+        ranges: &ranges,
+        data: &data,
+        labels,
+        splits: &splits,
+        provenance: &provenance,
+    }
+    .run(&points, progress)
+    .map_err(|e| match e {
+        tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
+        tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
+    })?;
 
     progress.begin("search", 0);
     let infos = points.iter().flat_map(|point| {
@@ -224,7 +237,8 @@ pub fn characterize(job: &Job, progress: &dyn Progress) -> Result<Characterizati
         .points()
         .map(|name| {
             let point = name.parse().expect("stages are uniform points");
-            quantize(&graph, &ranges, &point).map_err(|e| CharacterizeError::Quantize(model.clone(), e))
+            quantize(&graph, &ranges, &point)
+                .map_err(|e| CharacterizeError::Quantize(model.clone(), e))
         })
         .collect::<Result<_, _>>()?;
     let bundle = Bundle {
@@ -287,7 +301,11 @@ fn splits(
     if calibrating.is_empty() || search.len() < 10 || test.is_empty() {
         return Err(CharacterizeError::Job(format!(
             "data `{}`: {} samples are too few: {} for calibration, {} for search, {} for the test",
-            data.path().display(), data.len(), calibrating.len(), search.len(), test.len()
+            data.path().display(),
+            data.len(),
+            calibrating.len(),
+            search.len(),
+            test.len()
         )));
     }
     Ok(Splits {
@@ -331,5 +349,6 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
 
 /// The files of a finished run.
 pub fn outputs(out: &Path) -> [PathBuf; 5] {
-    ["summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"].map(|f| out.join(f))
+    ["summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
+        .map(|f| out.join(f))
 }

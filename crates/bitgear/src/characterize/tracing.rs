@@ -14,9 +14,7 @@ use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::policy::Provenance;
 use crate::quantize::{Point, Ranges, UnsupportedOperators, quantize};
-use crate::trace::{
-    self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View,
-};
+use crate::trace::{self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View};
 
 /// Samples of one batch, which is the most that a killed run loses.
 const BATCH: usize = 500;
@@ -121,7 +119,12 @@ impl Tracing<'_> {
         }
     }
 
-    fn float(&self, trace: &Trace, parts: &Parts, progress: &dyn Progress) -> Result<Block, Failure> {
+    fn float(
+        &self,
+        trace: &Trace,
+        parts: &Parts,
+        progress: &dyn Progress,
+    ) -> Result<Block, Failure> {
         let range = self.ranges.of(self.graph.output);
         let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
         let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
@@ -135,10 +138,13 @@ impl Tracing<'_> {
                 .collect();
             let mut answers = Answers::default();
             for scores in chunks.iter().flat_map(|c| c.chunks_exact(trace.classes)) {
-                let highest = |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
+                let highest =
+                    |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
                 let predicted = (0..scores.len()).fold(0, highest);
-                let integers: Vec<i32> =
-                    scores.iter().map(|&s| (f64::from(s) / scale).round_ties_even() as i32).collect();
+                let integers: Vec<i32> = scores
+                    .iter()
+                    .map(|&s| (f64::from(s) / scale).round_ties_even() as i32)
+                    .collect();
                 answers.push(predicted as u32, answer(&integers).margin, &integers);
             }
             answers

@@ -31,7 +31,9 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
             if this != shape {
                 return Err(DataError::invalid(
                     &path,
-                    format!("all images must have one size (C, H, W): expected {shape:?}, got {this:?}"),
+                    format!(
+                        "all images must have one size (C, H, W): expected {shape:?}, got {this:?}"
+                    ),
                 ));
             }
             samples.extend(values);
@@ -47,8 +49,11 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = |e: std::io::Error| DataError::read(folder, e);
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(folder).map_err(read)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(read)?;
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(read)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(read)?;
     paths.retain(|p| p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')));
     paths.sort();
     Ok(paths)

@@ -134,7 +134,10 @@ impl Dataset {
         if let Samples::F32(values) = &samples
             && let Some(at) = values.iter().position(|v| !v.is_finite())
         {
-            return fail(format!("sample {} holds a value that is not finite", at / (values.len() / count)));
+            return fail(format!(
+                "sample {} holds a value that is not finite",
+                at / (values.len() / count)
+            ));
         }
         let (path, sample_shape) = (path.to_owned(), sample_shape.to_vec());
         Ok(Self { path, sha256, sample_shape, samples, labels })
@@ -183,7 +186,10 @@ impl Dataset {
             None => Ok(labels),
             Some(at) => Err(DataError::invalid(
                 &self.path,
-                format!("label of sample {at} must be below {classes}, the model's classes, got {}", labels[at]),
+                format!(
+                    "label of sample {at} must be below {classes}, the model's classes, got {}",
+                    labels[at]
+                ),
             )),
         }
     }
@@ -197,7 +203,10 @@ impl Dataset {
         if self.sample_shape != input_shape {
             return Err(DataError::invalid(
                 &self.path,
-                format!("samples must have the model's input shape {input_shape:?}, got {:?}", self.sample_shape),
+                format!(
+                    "samples must have the model's input shape {input_shape:?}, got {:?}",
+                    self.sample_shape
+                ),
             ));
         }
         preprocess.check(input_shape).map_err(|e| DataError::invalid(&self.path, e))

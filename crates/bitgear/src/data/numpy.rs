@@ -35,7 +35,8 @@ pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
             Err(e) => Err(DataError::read(path, e)),
         }
     };
-    let x = array("x")?.ok_or_else(|| DataError::invalid(path, "expected an array `x` of samples"))?;
+    let x =
+        array("x")?.ok_or_else(|| DataError::invalid(path, "expected an array `x` of samples"))?;
     let labels = array("y")?.map(|y| y.labels()).transpose();
     let labels = labels.map_err(|e| DataError::invalid(path, format!("array `y`: {e}")))?;
     dataset(path, hash, x, labels)
@@ -55,7 +56,12 @@ pub(super) fn read_pair(images: &Path, labels: Option<&Path>) -> Result<Dataset,
     dataset(images, hex(&digest.finalize()), x, labels)
 }
 
-fn dataset(path: &Path, hash: String, x: Array, labels: Option<Vec<u32>>) -> Result<Dataset, DataError> {
+fn dataset(
+    path: &Path,
+    hash: String,
+    x: Array,
+    labels: Option<Vec<u32>>,
+) -> Result<Dataset, DataError> {
     let shape = x.shape.clone();
     let samples = x.samples().map_err(|e| DataError::invalid(path, format!("samples: {e}")))?;
     Dataset::new(path, hash, &shape, samples, labels)
@@ -64,7 +70,8 @@ fn dataset(path: &Path, hash: String, x: Array, labels: Option<Vec<u32>>) -> Res
 /// Reads an array (NumPy's NEP 1, versions 1 to 3), trusting nothing that its header says.
 fn read(mut file: impl Read) -> Result<Array, String> {
     let mut start = [0; 8];
-    let mut fill = |buffer: &mut [u8]| file.read_exact(buffer).map_err(|_| "no NumPy array".to_owned());
+    let mut fill =
+        |buffer: &mut [u8]| file.read_exact(buffer).map_err(|_| "no NumPy array".to_owned());
     fill(&mut start)?;
     let [magic @ .., version, _] = start;
     if magic != *b"\x93NUMPY" || !(1..=3).contains(&version) {
@@ -99,7 +106,8 @@ fn read(mut file: impl Read) -> Result<Array, String> {
     let fortran = entry(&header, "fortran_order").is_none_or(|rest| !rest.starts_with("False"));
     if fortran && shape.len() > 1 {
         return Err(
-            "expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`".to_owned(),
+            "expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`"
+                .to_owned(),
         );
     }
     if kind.starts_with('>') {
@@ -141,7 +149,11 @@ impl Array {
             "i4" => Samples::F32(self.values(|b| i32::from_le_bytes(b) as f32)),
             "f4" => Samples::F32(self.values(f32::from_le_bytes)),
             "f8" => Samples::F32(self.values(|b| f64::from_le_bytes(b) as f32)),
-            kind => return Err(format!("element type `{kind}` is not supported, expected u1, i1, i2, u2, i4, f4 or f8")),
+            kind => {
+                return Err(format!(
+                    "element type `{kind}` is not supported, expected u1, i1, i2, u2, i4, f4 or f8"
+                ));
+            }
         })
     }
 
@@ -155,7 +167,9 @@ impl Array {
             "i4" => self.values(|b| i64::from(i32::from_le_bytes(b))),
             "i8" => self.values(i64::from_le_bytes),
             "u8" => self.values(|b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX)),
-            kind => return Err(format!("expected integer labels, got element type `{kind}`")),
+            kind => {
+                return Err(format!("expected integer labels, got element type `{kind}`"));
+            }
         };
         if self.shape.len() != 1 && self.shape.iter().skip(1).any(|&d| d != 1) {
             return Err(format!("expected one label per sample, got shape {:?}", self.shape));

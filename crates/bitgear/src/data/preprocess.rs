@@ -37,7 +37,10 @@ impl Preprocess {
         let fail = |reason| Err(InvalidPreprocess(reason));
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
             if values.len() != 1 && values.len() != channels {
-                return fail(format!("`{name}` must hold 1 or {channels} values, got {}", values.len()));
+                return fail(format!(
+                    "`{name}` must hold 1 or {channels} values, got {}",
+                    values.len()
+                ));
             }
             if values.iter().any(|v| !v.is_finite()) {
                 return fail(format!("`{name}` must be finite, got {values:?}"));

@@ -108,9 +108,13 @@ fn a_folder_of_images_becomes_planes_with_the_folders_as_classes() {
 
 #[test]
 fn labels_beyond_the_models_classes_are_named() {
-    let data = pair(&npy("|u1", false, "(2, 1)", &[0; 2]), &npy("|u1", false, "(2,)", &[0, 7])).unwrap();
+    let data =
+        pair(&npy("|u1", false, "(2, 1)", &[0; 2]), &npy("|u1", false, "(2,)", &[0, 7])).unwrap();
     let error = data.labels_of(3).unwrap_err().to_string();
-    assert!(error.ends_with("label of sample 1 must be below 3, the model's classes, got 7"), "{error}");
+    assert!(
+        error.ends_with("label of sample 1 must be below 3, the model's classes, got 7"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod model;
 mod profile;
 mod schema;
 
-pub use model::{Energy, EnergyError, LayerCost, LayerWork, StageCost, Widths, Workload, policy_cost};
+pub use model::{
+    Energy, EnergyError, LayerCost, LayerWork, StageCost, Widths, Workload, policy_cost,
+};
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{
     Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Scope, Style,

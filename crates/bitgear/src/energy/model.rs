@@ -113,7 +113,9 @@ pub struct StageCost {
 #[non_exhaustive]
 pub enum EnergyError {
     /// No mode covers the widths.
-    #[error("layer `{layer}`: no mode of profile `{profile}` covers {weights}-bit weights with {activations}-bit activations")]
+    #[error(
+        "layer `{layer}`: no mode of profile `{profile}` covers {weights}-bit weights with {activations}-bit activations"
+    )]
     NoMode {
         /// The layer.
         layer: String,
@@ -133,7 +135,9 @@ pub enum EnergyError {
         key: String,
     },
     /// Bottom-up profiles need an on-chip memory model.
-    #[error("profile `{0}` has style `bottom_up`, which can be read but not evaluated yet; use a `chip_total` profile")]
+    #[error(
+        "profile `{0}` has style `bottom_up`, which can be read but not evaluated yet; use a `chip_total` profile"
+    )]
     BottomUp(String),
 }
 
@@ -252,7 +256,10 @@ impl<'a> Pricing<'a> {
             .filter(|m| needed(m) && m.a_bits >= activations)
             .min_by_key(|m| u32::from(m.w_bits) * u32::from(m.a_bits))
             .ok_or_else(no_mode)?;
-        let full = mode.e_mac_pj.known().ok_or_else(|| self.unknown(format!("mode.{}.e_mac_pj", mode.id)))?;
+        let full = mode
+            .e_mac_pj
+            .known()
+            .ok_or_else(|| self.unknown(format!("mode.{}.e_mac_pj", mode.id)))?;
         let share = f64::from(widest) / f64::from(mode.w_bits.max(mode.a_bits));
         Ok(Setting {
             mode: mode.id.clone(),
@@ -338,10 +345,18 @@ impl<'a> Pricing<'a> {
         self.onchip_bits().is_some_and(|capacity| weights + live <= capacity)
     }
 
-    fn offchip_uj(&self, point: &[Widths], layer: usize, resident: bool) -> Result<f64, EnergyError> {
-        let Some(memory) = self.offchip() else { return Ok(0.0) };
+    fn offchip_uj(
+        &self,
+        point: &[Widths],
+        layer: usize,
+        resident: bool,
+    ) -> Result<f64, EnergyError> {
+        let Some(memory) = self.offchip() else {
+            return Ok(0.0);
+        };
         let work = &self.workload.layers[layer];
-        let spills = self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity);
+        let spills =
+            self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity);
         let (mut read, mut written) = (0.0, 0.0);
         if !resident {
             read += self.weight_bits(point, layer);
@@ -358,7 +373,8 @@ impl<'a> Pricing<'a> {
                 return Ok(0.0);
             }
             let pj = value.and_then(Quantity::known);
-            pj.map(|pj| bits * pj * 1e-6).ok_or_else(|| self.unknown(format!("memory.{}.{key}", memory.name)))
+            pj.map(|pj| bits * pj * 1e-6)
+                .ok_or_else(|| self.unknown(format!("memory.{}.{key}", memory.name)))
         };
         Ok(energy(read, memory.read_pj_per_bit, "read_pj_per_bit")?
             + energy(written, memory.write_pj_per_bit, "write_pj_per_bit")?)
@@ -371,7 +387,9 @@ impl<'a> Pricing<'a> {
                 return Ok(0.0);
             };
             let energy = found.energy_nj.and_then(Quantity::known);
-            energy.map(|nj| nj * 1e-3).ok_or_else(|| self.unknown(format!("transition.{kind:?}.energy_nj")))
+            energy
+                .map(|nj| nj * 1e-3)
+                .ok_or_else(|| self.unknown(format!("transition.{kind:?}.energy_nj")))
         };
         let voltage = match self.profile.matching.voltage_transition {
             VoltageTransition::Onchip => Some(TransitionKind::VoltageOnchip),

@@ -51,7 +51,9 @@ pub struct NotCounted(pub String);
 #[non_exhaustive]
 pub enum ProfileError {
     /// No such profile.
-    #[error("no accelerator profile `{id}`: neither shipped ({shipped}) nor a readable file: {reason}")]
+    #[error(
+        "no accelerator profile `{id}`: neither shipped ({shipped}) nor a readable file: {reason}"
+    )]
     NotFound {
         /// What was asked for.
         id: String,
@@ -98,14 +100,17 @@ impl AcceleratorProfile {
     }
 
     fn parse_text(text: &str) -> Result<Self, String> {
-        let mut table: Table = text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())?;
+        let mut table: Table =
+            text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())?;
         let mut not_counted = Vec::new();
         for (key, value) in &mut table {
             match value {
                 Value::Table(block) => strip_provenance(key, block, &mut not_counted)?,
                 Value::Array(blocks) => {
                     for (index, block) in blocks.iter_mut().enumerate() {
-                        let block = block.as_table_mut().ok_or_else(|| format!("`{key}` must hold tables"))?;
+                        let block = block
+                            .as_table_mut()
+                            .ok_or_else(|| format!("`{key}` must hold tables"))?;
                         strip_provenance(&format!("{key}[{index}]"), block, &mut not_counted)?;
                     }
                 }
@@ -136,7 +141,9 @@ impl AcceleratorProfile {
 
     fn check(&self, leakage_mw: f64) -> Result<(), String> {
         if self.modes.is_empty() == self.mac_table.is_none() {
-            return Err("expected either `[[mode]]` or `[mac_table]`, exactly one of them".to_owned());
+            return Err(
+                "expected either `[[mode]]` or `[mac_table]`, exactly one of them".to_owned()
+            );
         }
         self.check_scope(leakage_mw)?;
         let positive = |name: &str, value: f64| match value {
@@ -146,7 +153,10 @@ impl AcceleratorProfile {
         for mode in &self.modes {
             let widths = [mode.w_bits, mode.a_bits];
             if widths.iter().any(|b| !(1..=16).contains(b)) {
-                return Err(format!("mode `{}`: widths must be 1 to 16 bits, got {widths:?}", mode.id));
+                return Err(format!(
+                    "mode `{}`: widths must be 1 to 16 bits, got {widths:?}",
+                    mode.id
+                ));
             }
             if let Some(e) = mode.e_mac_pj.known() {
                 positive(&format!("mode.{}.e_mac_pj", mode.id), e)?;
@@ -160,14 +170,19 @@ impl AcceleratorProfile {
         if let Some(table) = &self.mac_table {
             let (rows, columns) = (table.a_bits.len(), table.w_bits.len());
             if table.e_mac_pj.len() != rows || table.e_mac_pj.iter().any(|r| r.len() != columns) {
-                return Err(format!("`mac_table.e_mac_pj` must have {rows} rows of {columns} numbers"));
+                return Err(format!(
+                    "`mac_table.e_mac_pj` must have {rows} rows of {columns} numbers"
+                ));
             }
             for &e in table.e_mac_pj.iter().flatten() {
                 positive("mac_table.e_mac_pj", e)?;
             }
         }
         for memory in &self.memories {
-            for (key, value) in [("read_pj_per_bit", memory.read_pj_per_bit), ("write_pj_per_bit", memory.write_pj_per_bit)] {
+            for (key, value) in [
+                ("read_pj_per_bit", memory.read_pj_per_bit),
+                ("write_pj_per_bit", memory.write_pj_per_bit),
+            ] {
                 if let Some(e) = value.and_then(super::Quantity::known) {
                     positive(&format!("memory.{}.{key}", memory.name), e)?;
                 }
@@ -179,9 +194,9 @@ impl AcceleratorProfile {
             VoltageTransition::None => None,
         };
         match needed {
-            Some(kind) if !self.transitions.iter().any(|t| t.kind == kind) => {
-                Err(format!("`voltage_transition` names {kind:?}, but no `[[transition]]` gives its cost"))
-            }
+            Some(kind) if !self.transitions.iter().any(|t| t.kind == kind) => Err(format!(
+                "`voltage_transition` names {kind:?}, but no `[[transition]]` gives its cost"
+            )),
             _ => Ok(()),
         }
     }
@@ -196,9 +211,12 @@ impl AcceleratorProfile {
         if self.scope.leakage && leakage_mw > 0.0 {
             return Err(format!("`static.leakage_mw` = {leakage_mw}: {trap}"));
         }
-        let twice = |m: &&Memory| !m.in_mac_energy && m.size_bytes.is_some() && self.scope.onchip_sram;
+        let twice =
+            |m: &&Memory| !m.in_mac_energy && m.size_bytes.is_some() && self.scope.onchip_sram;
         match self.memories.iter().find(twice) {
-            Some(memory) => Err(format!("memory `{}` with `in_mac_energy = false`: {trap}", memory.name)),
+            Some(memory) => {
+                Err(format!("memory `{}` with `in_mac_energy = false`: {trap}", memory.name))
+            }
             None => Ok(()),
         }
     }
@@ -210,7 +228,11 @@ fn one_line(error: &toml::de::Error) -> String {
 }
 
 /// Checks that a block with numbers has grade and source, removes both, and notes what is unknown.
-fn strip_provenance(name: &str, block: &mut Table, not_counted: &mut Vec<NotCounted>) -> Result<(), String> {
+fn strip_provenance(
+    name: &str,
+    block: &mut Table,
+    not_counted: &mut Vec<NotCounted>,
+) -> Result<(), String> {
     let numeric = |v: &Value| match v {
         Value::Integer(_) | Value::Float(_) | Value::Array(_) => true,
         Value::String(s) => s == "unknown",

@@ -82,11 +82,7 @@ impl<'m> Engine<'m> {
             .map(|step| {
                 let bits = model.maps[step.input].scale().bits;
                 let class = kernels.class(&step.shape, &step.codes, bits);
-                Layer {
-                    packed: pack(class, step),
-                    terms: terms(model, step, bits),
-                    class,
-                }
+                Layer { packed: pack(class, step), terms: terms(model, step, bits), class }
             })
             .collect();
         Self { model, kernels, layers, idle: Mutex::default() }
@@ -99,7 +95,10 @@ impl<'m> Engine<'m> {
 
     /// How each MAC layer's multiply-accumulates are done: (name, class).
     pub fn classes(&self) -> impl Iterator<Item = (&str, Class)> {
-        self.model.mac_steps().zip(&self.layers).map(|(step, layer)| (step.name.as_str(), layer.class))
+        self.model
+            .mac_steps()
+            .zip(&self.layers)
+            .map(|(step, layer)| (step.name.as_str(), layer.class))
     }
 
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the

@@ -182,7 +182,11 @@ impl IntegerModel {
 
     /// The MAC layers in execution order.
     pub fn mac_steps(&self) -> impl Iterator<Item = &MacStep> {
-        self.steps.iter().filter_map(|step| if let Step::Mac(mac) = step { Some(mac) } else { None })
+        self.steps.iter().filter_map(
+            |step| {
+                if let Step::Mac(mac) = step { Some(mac) } else { None }
+            },
+        )
     }
 }
 

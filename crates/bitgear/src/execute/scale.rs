@@ -72,7 +72,6 @@ mod tests {
         }
     }
 
-
     #[test]
     fn zero_is_a_code_except_for_signs() {
         for signed in [false, true] {

@@ -46,12 +46,15 @@ impl IntegerModel {
         at("scores".to_owned(), self.check_scores())?;
         let input_len = self.input_shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
         for &map in &self.inputs {
-            at("input".to_owned(), self.codes(map).and_then(|(layout, _)| {
-                let len = layout.height * layout.width * layout.channels;
-                ensure(Some(len) == input_len, || {
-                    format!("map {map} must hold {input_len:?} values, got {len}")
-                })
-            }))?;
+            at(
+                "input".to_owned(),
+                self.codes(map).and_then(|(layout, _)| {
+                    let len = layout.height * layout.width * layout.channels;
+                    ensure(Some(len) == input_len, || {
+                        format!("map {map} must hold {input_len:?} values, got {len}")
+                    })
+                }),
+            )?;
         }
         for (index, step) in self.steps.iter().enumerate() {
             at(format!("step {index}"), self.check_step(step))?;
@@ -91,14 +94,16 @@ impl IntegerModel {
                 ensure(bias.len() == out.channels, || {
                     format!("expected {} biases, got {}", out.channels, bias.len())
                 })?;
-                let mut largest = i128::from(bias.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0));
+                let mut largest =
+                    i128::from(bias.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0));
                 for (map, multipliers) in operands {
                     let (layout, bits) = self.codes(*map)?;
                     self.check_broadcast(&layout, &out)?;
                     ensure(multipliers.len() == out.channels, || {
                         format!("expected {} multipliers, got {}", out.channels, multipliers.len())
                     })?;
-                    let multiplier = multipliers.iter().map(|m| m.unsigned_abs()).max().unwrap_or(0);
+                    let multiplier =
+                        multipliers.iter().map(|m| m.unsigned_abs()).max().unwrap_or(0);
                     largest += i128::from(multiplier) * i128::from(bits.code_max());
                 }
                 self.check_terms(largest, outputs, operands.iter().map(|o| o.0))
@@ -119,7 +124,9 @@ impl IntegerModel {
             }
             Step::MaxPool { input, window, output } => {
                 let ((from, bits), (to, to_bits)) = (self.codes(*input)?, self.codes(*output)?);
-                ensure(input != output && bits == to_bits, || "operand and result differ".to_owned())?;
+                ensure(input != output && bits == to_bits, || {
+                    "operand and result differ".to_owned()
+                })?;
                 check_window(window, &from, &to)
             }
             Step::Lookup { input, table, output } => {
@@ -166,7 +173,8 @@ impl IntegerModel {
             let size = [layout.height, layout.width][axis];
             let out = [shape.out_height, shape.out_width][axis];
             let (before, after) = (layout.pads[axis], layout.pads[axis + 2]);
-            let last = (out - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis];
+            let last =
+                (out - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis];
             ensure(shape.pads[axis] <= before && last < shape.pads[axis] + size + after, || {
                 "window leaves the operand's halo".to_owned()
             })?;

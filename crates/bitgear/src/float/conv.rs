@@ -6,7 +6,13 @@ use faer::{Accum, MatMut, MatRef, Par};
 use crate::graph::{Conv, Linear};
 
 /// `out` (O, H, W) of an `input` of (C, H, W).
-pub(super) fn conv(conv: &Conv, shape: &[usize], input: &[f32], out_shape: &[usize], out: &mut [f32]) {
+pub(super) fn conv(
+    conv: &Conv,
+    shape: &[usize],
+    input: &[f32],
+    out_shape: &[usize],
+    out: &mut [f32],
+) {
     let (outputs, pixels) = (out_shape[0], out_shape[1] * out_shape[2]);
     let weight = conv.weight.values();
     let per_group = outputs / conv.groups;
@@ -54,7 +60,9 @@ fn depthwise(
     let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
     for y in 0..out_height {
         for ky in 0..kh {
-            let Some(row) = source(conv, 0, y, ky, height) else { continue };
+            let Some(row) = source(conv, 0, y, ky, height) else {
+                continue;
+            };
             for kx in 0..kw {
                 let weight = weight[ky * kw + kx];
                 for x in 0..out_width {

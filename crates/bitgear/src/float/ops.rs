@@ -8,7 +8,13 @@ pub fn activation(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Relu => x.max(0.0),
         Activation::Clip { low, high } => x.clamp(f64::from(low), f64::from(high)),
-        Activation::LeakyRelu { alpha } => if x < 0.0 { x * f64::from(alpha) } else { x },
+        Activation::LeakyRelu { alpha } => {
+            if x < 0.0 {
+                x * f64::from(alpha)
+            } else {
+                x
+            }
+        }
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::HardSigmoid { alpha, beta } => {
             (x * f64::from(alpha) + f64::from(beta)).clamp(0.0, 1.0)
@@ -46,7 +52,8 @@ pub(super) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], o
             out[i] = pixels.map(|at| input[at]).fold(f32::NEG_INFINITY, f32::max);
         }),
         Op::AveragePool { pool, count_padding } => windows(pool, in_shape, shape, |i, pixels| {
-            let (sum, count) = pixels.fold((0.0, 0), |(sum, count), at| (sum + input[at], count + 1));
+            let (sum, count) =
+                pixels.fold((0.0, 0), |(sum, count), at| (sum + input[at], count + 1));
             let divisor = if *count_padding { pool.kernel[0] * pool.kernel[1] } else { count };
             out[i] = sum / divisor as f32;
         }),

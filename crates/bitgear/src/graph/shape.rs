@@ -35,7 +35,10 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
         }
         Op::Affine { axis, scale, shift } => match input.get(*axis) {
             Some(&n) if n == scale.len() && n == shift.len() => Ok(input.to_vec()),
-            _ => Err(format!("expected {} channels on axis {axis}, got shape {input:?}", scale.len())),
+            _ => Err(format!(
+                "expected {} channels on axis {axis}, got shape {input:?}",
+                scale.len()
+            )),
         },
         Op::Activation(_) | Op::Reshape => Ok(input.to_vec()),
         Op::Binary(_) => broadcast(input, inputs[1]),
@@ -44,10 +47,11 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
             if axes.iter().any(|&axis| axis >= input.len()) {
                 return Err(format!("axes {axes:?} of shape {input:?}"));
             }
-            let kept = input.iter().enumerate().filter_map(|(axis, &n)| match axes.contains(&axis) {
-                false => Some(n),
-                true => keep.then_some(1),
-            });
+            let kept =
+                input.iter().enumerate().filter_map(|(axis, &n)| match axes.contains(&axis) {
+                    false => Some(n),
+                    true => keep.then_some(1),
+                });
             Ok(kept.collect())
         }
         Op::Transpose { permutation } => {
@@ -65,7 +69,8 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
                 if other.len() != shape.len() || !shape.iter().zip(*other).enumerate().all(same) {
                     return Err(format!("cannot join {input:?} and {other:?} along axis {axis}"));
                 }
-                *shape.get_mut(*axis).ok_or_else(|| format!("axis {axis} of {input:?}"))? += other[*axis];
+                *shape.get_mut(*axis).ok_or_else(|| format!("axis {axis} of {input:?}"))? +=
+                    other[*axis];
             }
             Ok(shape)
         }
@@ -115,7 +120,13 @@ fn pool_shape(pool: &Pool, input: &[usize]) -> Result<Vec<usize>, String> {
 }
 
 /// Number of positions of a window.
-fn window(size: usize, kernel: usize, stride: usize, dilation: usize, pads: usize) -> Result<usize, String> {
+fn window(
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    pads: usize,
+) -> Result<usize, String> {
     if kernel == 0 || stride == 0 || dilation == 0 || size == 0 {
         return Err("sizes, strides and dilations must be positive".to_owned());
     }

@@ -103,12 +103,15 @@ fn fold(graph: &mut Graph) {
 /// Takes a scale and shift into the layer before. Says whether that was possible.
 fn fold_affine(source: &mut Node, axis: usize, scale: &[f32], shift: &[f32]) -> bool {
     let scaled = |value: f32, c: usize| (f64::from(value) * f64::from(scale[c])) as f32;
-    let moved =
-        |value: f32, c: usize| (f64::from(value) * f64::from(scale[c]) + f64::from(shift[c])) as f32;
+    let moved = |value: f32, c: usize| {
+        (f64::from(value) * f64::from(scale[c]) + f64::from(shift[c])) as f32
+    };
     let (weight, bias) = match &mut source.op {
         Op::Conv(conv) if axis == 0 => (&mut conv.weight, &mut conv.bias),
         // The channel of a fully connected layer's result is its last axis.
-        Op::Linear(linear) if linear.bias.len() == scale.len() => (&mut linear.weight, &mut linear.bias),
+        Op::Linear(linear) if linear.bias.len() == scale.len() => {
+            (&mut linear.weight, &mut linear.bias)
+        }
         Op::Affine { axis: before, scale: first, shift: offset } if *before == axis => {
             for c in 0..scale.len() {
                 (first[c], offset[c]) = (scaled(first[c], c), moved(offset[c], c));

@@ -87,10 +87,18 @@ impl Constant {
         let out_of_range = || "index outside the tensor".to_owned();
         let values = match &self.values {
             Values::Floats(v) => Values::Floats(
-                indices.iter().map(|&i| v.get(i).copied()).collect::<Option<_>>().ok_or_else(out_of_range)?,
+                indices
+                    .iter()
+                    .map(|&i| v.get(i).copied())
+                    .collect::<Option<_>>()
+                    .ok_or_else(out_of_range)?,
             ),
             Values::Ints(v) => Values::Ints(
-                indices.iter().map(|&i| v.get(i).copied()).collect::<Option<_>>().ok_or_else(out_of_range)?,
+                indices
+                    .iter()
+                    .map(|&i| v.get(i).copied())
+                    .collect::<Option<_>>()
+                    .ok_or_else(out_of_range)?,
             ),
         };
         Ok(Self { shape, values })
@@ -114,12 +122,15 @@ impl Constant {
         let values = match tensor.data_type {
             data_type::FLOAT => Values::Floats(decode(raw, &tensor.float_data, f32::from_le_bytes)),
             data_type::DOUBLE => Values::Floats(
-                decode(raw, &tensor.double_data, f64::from_le_bytes).iter().map(|&v| v as f32).collect(),
+                decode(raw, &tensor.double_data, f64::from_le_bytes)
+                    .iter()
+                    .map(|&v| v as f32)
+                    .collect(),
             ),
             data_type::INT64 => known(decode(raw, &tensor.int64_data, i64::from_le_bytes)),
-            data_type::INT32 => {
-                known(decode(raw, &tensor.int32_data, i32::from_le_bytes).into_iter().map(i64::from))
-            }
+            data_type::INT32 => known(
+                decode(raw, &tensor.int32_data, i32::from_le_bytes).into_iter().map(i64::from),
+            ),
             data_type::UINT8 | data_type::BOOL => {
                 let wide: Vec<u8> = tensor.int32_data.iter().map(|&v| v as u8).collect();
                 known(decode(raw, &wide, |[b]: [u8; 1]| b).into_iter().map(i64::from))
@@ -132,7 +143,11 @@ impl Constant {
         };
         let constant = Self { shape, values };
         if constant.len() != len {
-            return Err(format!("expected {len} values for shape {:?}, got {}", constant.shape, constant.len()));
+            return Err(format!(
+                "expected {len} values for shape {:?}, got {}",
+                constant.shape,
+                constant.len()
+            ));
         }
         Ok(constant)
     }
@@ -152,8 +167,13 @@ fn decode<T: Copy, const N: usize>(raw: &[u8], typed: &[T], from: impl Fn([u8; N
 }
 
 /// Data kept in a file beside the model, which must not lead out of its folder.
-fn read_external(tensor: &TensorProto, folder: Option<&Path>, len: usize) -> Result<Vec<u8>, String> {
-    let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+fn read_external(
+    tensor: &TensorProto,
+    folder: Option<&Path>,
+    len: usize,
+) -> Result<Vec<u8>, String> {
+    let entry =
+        |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
     let location = entry("location").ok_or("external data without a location")?;
     let folder = folder.ok_or("external data can be read only beside a model file")?;
     let relative = Path::new(location);
@@ -161,7 +181,9 @@ fn read_external(tensor: &TensorProto, folder: Option<&Path>, len: usize) -> Res
         return Err(format!("external data `{location}` lies outside the model's folder"));
     }
     let number = |key: &str| {
-        entry(key).map(|v| v.parse::<u64>().map_err(|_| format!("external data: bad {key} `{v}`"))).transpose()
+        entry(key)
+            .map(|v| v.parse::<u64>().map_err(|_| format!("external data: bad {key} `{v}`")))
+            .transpose()
     };
     let fail = |e: std::io::Error| format!("cannot read external data `{location}`: {e}");
     let mut file = File::open(folder.join(relative)).map_err(fail)?;

@@ -1,8 +1,11 @@
 //! Reading trained classifiers from ONNX files. The only place that knows ONNX.
 
 mod constant;
+mod export;
 mod import;
 pub mod proto;
+
+pub use export::{ExportError, export_qdq};
 
 use std::fmt;
 use std::path::Path;

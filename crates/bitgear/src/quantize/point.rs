@@ -84,7 +84,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_the_expected_form() {
-        for text in ["", "w", "w4", "w4a", "w0a4", "w17a4", "w4a+4", "w04a4", "a4w4", "w4a4 ", "W4A4"] {
+        for text in
+            ["", "w", "w4", "w4a", "w0a4", "w17a4", "w4a+4", "w04a4", "a4w4", "w4a4 ", "W4A4"]
+        {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }
         insta::assert_snapshot!("w0a4".parse::<Point>().unwrap_err(), @"operating point must be `wWaA` with bit-widths W and A from 1 to 16, such as `w4a4`, got `w0a4`");

@@ -27,8 +27,7 @@ const SCALE_FLOOR: f64 = 1.0 / 4096.0;
 /// Channels whose weights are all zero get code 0, or +1 at 1 bit with the smallest scale.
 pub fn quantize_plain(weights: &[f32], channels: usize, bits: BitWidth) -> QuantizedWeights {
     let row = weights.len() / channels;
-    let mut scales: Vec<f64> =
-        weights.chunks_exact(row).map(|row| best_scale(row, bits)).collect();
+    let mut scales: Vec<f64> = weights.chunks_exact(row).map(|row| best_scale(row, bits)).collect();
     let floor = scales.iter().copied().fold(0.0, f64::max) * SCALE_FLOOR;
     let floor = if floor > 0.0 { floor } else { 1.0 };
     for scale in &mut scales {
@@ -60,9 +59,7 @@ fn best_scale(row: &[f32], bits: BitWidth) -> f64 {
     }
     let levels = f64::from(bits.weight_range().1);
     let error = |scale: f64| -> f64 {
-        row.iter()
-            .map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, bits))).powi(2))
-            .sum()
+        row.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, bits))).powi(2)).sum()
     };
     let mut best = (f64::INFINITY, largest / levels);
     if largest > 0.0 {

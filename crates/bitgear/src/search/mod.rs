@@ -12,7 +12,7 @@ mod sweep;
 
 pub use repeated::{Drop, Repeated, repeat};
 
-use crate::energy::{Energy, EnergyError, Widths, AcceleratorProfile, Workload, policy_cost};
+use crate::energy::{AcceleratorProfile, Energy, EnergyError, Widths, Workload, policy_cost};
 use crate::trace::{Random, Trace, View, deal};
 
 /// What kind of point a candidate is.
@@ -190,10 +190,23 @@ impl Candidates {
     /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
     /// Where nothing keeps it, the pool's widest point.
     pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
+        let chosen = self.cross_fit(rows, target, pool, seed);
+        if pool != Pool::Policies {
+            return chosen;
+        }
+        // A static point that is chosen by the same rule is a policy too.
+        let fixed = self.cross_fit(rows, target, Pool::Static, seed);
+        let energy = |choice| self.outcome(choice, rows).energy.chip_uj;
+        if energy(fixed) <= energy(chosen) { fixed } else { chosen }
+    }
+
+    /// The cheapest choice under the loosest bound that keeps the target in cross-fitting.
+    fn cross_fit(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
         let all = self.mask(rows);
         let plain = self.best(&all, &[target], pool)[0];
         // The scale of chance: standard error of the paired drop of what a naive search takes.
-        let flips = rows.iter().filter(|&&row| self.answer(plain, row).0 != self.reference[row]).count();
+        let flips =
+            rows.iter().filter(|&&row| self.answer(plain, row).0 != self.reference[row]).count();
         let n = rows.len() as f64;
         let error = ((flips.max(1)) as f64).sqrt() / n;
         let bounds = TIGHTENING.map(|t| target - t * error);
@@ -243,7 +256,9 @@ impl Candidates {
     /// no gate between these two stages is better. Without a second stage the choice's own.
     pub fn oracle_energy(&self, choice: Choice, rows: &[usize]) -> Energy {
         let stages = self.stage_energies(choice);
-        let Some((_, high)) = choice.escalation else { return stages[0] };
+        let Some((_, high)) = choice.escalation else {
+            return stages[0];
+        };
         let (low, high) = (&self.candidates[choice.low], &self.candidates[high]);
         let gained = rows.iter().filter(|&&row| !low.correct[row] && high.correct[row]).count();
         stages[0].plus(stages[1].times(gained as f64 / rows.len().max(1) as f64))

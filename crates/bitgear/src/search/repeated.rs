@@ -62,7 +62,8 @@ pub fn repeat(
     let count = n as f64;
     let drop = |values: Vec<f64>| {
         let mean = values.iter().sum::<f64>() / count;
-        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        let variance =
+            values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
         Drop { mean, standard_error: (variance / count).sqrt() }
     };
     let saving = |energy: fn(&Energy) -> f64, other: usize| {
@@ -73,7 +74,10 @@ pub fn repeat(
     Repeated {
         n,
         policy: drop(outcomes.iter().map(|(p, _)| p.drop).collect()),
-        others: all.clone().map(|i| drop(outcomes.iter().map(|(_, o)| o[i].drop).collect())).collect(),
+        others: all
+            .clone()
+            .map(|i| drop(outcomes.iter().map(|(_, o)| o[i].drop).collect()))
+            .collect(),
         savings: all.clone().map(|i| saving(|e| e.chip_uj, i)).collect(),
         savings_total: all.map(|i| saving(|e| e.total_uj(), i)).collect(),
     }

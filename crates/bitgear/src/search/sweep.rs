@@ -17,18 +17,21 @@ impl Candidates {
             .iter()
             .map(|candidate| {
                 let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
-                rows.map(|row| i64::from(self.reference[row]) - i64::from(candidate.correct[row])).sum()
+                rows.map(|row| i64::from(self.reference[row]) - i64::from(candidate.correct[row]))
+                    .sum()
             })
             .collect();
         let widest = self.widest(&members);
-        let mut best = vec![(f64::INFINITY, Choice { low: widest, escalation: None }); bounds.len()];
+        let mut best =
+            vec![(f64::INFINITY, Choice { low: widest, escalation: None }); bounds.len()];
         let mut offer = |index: usize, energy: f64, choice: Choice| {
             if energy < best[index].0 {
                 best[index] = (energy, choice);
             }
         };
         // The largest sum of drops that keeps each bound.
-        let limits: Vec<i64> = bounds.iter().map(|bound| (bound * n + 1e-9).floor() as i64).collect();
+        let limits: Vec<i64> =
+            bounds.iter().map(|bound| (bound * n + 1e-9).floor() as i64).collect();
         for &low in &members {
             for (index, &limit) in limits.iter().enumerate() {
                 if drops[low] <= limit {
@@ -42,8 +45,10 @@ impl Candidates {
             for &low in &members {
                 for &high in members.iter().filter(|&&high| high != low) {
                     let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
-                    for (index, found) in
-                        self.thresholds(mask, [low, high], drops[high], &limits, loosest).iter().enumerate()
+                    for (index, found) in self
+                        .thresholds(mask, [low, high], drops[high], &limits, loosest)
+                        .iter()
+                        .enumerate()
                     {
                         if let Some((accepted, accept_at)) = *found {
                             let rate = (mask.count - accepted) as f64 / n;

@@ -32,7 +32,13 @@ fn candidates(trace: &Trace) -> Candidates {
         })
         .collect();
     let layer = LayerWork {
-        name: "layer".to_owned(), macs: 1_000_000, weights: 10, biases: 1, inputs: 10, outputs: 2, residual: 0,
+        name: "layer".to_owned(),
+        macs: 1_000_000,
+        weights: 10,
+        biases: 1,
+        inputs: 10,
+        outputs: 2,
+        residual: 0,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
     Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }).unwrap()
@@ -89,6 +95,20 @@ proptest! {
         // Where no static point keeps the bound, a policy that does may cost more.
         prop_assume!(fixed.drop <= bound);
         prop_assert!(outcome(Pool::Policies).energy.chip_uj <= fixed.energy.chip_uj + 1e-12);
+    }
+}
+
+#[test]
+fn where_a_static_point_is_cheapest_it_is_the_policy() {
+    for seed in 0..20 {
+        let trace = trace(200, 4, seed);
+        let candidates = candidates(&trace);
+        let rows: Vec<usize> = (0..200).collect();
+        let energy = |pool| {
+            let choice = candidates.choose(&rows, 0.05, pool, seed);
+            candidates.outcome(choice, &rows).energy.chip_uj
+        };
+        assert!(energy(Pool::Policies) <= energy(Pool::Static), "seed {seed}");
     }
 }
 

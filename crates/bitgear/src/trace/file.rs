@@ -40,15 +40,26 @@ const CLASSES: &str = "bitgear.classes";
 /// # Errors
 ///
 /// When the file can't be written.
-pub fn write(trace: &Trace, path: &Path, provenance: &[(String, String)]) -> Result<(), TraceError> {
+pub fn write(
+    trace: &Trace,
+    path: &Path,
+    provenance: &[(String, String)],
+) -> Result<(), TraceError> {
     let temporary = path.with_extension("parquet.tmp");
     let file = File::create(&temporary).map_err(|e| TraceError::io(&temporary, e))?;
     write_to(trace, file, provenance).map_err(|e| TraceError::invalid(path, e))?;
     fs::rename(&temporary, path).map_err(|e| TraceError::io(path, e))
 }
 
-fn write_to(trace: &Trace, file: File, provenance: &[(String, String)]) -> Result<(), ParquetError> {
-    let own = [(VERSION.0.to_owned(), VERSION.1.to_owned()), (CLASSES.to_owned(), trace.classes.to_string())];
+fn write_to(
+    trace: &Trace,
+    file: File,
+    provenance: &[(String, String)],
+) -> Result<(), ParquetError> {
+    let own = [
+        (VERSION.0.to_owned(), VERSION.1.to_owned()),
+        (CLASSES.to_owned(), trace.classes.to_string()),
+    ];
     let metadata = own
         .iter()
         .chain(provenance)
@@ -65,7 +76,8 @@ fn write_to(trace: &Trace, file: File, provenance: &[(String, String)]) -> Resul
         let Answers { predicted, margins, scores, score_classes } = &block.answers;
         let repeated = |text: &str| vec![ByteArray::from(text); rows];
         let signed = |values: &[u32]| values.iter().map(|&v| v as i32).collect::<Vec<i32>>();
-        let splits: Vec<ByteArray> = trace.splits.iter().map(|s| ByteArray::from(s.name())).collect();
+        let splits: Vec<ByteArray> =
+            trace.splits.iter().map(|s| ByteArray::from(s.name())).collect();
         let samples: Vec<i64> = trace.samples.iter().map(|&s| s as i64).collect();
         let real: Vec<f64> = margins.iter().map(|&m| f64::from(m) * block.score_scale).collect();
         let mut group = writer.next_row_group()?;
@@ -91,12 +103,14 @@ fn column<T: parquet::data_type::DataType>(
     values: &[T::T],
     rows: Option<usize>,
 ) -> Result<(), ParquetError> {
-    let mut writer = group.next_column()?.ok_or_else(|| ParquetError::EOF("no such column".to_owned()))?;
+    let mut writer =
+        group.next_column()?.ok_or_else(|| ParquetError::EOF("no such column".to_owned()))?;
     let levels = rows.map(|rows| {
         let len = values.len() / rows.max(1);
         // An empty list is one entry without a value.
         let definition = vec![i16::from(len > 0); rows * len.max(1)];
-        let repetition: Vec<i16> = (0..rows * len.max(1)).map(|i| i16::from(i % len.max(1) > 0)).collect();
+        let repetition: Vec<i16> =
+            (0..rows * len.max(1)).map(|i| i16::from(i % len.max(1) > 0)).collect();
         (definition, repetition)
     });
     let (definition, repetition) = match &levels {
@@ -136,9 +150,15 @@ fn read_from(file: File) -> Result<Trace, String> {
         all.iter().find(|entry| entry.key == key)?.value.as_deref()
     };
     if value(VERSION.0) != Some(VERSION.1) {
-        return Err(format!("expected `{}` = {}, got {:?}", VERSION.0, VERSION.1, value(VERSION.0)));
+        return Err(format!(
+            "expected `{}` = {}, got {:?}",
+            VERSION.0,
+            VERSION.1,
+            value(VERSION.0)
+        ));
     }
-    let classes = value(CLASSES).and_then(|v| v.parse().ok()).ok_or("number of classes is missing")?;
+    let classes =
+        value(CLASSES).and_then(|v| v.parse().ok()).ok_or("number of classes is missing")?;
     if metadata.schema_descr().num_columns() != COLUMNS {
         return Err(format!("expected {COLUMNS} columns"));
     }
@@ -149,7 +169,9 @@ fn read_from(file: File) -> Result<Trace, String> {
         match &mut trace {
             None => trace = Some(one),
             Some(trace) => {
-                if (&trace.samples, &trace.splits, &trace.labels) != (&one.samples, &one.splits, &one.labels) {
+                if (&trace.samples, &trace.splits, &trace.labels)
+                    != (&one.samples, &one.splits, &one.labels)
+                {
                     return Err(format!("row group {index} holds other samples than the first"));
                 }
                 trace.blocks.extend(one.blocks);
@@ -182,7 +204,11 @@ fn read_block(group: &dyn RowGroupReader, classes: usize) -> Result<Trace, Strin
         .collect::<Result<_, _>>()?;
     let single = |values: Vec<String>| -> Result<String, String> {
         let first = values[0].clone();
-        if values.iter().all(|v| *v == first) { Ok(first) } else { Err("mixed row group".to_owned()) }
+        if values.iter().all(|v| *v == first) {
+            Ok(first)
+        } else {
+            Err("mixed row group".to_owned())
+        }
     };
     let view = single(texts(group, 4, rows)?)?;
     let view = View::from_name(&view).ok_or_else(|| format!("unknown view `{view}`"))?;
@@ -203,7 +229,9 @@ fn read_block(group: &dyn RowGroupReader, classes: usize) -> Result<Trace, Strin
 macro_rules! values {
     ($group:expr, $column:expr, $rows:expr, $list:expr, $kind:path) => {{
         let reader = $group.get_column_reader($column).map_err(|e| e.to_string())?;
-        let $kind(mut reader) = reader else { return Err(format!("column {} has another type", $column)) };
+        let $kind(mut reader) = reader else {
+            return Err(format!("column {} has another type", $column));
+        };
         let mut values = Vec::new();
         let (mut definition, mut repetition) = (Vec::new(), Vec::new());
         let (definition, repetition) =
@@ -217,7 +245,12 @@ macro_rules! values {
     }};
 }
 
-fn ints(group: &dyn RowGroupReader, column: usize, rows: usize, list: bool) -> Result<Vec<i32>, String> {
+fn ints(
+    group: &dyn RowGroupReader,
+    column: usize,
+    rows: usize,
+    list: bool,
+) -> Result<Vec<i32>, String> {
     values!(group, column, rows, list, ColumnReader::Int32ColumnReader)
 }
 
@@ -240,7 +273,9 @@ mod tests {
     use super::*;
 
     fn trace(classes: usize) -> Trace {
-        let scores = |row: usize| (0..classes).map(|c| ((c * 7 + row * 3) % 11) as i32 - 5).collect::<Vec<_>>();
+        let scores = |row: usize| {
+            (0..classes).map(|c| ((c * 7 + row * 3) % 11) as i32 - 5).collect::<Vec<_>>()
+        };
         let block = |point: &str, view| {
             let mut answers = Answers::default();
             for row in 0..3 {

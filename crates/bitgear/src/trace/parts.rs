@@ -35,7 +35,14 @@ impl Parts {
     }
 
     /// The batch of `samples` samples beginning at row `first`, if it was traced and is whole.
-    pub fn load(&self, point: &str, view: View, first: usize, samples: usize, classes: usize) -> Option<Answers> {
+    pub fn load(
+        &self,
+        point: &str,
+        view: View,
+        first: usize,
+        samples: usize,
+        classes: usize,
+    ) -> Option<Answers> {
         let bytes = fs::read(self.path(point, view, first)).ok()?;
         let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
         if header.metadata().as_ref()?.get(FINGERPRINT)? != &self.fingerprint {
@@ -61,10 +68,18 @@ impl Parts {
     /// # Errors
     ///
     /// When it can't be written.
-    pub fn store(&self, point: &str, view: View, first: usize, answers: &Answers) -> Result<(), TraceError> {
+    pub fn store(
+        &self,
+        point: &str,
+        view: View,
+        first: usize,
+        answers: &Answers,
+    ) -> Result<(), TraceError> {
         let path = self.path(point, view, first);
-        let unsigned = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let signed = |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let unsigned =
+            |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let signed =
+            |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let columns = [
             ("predicted", Dtype::U32, unsigned(&answers.predicted)),
             ("margins", Dtype::I32, signed(&answers.margins)),

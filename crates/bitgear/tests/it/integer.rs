@@ -3,10 +3,10 @@
 use std::convert::Infallible;
 
 use bitgear::execute::{Engine, IntegerModel};
+use bitgear::float;
 use bitgear::graph::Graph;
 use bitgear::quantize::{Point, Ranges, calibrate, quantize};
 use bitgear::tensor::Tensor;
-use bitgear::float;
 use bitgear_core::kernels::Kernels;
 
 use crate::real::{REAL, shared};
@@ -24,15 +24,18 @@ fn point(name: &str) -> Point {
 fn difference(model: &IntegerModel, batch: &Tensor, expected: &Tensor) -> f64 {
     let scores = Engine::new(model, Kernels::detect()).scores(batch);
     let largest = expected.values().iter().fold(0.0_f64, |m, &v| m.max(f64::from(v.abs())));
-    let distances = scores.iter().zip(expected.values()).map(|(&q, &f)| {
-        (f64::from(q) * model.score_scale() - f64::from(f)).abs()
-    });
+    let distances = scores
+        .iter()
+        .zip(expected.values())
+        .map(|(&q, &f)| (f64::from(q) * model.score_scale() - f64::from(f)).abs());
     distances.fold(0.0, f64::max) / largest
 }
 
 #[test]
 fn real_models_lose_little_at_sixteen_bits_and_more_at_eight() {
-    let Some(shared) = shared("real_models_lose_little_at_sixteen_bits_and_more_at_eight") else { return };
+    let Some(shared) = shared("real_models_lose_little_at_sixteen_bits_and_more_at_eight") else {
+        return;
+    };
     for real in REAL {
         let (graph, data) = (real.graph(&shared), real.dataset(&shared));
         let batch = |indices: &[usize]| data.batch(indices, &real.preprocess());
@@ -53,7 +56,9 @@ fn real_models_lose_little_at_sixteen_bits_and_more_at_eight() {
 
 #[test]
 fn every_kernel_set_gives_the_same_scores_at_every_width() {
-    let Some(shared) = shared("every_kernel_set_gives_the_same_scores_at_every_width") else { return };
+    let Some(shared) = shared("every_kernel_set_gives_the_same_scores_at_every_width") else {
+        return;
+    };
     for name in ["mlperftiny_kws_dscnn", "mnist_cnn_zoo"] {
         let real = REAL.iter().find(|r| r.name == name).unwrap();
         let (graph, data) = (real.graph(&shared), real.dataset(&shared));

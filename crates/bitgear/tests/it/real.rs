@@ -19,12 +19,48 @@ const MEAN: &[f32] = &[0.485, 0.456, 0.406];
 const STD: &[f32] = &[0.229, 0.224, 0.225];
 
 pub(crate) const REAL: [Real; 6] = [
-    Real { name: "cifar10_resnet20", data: "cifar10_test_5000", scale: 1.0 / 255.0, mean: MEAN, std: STD },
-    Real { name: "cifar10_resnet32", data: "cifar10_test_5000", scale: 1.0 / 255.0, mean: MEAN, std: STD },
-    Real { name: "mlperftiny_ic_resnet8", data: "cifar10_test_5000", scale: 1.0, mean: &[0.0], std: &[1.0] },
-    Real { name: "mlperftiny_kws_dscnn", data: "speech_commands_600", scale: 1.0, mean: &[83.0], std: &[1.710_267_6] },
-    Real { name: "mnist_cnn_zoo", data: "mnist_test_5000", scale: 1.0 / 255.0, mean: &[0.0], std: &[1.0] },
-    Real { name: "imagenet_efficientnet_lite0", data: "imagenet_sample_a_250", scale: 1.0, mean: &[127.0], std: &[128.0] },
+    Real {
+        name: "cifar10_resnet20",
+        data: "cifar10_test_5000",
+        scale: 1.0 / 255.0,
+        mean: MEAN,
+        std: STD,
+    },
+    Real {
+        name: "cifar10_resnet32",
+        data: "cifar10_test_5000",
+        scale: 1.0 / 255.0,
+        mean: MEAN,
+        std: STD,
+    },
+    Real {
+        name: "mlperftiny_ic_resnet8",
+        data: "cifar10_test_5000",
+        scale: 1.0,
+        mean: &[0.0],
+        std: &[1.0],
+    },
+    Real {
+        name: "mlperftiny_kws_dscnn",
+        data: "speech_commands_600",
+        scale: 1.0,
+        mean: &[83.0],
+        std: &[1.710_267_6],
+    },
+    Real {
+        name: "mnist_cnn_zoo",
+        data: "mnist_test_5000",
+        scale: 1.0 / 255.0,
+        mean: &[0.0],
+        std: &[1.0],
+    },
+    Real {
+        name: "imagenet_efficientnet_lite0",
+        data: "imagenet_sample_a_250",
+        scale: 1.0,
+        mean: &[127.0],
+        std: &[128.0],
+    },
 ];
 
 pub(crate) fn root() -> PathBuf {

@@ -75,8 +75,7 @@ pub(super) fn conv<T: Element>(
                 } else {
                     let mut acc = _mm256_setzero_si256();
                     for (at, weight) in taps {
-                        let product =
-                            _mm256_mullo_epi32(codes(input, at), weights(packed, weight));
+                        let product = _mm256_mullo_epi32(codes(input, at), weights(packed, weight));
                         acc = _mm256_add_epi32(acc, product);
                     }
                     epilogue.eight(acc, lane, [y, x], terms, outputs);

@@ -1,15 +1,14 @@
 //! From accumulators to stored codes, eight channels at a time.
 
 use core::arch::x86_64::{
-    __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm256_add_epi32, _mm256_add_pd, _mm256_castsi256_si128, _mm256_cvtepi32_pd,
-    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32, _mm256_cvtps_epi32,
-    _mm256_cvtps_pd, _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps,
-    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_epi32, _mm256_max_pd,
-    _mm256_min_epi32, _mm256_min_pd, _mm256_mullo_epi32, _mm256_set_m128i, _mm256_set1_epi32,
-    _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_sll_epi32,
-    _mm256_storeu_si256, _mm256_sub_pd, _mm256_sub_ps, _mm_cvtsi32_si128, _mm256_castps256_ps128,
-    _mm256_extractf128_ps,
+    __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_cvtsi32_si128, _mm_loadl_epi64,
+    _mm_loadu_si128, _mm256_add_epi32, _mm256_add_pd, _mm256_castps256_ps128,
+    _mm256_castsi256_si128, _mm256_cvtepi32_pd, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+    _mm256_cvtpd_epi32, _mm256_cvtps_epi32, _mm256_cvtps_pd, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_max_epi32, _mm256_max_pd, _mm256_min_epi32, _mm256_min_pd,
+    _mm256_mullo_epi32, _mm256_set_m128i, _mm256_set1_epi32, _mm256_set1_pd, _mm256_set1_ps,
+    _mm256_setzero_pd, _mm256_sll_epi32, _mm256_storeu_si256, _mm256_sub_pd, _mm256_sub_ps,
 };
 
 use super::tile::Tile;
@@ -187,7 +186,11 @@ impl Epilogue {
 }
 
 /// The panel's part of per-channel values, filled up with zeros.
-fn padded<T, U: Default + Copy>(values: &[T], panel: usize, convert: impl Fn(&T) -> U) -> [U; PANEL] {
+fn padded<T, U: Default + Copy>(
+    values: &[T],
+    panel: usize,
+    convert: impl Fn(&T) -> U,
+) -> [U; PANEL] {
     let mut out = [U::default(); PANEL];
     let values = values.get(panel * PANEL..).unwrap_or_default();
     for (out, value) in out.iter_mut().zip(values) {

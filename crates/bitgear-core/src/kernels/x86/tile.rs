@@ -81,7 +81,8 @@ pub(super) fn bytes<const MR: usize>(
         while done < len {
             let count = left.min((len - done) / 4);
             for i in 0..count {
-                let (low, high) = (load(weights, 2 * (step + i)), load(weights, 2 * (step + i) + 1));
+                let (low, high) =
+                    (load(weights, 2 * (step + i)), load(weights, 2 * (step + i) + 1));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let index = at + r * pixel + offset + done + 4 * i;
                     debug_assert!(index + 4 <= input.len(), "window inside the operand");

@@ -8,7 +8,13 @@ fn envision() -> AcceleratorProfile {
 /// Two layers of a million MACs; 1,000 weights and 10 biases each.
 fn workload(inputs: u64) -> Workload {
     let layer = |name: &str| LayerWork {
-        name: name.to_owned(), macs: 1_000_000, weights: 1000, biases: 10, inputs, outputs: inputs, residual: 0,
+        name: name.to_owned(),
+        macs: 1_000_000,
+        weights: 1000,
+        biases: 10,
+        inputs,
+        outputs: inputs,
+        residual: 0,
     };
     Workload { layers: vec![layer("a"), layer("b")] }
 }
@@ -93,7 +99,8 @@ fn activations_that_do_not_fit_go_off_chip_and_come_back() {
 
 #[test]
 fn without_a_regulator_everything_runs_at_the_widest_layers_supply() {
-    let text = SHIPPED[0].1.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
+    let text =
+        SHIPPED[0].1.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let point = [widths(8), widths(4)];
     let cost = policy_cost(&profile, &workload(100), &[&point]).unwrap();
@@ -154,5 +161,8 @@ fn what_is_unknown_is_listed_and_never_zero() {
     let text = SHIPPED[0].1.replace("e_mac_pj = 0.474 ", "e_mac_pj = \"unknown\" ");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let error = policy_cost(&profile, &workload(1), &[&[widths(4); 2]]).unwrap_err();
-    assert_eq!(error.to_string(), "profile `envision-28nm`: `mode.4x4b.e_mac_pj` is unknown, and without it no energy can be given");
+    assert_eq!(
+        error.to_string(),
+        "profile `envision-28nm`: `mode.4x4b.e_mac_pj` is unknown, and without it no energy can be given"
+    );
 }

@@ -9,8 +9,22 @@ use crate::onnx::constant::{Constant, Dim, Values, elements};
 pub(super) fn is_arithmetic(operator: &str) -> bool {
     matches!(
         operator,
-        "Constant" | "ConstantOfShape" | "Shape" | "Gather" | "Cast" | "Concat" | "Slice" | "Squeeze"
-            | "Unsqueeze" | "Reshape" | "Identity" | "Transpose" | "Add" | "Sub" | "Mul" | "Div"
+        "Constant"
+            | "ConstantOfShape"
+            | "Shape"
+            | "Gather"
+            | "Cast"
+            | "Concat"
+            | "Slice"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Reshape"
+            | "Identity"
+            | "Transpose"
+            | "Add"
+            | "Sub"
+            | "Mul"
+            | "Div"
     )
 }
 
@@ -36,7 +50,8 @@ impl Importer {
                     }
                     _ => return Err("operand 0 is missing".to_owned()),
                 };
-                let (start, end) = (node.attributes.int("start", 0)?, node.attributes.int("end", i64::MAX)?);
+                let (start, end) =
+                    (node.attributes.int("start", 0)?, node.attributes.int("end", i64::MAX)?);
                 let range = slice_range(start, end, 1, dims.len())?;
                 let dims = dims[range.start..range.start + range.count].to_vec();
                 Ok(Constant { shape: vec![dims.len()], values: Values::Ints(dims) })
@@ -97,7 +112,11 @@ fn axis_of(axis: i64, rank: usize) -> Result<usize, String> {
 
 /// Row-major indices of `shape` after each coordinate passed through `map`, which sees the
 /// coordinates of the result.
-fn indices(out: &[usize], shape: &[usize], map: impl Fn(usize, &[usize]) -> usize) -> Result<Vec<usize>, String> {
+fn indices(
+    out: &[usize],
+    shape: &[usize],
+    map: impl Fn(usize, &[usize]) -> usize,
+) -> Result<Vec<usize>, String> {
     let len = elements(out)?;
     let mut at = vec![0; out.len()];
     Ok((0..len)
@@ -135,7 +154,8 @@ fn concat(node: &Current<'_>) -> Result<Constant, String> {
     let axis = axis_of(node.attributes.int("axis", 0)?, first.shape.len())?;
     let (mut shape, outer) = (first.shape.clone(), elements(&first.shape[..axis])?);
     let fits = |p: &&Constant| {
-        p.shape.len() == shape.len() && (0..shape.len()).all(|a| a == axis || p.shape[a] == shape[a])
+        p.shape.len() == shape.len()
+            && (0..shape.len()).all(|a| a == axis || p.shape[a] == shape[a])
     };
     if !parts.iter().all(fits) {
         return Err("operands differ in shape".to_owned());
@@ -149,7 +169,9 @@ fn concat(node: &Current<'_>) -> Result<Constant, String> {
     };
     let values = if floats {
         let parts: Vec<Vec<f32>> = parts.iter().map(|p| p.to_floats()).collect::<Result<_, _>>()?;
-        let row = |p: &Vec<f32>, i: usize| p[i * p.len() / outer.max(1)..(i + 1) * p.len() / outer.max(1)].to_vec();
+        let row = |p: &Vec<f32>, i: usize| {
+            p[i * p.len() / outer.max(1)..(i + 1) * p.len() / outer.max(1)].to_vec()
+        };
         Values::Floats((0..outer).flat_map(|i| parts.iter().flat_map(move |p| row(p, i))).collect())
     } else {
         let mut all = Vec::new();
@@ -264,14 +286,18 @@ fn reshape(node: &Current<'_>) -> Result<Constant, String> {
 fn binary(node: &Current<'_>) -> Result<Constant, String> {
     let (a, b) = (node.required(0)?, node.required(1)?);
     let shape = if a.len() >= b.len() { &a.shape } else { &b.shape };
-    if a.len() != b.len() && a.len() != 1 && b.len() != 1 || (a.len() == b.len() && a.shape != b.shape && a.len() != 1) {
+    if a.len() != b.len() && a.len() != 1 && b.len() != 1
+        || (a.len() == b.len() && a.shape != b.shape && a.len() != 1)
+    {
         return Err(format!("constants of shapes {:?} and {:?}", a.shape, b.shape));
     }
     let len = elements(shape)?;
     let operator = node.proto.op_type.as_str();
     if let (Values::Ints(x), Values::Ints(y)) = (&a.values, &b.values) {
         let pick = |v: &[Dim], i: usize| if v.len() == 1 { v[0] } else { v[i] };
-        let values = (0..len).map(|i| integer(operator, pick(x, i), pick(y, i))).collect::<Result<_, _>>()?;
+        let values = (0..len)
+            .map(|i| integer(operator, pick(x, i), pick(y, i)))
+            .collect::<Result<_, _>>()?;
         return Ok(Constant { shape: shape.clone(), values: Values::Ints(values) });
     }
     let (x, y) = (a.to_floats()?, b.to_floats()?);

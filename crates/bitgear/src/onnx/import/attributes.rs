@@ -34,7 +34,8 @@ impl<'a> Attributes<'a> {
     }
 
     pub(super) fn text(&self, name: &str, default: &str) -> String {
-        self.get(name).map_or_else(|| default.to_owned(), |a| String::from_utf8_lossy(&a.s).into_owned())
+        self.get(name)
+            .map_or_else(|| default.to_owned(), |a| String::from_utf8_lossy(&a.s).into_owned())
     }
 
     pub(super) fn ints(&self, name: &str) -> Option<&'a [i64]> {
@@ -50,8 +51,15 @@ impl<'a> Attributes<'a> {
     }
 
     /// `count` sizes, all `default` where the attribute is left out.
-    pub(super) fn sizes(&self, name: &str, count: usize, default: usize) -> Result<Vec<usize>, String> {
-        let Some(values) = self.ints(name) else { return Ok(vec![default; count]) };
+    pub(super) fn sizes(
+        &self,
+        name: &str,
+        count: usize,
+        default: usize,
+    ) -> Result<Vec<usize>, String> {
+        let Some(values) = self.ints(name) else {
+            return Ok(vec![default; count]);
+        };
         let sizes: Option<Vec<usize>> =
             values.iter().map(|&v| usize::try_from(v).ok().filter(|&v| v < 1 << 20)).collect();
         sizes

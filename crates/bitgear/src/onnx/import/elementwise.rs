@@ -10,7 +10,8 @@ impl Importer {
         let input = node.sample(0)?;
         node.attributes.only("transA", 0)?;
         let transposed = node.attributes.int("transB", 0)? != 0;
-        let (alpha, beta) = (node.attributes.float("alpha", 1.0), node.attributes.float("beta", 1.0));
+        let (alpha, beta) =
+            (node.attributes.float("alpha", 1.0), node.attributes.float("beta", 1.0));
         let weight = weight(node.required(1)?, transposed)?;
         let outputs = weight.shape()[0];
         let weight = Tensor::new(

@@ -36,7 +36,10 @@ pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph,
     let proto = model.graph.as_ref().ok_or_else(|| malformed("no graph".to_owned()))?;
     check_opset(model).map_err(malformed)?;
     if proto.node.len() > MAX_NODES {
-        return Err(malformed(format!("expected at most {MAX_NODES} nodes, got {}", proto.node.len())));
+        return Err(malformed(format!(
+            "expected at most {MAX_NODES} nodes, got {}",
+            proto.node.len()
+        )));
     }
     let mut importer = Importer {
         values: BTreeMap::new(),
@@ -64,7 +67,9 @@ pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph,
     }
     match importer.values.get(output) {
         Some(&Value::Sample(tensor)) => importer.graph.output = tensor,
-        Some(_) => return Err(malformed(format!("output `{output}` does not depend on the input"))),
+        Some(_) => {
+            return Err(malformed(format!("output `{output}` does not depend on the input")));
+        }
         None => return Err(malformed(format!("output `{output}` is made by no node"))),
     }
     simplify(importer.graph).map_err(malformed)
@@ -238,7 +243,9 @@ impl Importer {
                 match self.values.get(input) {
                     Some(Value::Broken) => return Err(None),
                     Some(value) => Some(value.clone()),
-                    None => return Err(Some(format!("operand `{input}` is made by no earlier node"))),
+                    None => {
+                        return Err(Some(format!("operand `{input}` is made by no earlier node")));
+                    }
                 }
             });
         }
@@ -251,7 +258,9 @@ impl Importer {
 
     fn dispatch(&mut self, node: &mut Current<'_>) -> Result<Vec<Value>, String> {
         let known = node.inputs.iter().flatten().all(|v| matches!(v, Value::Known(_)));
-        if node.proto.op_type == "Shape" || (known && arithmetic::is_arithmetic(&node.proto.op_type)) {
+        if node.proto.op_type == "Shape"
+            || (known && arithmetic::is_arithmetic(&node.proto.op_type))
+        {
             return self.arithmetic(node).map(|constant| vec![Value::Known(constant)]);
         }
         let value = match node.proto.op_type.as_str() {
@@ -272,7 +281,8 @@ impl Importer {
                 node.sample(0).map(Value::Sample)?
             }
             "Identity" | "Cast" => {
-                let to = if node.proto.op_type == "Cast" { node.attributes.int("to", 1)? } else { 1 };
+                let to =
+                    if node.proto.op_type == "Cast" { node.attributes.int("to", 1)? } else { 1 };
                 if to != 1 {
                     return Err(format!("cast of a computed tensor to data type {to}"));
                 }
@@ -317,7 +327,12 @@ impl Importer {
         Ok(output)
     }
 
-    fn reshape(&mut self, name: &str, input: TensorId, shape: Vec<usize>) -> Result<TensorId, String> {
+    fn reshape(
+        &mut self,
+        name: &str,
+        input: TensorId,
+        shape: Vec<usize>,
+    ) -> Result<TensorId, String> {
         if elements(&shape)? != elements(self.shape(input))? {
             return Err(format!("cannot reshape {:?} to {shape:?}", self.shape(input)));
         }
@@ -328,7 +343,12 @@ impl Importer {
     }
 
     /// A known operand as a tensor of the graph. Its batch axis, if it has one, must be 1.
-    fn constant(&mut self, name: &str, constant: &Constant, rank: usize) -> Result<TensorId, String> {
+    fn constant(
+        &mut self,
+        name: &str,
+        constant: &Constant,
+        rank: usize,
+    ) -> Result<TensorId, String> {
         let mut shape = constant.shape.clone();
         if shape.len() == rank + 1 {
             if shape[0] != 1 {
@@ -370,9 +390,25 @@ fn is_supported(operator: &str) -> bool {
     arithmetic::is_arithmetic(operator)
         || matches!(
             operator,
-            "Conv" | "Gemm" | "MatMul" | "BatchNormalization" | "MaxPool" | "GlobalMaxPool"
-                | "AveragePool" | "GlobalAveragePool" | "ReduceMean" | "Relu" | "Clip" | "LeakyRelu"
-                | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Split" | "Dropout"
-                | "Flatten" | "Pad"
+            "Conv"
+                | "Gemm"
+                | "MatMul"
+                | "BatchNormalization"
+                | "MaxPool"
+                | "GlobalMaxPool"
+                | "AveragePool"
+                | "GlobalAveragePool"
+                | "ReduceMean"
+                | "Relu"
+                | "Clip"
+                | "LeakyRelu"
+                | "Sigmoid"
+                | "HardSigmoid"
+                | "HardSwish"
+                | "Tanh"
+                | "Split"
+                | "Dropout"
+                | "Flatten"
+                | "Pad"
         )
 }

@@ -189,7 +189,8 @@ impl Importer {
                 shape.iter().map(|&count| SliceRange { start: 0, count, step: 1 }).collect();
             ranges[axis] = SliceRange { start, count, step: 1 };
             start += count;
-            let part = self.push(&format!("{}/{i}", node.name), Op::Slice { ranges }, vec![input])?;
+            let part =
+                self.push(&format!("{}/{i}", node.name), Op::Slice { ranges }, vec![input])?;
             values.push(Value::Sample(part));
         }
         Ok(values)
@@ -197,7 +198,12 @@ impl Importer {
 }
 
 /// ONNX's rules: negative counts from the end, everything is clamped to the axis.
-pub(super) fn slice_range(start: i64, end: i64, step: i64, size: usize) -> Result<SliceRange, String> {
+pub(super) fn slice_range(
+    start: i64,
+    end: i64,
+    step: i64,
+    size: usize,
+) -> Result<SliceRange, String> {
     if size == 0 {
         return Ok(SliceRange { start: 0, count: 0, step: 1 });
     }
@@ -225,7 +231,9 @@ pub(super) fn slice_range(start: i64, end: i64, step: i64, size: usize) -> Resul
 fn reshaped(shape: &[usize], target: &[Dim]) -> Result<Vec<usize>, String> {
     let total = elements(shape)?;
     let mixes = || format!("reshape of a sample {shape:?} to {target:?} mixes samples");
-    let Some((_, rest)) = target.split_first() else { return Err(mixes()) };
+    let Some((_, rest)) = target.split_first() else {
+        return Err(mixes());
+    };
     let mut out = Vec::with_capacity(rest.len());
     let mut open = None;
     for (i, dim) in rest.iter().enumerate() {

@@ -19,7 +19,11 @@ impl Importer {
         let weight = node.required(1)?.clone();
         let rank = self.spatial_rank(input)?;
         if weight.shape.len() != rank + 2 {
-            return Err(format!("weights must have rank {}, got shape {:?}", rank + 2, weight.shape));
+            return Err(format!(
+                "weights must have rank {}, got shape {:?}",
+                rank + 2,
+                weight.shape
+            ));
         }
         let outputs = weight.shape[0];
         let bias = match node.known(2)? {
@@ -28,10 +32,14 @@ impl Importer {
         };
         let kernel = node.attributes.sizes("kernel_shape", rank, 0)?;
         if node.attributes.has("kernel_shape") && kernel != weight.shape[2..] {
-            return Err(format!("attribute `kernel_shape` {kernel:?} differs from weights {:?}", weight.shape));
+            return Err(format!(
+                "attribute `kernel_shape` {kernel:?} differs from weights {:?}",
+                weight.shape
+            ));
         }
         let window = self.window(node, input, weight.shape[2..].to_vec(), false)?;
-        let groups = usize::try_from(node.attributes.int("group", 1)?).map_err(|e| e.to_string())?;
+        let groups =
+            usize::try_from(node.attributes.int("group", 1)?).map_err(|e| e.to_string())?;
         let [kh, kw] = plane(&window.kernel, 1);
         let conv = Conv {
             weight: Tensor::new(vec![outputs, weight.shape[1], kh, kw], weight.to_floats()?),
@@ -114,10 +122,12 @@ impl Importer {
         let &[channels, length] = self.shape(input) else {
             return self.push(&node.name, op, vec![input]).map(Value::Sample);
         };
-        let image = self.reshape(&format!("{}/image", node.name), input, vec![channels, 1, length])?;
+        let image =
+            self.reshape(&format!("{}/image", node.name), input, vec![channels, 1, length])?;
         let result = self.push(&node.name, op, vec![image])?;
         let &[channels, _, length] = self.shape(result) else { unreachable!("an image stays one") };
-        let flat = self.reshape(&format!("{}/sequence", node.name), result, vec![channels, length])?;
+        let flat =
+            self.reshape(&format!("{}/sequence", node.name), result, vec![channels, length])?;
         Ok(Value::Sample(flat))
     }
 

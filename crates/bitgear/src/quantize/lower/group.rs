@@ -72,10 +72,7 @@ pub(super) fn groups(graph: &Graph) -> Vec<Group> {
         let accumulates = is_mac
             || matches!(
                 node.op,
-                Op::Affine { .. }
-                    | Op::Binary(_)
-                    | Op::AveragePool { .. }
-                    | Op::Mean { .. }
+                Op::Affine { .. } | Op::Binary(_) | Op::AveragePool { .. } | Op::Mean { .. }
             );
         if accumulates
             && let Some(index) = sole_consumer(group.result)

@@ -25,9 +25,10 @@ impl Lowering<'_> {
         let out = self.graph.shape(node.output);
         let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
         // How far the last window reaches beyond the far edge.
-        let beyond = |out: usize, stride: usize, kernel: usize, dilation: usize, pad, size: usize| {
-            ((out - 1) * stride + (kernel - 1) * dilation + 1).saturating_sub(pad + size)
-        };
+        let beyond =
+            |out: usize, stride: usize, kernel: usize, dilation: usize, pad, size: usize| {
+                ((out - 1) * stride + (kernel - 1) * dilation + 1).saturating_sub(pad + size)
+            };
         let [top, left, _, _] = conv.pads;
         let bottom = beyond(out[1], conv.strides[0], kh, conv.dilations[0], top, layout.height);
         let right = beyond(out[2], conv.strides[1], kw, conv.dilations[1], left, layout.width);
@@ -60,7 +61,10 @@ impl Lowering<'_> {
             ),
             Op::Linear(linear) => {
                 if self.graph.shape(node.inputs[0]).len() > 2 {
-                    self.problem(group.head, "fully connected layer over a tensor of rank 3 or more");
+                    self.problem(
+                        group.head,
+                        "fully connected layer over a tensor of rank 3 or more",
+                    );
                     return;
                 }
                 (pointwise(in_layout, out_layout.channels), &linear.bias, weights.codes.clone())
@@ -68,7 +72,8 @@ impl Lowering<'_> {
             _ => unreachable!("only MAC layers come here"),
         };
         let residual = group.residual.map(|tensor| self.side_version(tensor, group.result));
-        let step = self.epilogue(group, Layer { input, shape, codes, bias, weights, widths, residual });
+        let step =
+            self.epilogue(group, Layer { input, shape, codes, bias, weights, widths, residual });
         self.steps.push(Step::Mac(step));
     }
 

@@ -129,7 +129,9 @@ fn offsets(shape: &[usize], layout: &MapLayout) -> Vec<u32> {
 
 /// A constant operand's codes in (y, x, channel) order.
 pub(super) fn constant_codes(tensor: &Tensor, format: &Format) -> Vec<u16> {
-    let Format::Codes(scale) = format else { return Vec::new() };
+    let Format::Codes(scale) = format else {
+        return Vec::new();
+    };
     storage_order(tensor.shape()).map(|i| scale.code(f64::from(tensor.values()[i]))).collect()
 }
 

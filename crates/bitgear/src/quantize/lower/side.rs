@@ -30,7 +30,10 @@ impl Lowering<'_> {
                     let (scale, shift) = (scale.clone(), shift.clone());
                     self.affine(group, inputs[0], &scale, &shift);
                 } else {
-                    self.problem(group.head, "scale and shift along an axis that isn't the channel");
+                    self.problem(
+                        group.head,
+                        "scale and shift along an axis that isn't the channel",
+                    );
                 }
             }
             Op::Binary(op @ (Binary::Add | Binary::Sub)) => {
