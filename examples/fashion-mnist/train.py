@@ -9,7 +9,8 @@ FOLDER holds the four idx files of Fashion-MNIST (Debian: package dataset-fashio
                          0..1, output `scores` (N, 10), batch norms as nodes of their own
     test.npz             the 10,000 test images, u8, with labels
     calibration.npz      512 training images, 51 or 52 a class, drawn with the seed
-    golden.npz           the first 32 test images and ONNX Runtime's scores for them
+    golden.npz, golden-scores.npy
+                         the first 32 test images, and ONNX Runtime's scores for them
 
 The weights are those of the last epoch. The test images are read once, at the end, to print the
 accuracy; nothing is chosen by them. With equal versions and threads the result repeats.
@@ -192,7 +193,8 @@ def main() -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     x = test_images.astype(np.float32) / 255
     scores = np.concatenate([session.run(None, {"image": x[i : i + 500]})[0] for i in range(0, len(x), 500)])
-    np.savez_compressed(args.out / "golden.npz", x=test_images[:32], scores=scores[:32])
+    np.savez_compressed(args.out / "golden.npz", x=test_images[:32], y=test_labels[:32])
+    np.save(args.out / "golden-scores.npy", scores[:32])
     correct = int((scores.argmax(1) == test_labels).sum())
     parameters = sum(p.numel() for p in network.parameters())
     print(f"test accuracy {correct}/{len(x)}, {parameters} parameters")

@@ -47,8 +47,12 @@ pub fn export_qdq(model: &IntegerModel) -> Result<Vec<u8>, ExportError> {
     if !matches!(model.input_shape.len(), 1 | 3) {
         return Err(fail(format!("input has shape {:?}", model.input_shape)));
     }
-    let mut writer =
-        Writer { model, nodes: Vec::new(), weights: Vec::new(), real: vec![String::new(); model.maps.len()] };
+    let mut writer = Writer {
+        model,
+        nodes: Vec::new(),
+        weights: Vec::new(),
+        real: vec![String::new(); model.maps.len()],
+    };
     writer.input();
     for (index, step) in model.steps.iter().enumerate() {
         writer.step(index, step);
@@ -68,7 +72,13 @@ struct Writer<'m> {
 
 impl Writer<'_> {
     /// Adds a node whose only result has its own name.
-    fn node(&mut self, kind: &str, name: &str, inputs: &[String], attribute: Vec<AttributeProto>) -> String {
+    fn node(
+        &mut self,
+        kind: &str,
+        name: &str,
+        inputs: &[String],
+        attribute: Vec<AttributeProto>,
+    ) -> String {
         self.nodes.push(NodeProto {
             input: inputs.to_vec(),
             output: vec![name.to_owned()],
@@ -122,9 +132,18 @@ impl Writer<'_> {
         let name = format!("map{map}");
         let scale = *self.model.maps[map].scale();
         let step = self.floats(&format!("{name}/scale"), &[], &[scale.scale]);
-        let zero = self.tensor(&format!("{name}/zero"), &[], data_type::UINT8, vec![scale.zero_code() as u8]);
-        let codes =
-            self.node("QuantizeLinear", &format!("{name}/codes"), &[real, step.clone(), zero.clone()], Vec::new());
+        let zero = self.tensor(
+            &format!("{name}/zero"),
+            &[],
+            data_type::UINT8,
+            vec![scale.zero_code() as u8],
+        );
+        let codes = self.node(
+            "QuantizeLinear",
+            &format!("{name}/codes"),
+            &[real, step.clone(), zero.clone()],
+            Vec::new(),
+        );
         self.real[map] = self.node("DequantizeLinear", &name, &[codes, step, zero], Vec::new());
     }
 
@@ -159,11 +178,15 @@ impl Writer<'_> {
             Step::Combine { operands, bias, outputs } => {
                 let units = self.units(outputs);
                 let mut sum: Option<String> = None;
-                let mut offset: Vec<f64> = bias.iter().zip(&units).map(|(&b, u)| b as f64 * u).collect();
+                let mut offset: Vec<f64> =
+                    bias.iter().zip(&units).map(|(&b, u)| b as f64 * u).collect();
                 for (i, (map, multipliers)) in operands.iter().enumerate() {
                     let scale = *self.model.maps[*map].scale();
-                    let factor: Vec<f64> =
-                        multipliers.iter().zip(&units).map(|(&m, u)| m as f64 * u / scale.scale).collect();
+                    let factor: Vec<f64> = multipliers
+                        .iter()
+                        .zip(&units)
+                        .map(|(&m, u)| m as f64 * u / scale.scale)
+                        .collect();
                     for (offset, factor) in offset.iter_mut().zip(&factor) {
                         *offset += factor * scale.scale * f64::from(scale.zero_code());
                     }
@@ -176,7 +199,9 @@ impl Writer<'_> {
                     );
                     sum = Some(match sum {
                         None => term,
-                        Some(sum) => self.node("Add", &format!("{name}/sum{i}"), &[sum, term], Vec::new()),
+                        Some(sum) => {
+                            self.node("Add", &format!("{name}/sum{i}"), &[sum, term], Vec::new())
+                        }
                     });
                 }
                 let offset = self.channels(&format!("{name}/offset"), &offset);
@@ -195,20 +220,23 @@ impl Writer<'_> {
                 let include = outputs[0].multipliers.windows(2).all(|m| m[0] == m[1]);
                 let mut attributes = pool_attributes(window, [from.height, from.width]);
                 attributes.push(int("count_include_pad", i64::from(include)));
-                let real = self.node("AveragePool", &name, &[self.real[*input].clone()], attributes);
+                let real =
+                    self.node("AveragePool", &name, &[self.real[*input].clone()], attributes);
                 self.store(&real, outputs);
             }
             Step::MaxPool { input, window, output } => {
                 let from = &self.model.maps[*input].layout;
                 let attributes = pool_attributes(window, [from.height, from.width]);
-                self.real[*output] = self.node("MaxPool", &name, &[self.real[*input].clone()], attributes);
+                self.real[*output] =
+                    self.node("MaxPool", &name, &[self.real[*input].clone()], attributes);
             }
             Step::Lookup { input, table, output } => {
                 let to = *self.model.maps[*output].scale();
                 let values: Vec<f64> = table.iter().map(|&code| to.value(code)).collect();
                 let table = self.floats(&format!("{name}/table"), &[values.len()], &values);
                 let codes = format!("map{input}/codes");
-                let index = self.node("Cast", &format!("{name}/index"), &[codes], vec![int("to", 7)]);
+                let index =
+                    self.node("Cast", &format!("{name}/index"), &[codes], vec![int("to", 7)]);
                 self.real[*output] = self.node("Gather", &name, &[table, index], Vec::new());
             }
             Step::Gather { sources, output } => self.gather(&name, sources, *output),
@@ -224,7 +252,8 @@ impl Writer<'_> {
         let (taps, channels) = (shape.kernel[0] * shape.kernel[1], shape.group_channels());
         // (O, kH, kW, C) to (O, C, kH, kW).
         let codes = mac.codes.chunks_exact(taps * channels).flat_map(|filter| {
-            (0..channels).flat_map(move |c| (0..taps).map(move |tap| filter[tap * channels + c] as u8))
+            (0..channels)
+                .flat_map(move |c| (0..taps).map(move |tap| filter[tap * channels + c] as u8))
         });
         let dims = [shape.out_channels, channels, shape.kernel[0], shape.kernel[1]];
         let codes = self.tensor(&format!("{name}/codes"), &dims, data_type::INT8, codes.collect());
@@ -251,7 +280,9 @@ impl Writer<'_> {
         let bias = self.floats(&format!("{name}/bias"), &[units.len()], &bias);
         let layout = &shape.input;
         let far = |axis: usize, out: usize, size: usize| {
-            let reach = (out - 1) * shape.strides[axis] + (shape.kernel[axis] - 1) * shape.dilations[axis] + 1;
+            let reach = (out - 1) * shape.strides[axis]
+                + (shape.kernel[axis] - 1) * shape.dilations[axis]
+                + 1;
             reach.saturating_sub(shape.pads[axis] + size)
         };
         let pads = [
@@ -268,13 +299,18 @@ impl Writer<'_> {
             int("group", shape.groups as i64),
         ];
         let operand = self.real[mac.input].clone();
-        let mut real = self.node("Conv", &format!("{name}/conv"), &[operand, weights, bias], attributes);
+        let mut real =
+            self.node("Conv", &format!("{name}/conv"), &[operand, weights, bias], attributes);
         if let Some((map, multipliers, side)) = side {
             let factor: Vec<f64> =
                 multipliers.iter().zip(&units).map(|(&m, u)| m as f64 * u / side.scale).collect();
             let factor = self.channels(&format!("{name}/factor"), &factor);
-            let term =
-                self.node("Mul", &format!("{name}/residual"), &[self.real[map].clone(), factor], Vec::new());
+            let term = self.node(
+                "Mul",
+                &format!("{name}/residual"),
+                &[self.real[map].clone(), factor],
+                Vec::new(),
+            );
             real = self.node("Add", &format!("{name}/sum"), &[real, term], Vec::new());
         }
         self.store(&real, &mac.outputs);
@@ -314,13 +350,15 @@ impl Writer<'_> {
         let begin = self.ints(&format!("{name}/begin"), &[0]);
         let end = self.ints(&format!("{name}/end"), &[1]);
         let axes = self.ints(&format!("{name}/axes"), &[1]);
-        let one = self.node("Slice", &format!("{name}/one"), &[first, begin, end, axes], Vec::new());
+        let one =
+            self.node("Slice", &format!("{name}/one"), &[first, begin, end, axes], Vec::new());
         let nothing = self.floats(&format!("{name}/nothing"), &[], &[0.0]);
         parts.push(self.node("Mul", &format!("{name}/zero"), &[one, nothing], Vec::new()));
         let row = self.node("Concat", &format!("{name}/row"), &parts, vec![int("axis", 1)]);
         let indices: Vec<i64> = picked.iter().map(|i| i.unwrap_or(start) as i64).collect();
         let indices = self.ints(&format!("{name}/indices"), &indices);
-        let flat = self.node("Gather", &format!("{name}/flat"), &[row, indices], vec![int("axis", 1)]);
+        let flat =
+            self.node("Gather", &format!("{name}/flat"), &[row, indices], vec![int("axis", 1)]);
         let dims = [to.channels, to.height, to.width].map(|d| d as i64);
         let shape = self.ints(&format!("{name}/shape"), &[-1, dims[0], dims[1], dims[2]]);
         self.real[output] = self.node("Reshape", name, &[flat, shape], Vec::new());
@@ -344,13 +382,21 @@ impl Writer<'_> {
     }
 }
 
-fn pool_attributes(window: &bitgear_core::kernels::PoolShape, size: [usize; 2]) -> Vec<AttributeProto> {
+fn pool_attributes(
+    window: &bitgear_core::kernels::PoolShape,
+    size: [usize; 2],
+) -> Vec<AttributeProto> {
     let far = |axis: usize, out: usize| {
         let reach = (out - 1) * window.strides[axis] + window.kernel[axis];
         reach.saturating_sub(window.pads[axis] + size[axis])
     };
-    let pads = [window.pads[0], window.pads[1], far(0, window.out_height), far(1, window.out_width)];
-    vec![list("kernel_shape", &window.kernel), list("strides", &window.strides), list("pads", &pads)]
+    let pads =
+        [window.pads[0], window.pads[1], far(0, window.out_height), far(1, window.out_width)];
+    vec![
+        list("kernel_shape", &window.kernel),
+        list("strides", &window.strides),
+        list("pads", &pads),
+    ]
 }
 
 fn int(name: &str, i: i64) -> AttributeProto {
@@ -364,8 +410,12 @@ fn list(name: &str, values: &[usize]) -> AttributeProto {
 
 fn value(name: &str, sample: &[usize]) -> ValueInfoProto {
     let batch = DimensionProto { dim_value: None, dim_param: Some("N".to_owned()) };
-    let dims = sample.iter().map(|&d| DimensionProto { dim_value: Some(d as i64), dim_param: None });
+    let dims =
+        sample.iter().map(|&d| DimensionProto { dim_value: Some(d as i64), dim_param: None });
     let shape = TensorShapeProto { dim: [batch].into_iter().chain(dims).collect() };
     let tensor_type = TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(shape) };
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+    }
 }

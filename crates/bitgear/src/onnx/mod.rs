@@ -91,3 +91,6 @@ pub fn import(bytes: &[u8], folder: Option<&Path>) -> Result<Graph, ImportError>
     let model = ModelProto::decode(bytes).map_err(|e| ImportError::Malformed(e.to_string()))?;
     import::import(&model, folder)
 }
+
+#[cfg(test)]
+mod tests;

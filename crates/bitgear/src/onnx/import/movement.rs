@@ -226,8 +226,8 @@ pub(super) fn slice_range(
     Ok(SliceRange { start: start.unsigned_abs() as usize, count: count as usize, step })
 }
 
-/// The sample's new shape. The first entry of the target stands for the batch, however it is
-/// written; the rest must hold exactly one sample.
+/// The sample's new shape. The first entry of the target stands for the batch (as itself, as 0 or -1,
+/// or as 1 in a model of fixed batch 1); the rest must hold exactly one sample.
 fn reshaped(shape: &[usize], target: &[Dim]) -> Result<Vec<usize>, String> {
     let total = elements(shape)?;
     let mixes = || format!("reshape of a sample {shape:?} to {target:?} mixes samples");

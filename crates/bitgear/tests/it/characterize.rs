@@ -1,0 +1,228 @@
+//! The main job on the demo's model and data, shortened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use bitgear::bundle::Bundle;
+use bitgear::characterize::{Characterization, Job, Progress, characterize};
+use bitgear::data::{Dataset, Preprocess, Source};
+use bitgear::quantize::Point;
+use bitgear::trace::{Shares, View};
+use bitgear_core::kernels::Kernels;
+
+use crate::real::root;
+
+/// Ignores everything, or panics after a number of batches, as if the process were killed.
+struct Watch {
+    steps: Mutex<Vec<String>>,
+    left: AtomicUsize,
+}
+
+impl Watch {
+    fn new(batches: usize) -> Self {
+        Self { steps: Mutex::default(), left: AtomicUsize::new(batches) }
+    }
+}
+
+impl Progress for Watch {
+    fn begin(&self, step: &str, _: usize) {
+        self.steps.lock().unwrap().push(step.to_owned());
+    }
+
+    fn advance(&self, samples: usize) {
+        // Calibration advances by single batches of 8; traced batches are larger.
+        if samples > 8 {
+            let before = self.left.fetch_sub(1, Ordering::SeqCst);
+            assert!(before > 0, "killed");
+        }
+    }
+}
+
+fn example(name: &str) -> PathBuf {
+    root().join("examples/fashion-mnist").join(name)
+}
+
+/// The first 1,500 test images as a pair of arrays, so that a run takes a second.
+fn small() -> Source {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Dataset::read(&Source::Path(example("test.npz"))).unwrap();
+        let indices: Vec<usize> = (0..1500).collect();
+        let pixels = data.batch(&indices, &Preprocess::default());
+        let x: Vec<u8> = pixels.values().iter().map(|&v| v as u8).collect();
+        let y: Vec<u8> = data.labels().unwrap()[..1500].iter().map(|&l| l as u8).collect();
+        for (name, shape, data) in [("x.npy", "(1500, 1, 28, 28)", x), ("y.npy", "(1500,)", y)] {
+            let header =
+                format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n");
+            let mut file = b"\x93NUMPY\x01\x00".to_vec();
+            file.extend((header.len() as u16).to_le_bytes());
+            file.extend(header.as_bytes());
+            file.extend(data);
+            fs::write(folder.path().join(name), file).unwrap();
+        }
+        folder
+    });
+    Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
+}
+
+fn job(out: &Path, points: &[&str]) -> Job {
+    Job {
+        model: example("fashion-mnist.onnx"),
+        data: small(),
+        calibration: Some(Source::Path(example("calibration.npz"))),
+        preprocess: Preprocess { scale: 1.0 / 255.0, ..Preprocess::default() },
+        accelerator: "envision-28nm".to_owned(),
+        points: points.iter().map(|p| p.parse::<Point>().unwrap()).collect(),
+        max_accuracy_drop: 0.01,
+        shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
+        seed: 1,
+        out: out.to_owned(),
+    }
+}
+
+fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| characterize(job, watch)).unwrap()
+}
+
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
+    let whole = tempfile::tempdir().unwrap();
+    let once = run(&job(whole.path(), &["w4a4", "w6a6"]), &Watch::new(1000), 2);
+
+    let killed = tempfile::tempdir().unwrap();
+    let again = job(killed.path(), &["w4a4", "w6a6"]);
+    let dies = Watch::new(7);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&again, &dies, 1)));
+    assert!(result.is_err());
+    assert!(!killed.path().join("summary.json").exists());
+    let left = fs::read_dir(killed.path().join("trace-parts")).unwrap().count();
+    assert!(left >= 7, "{left} batches were kept");
+
+    // At another number of threads, too.
+    assert_eq!(run(&again, &Watch::new(1000), 1), once);
+    assert_eq!(files(killed.path()), files(whole.path()));
+    let names: Vec<String> = files(whole.path()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(
+        names,
+        ["model.bitgear", "policy.json", "splits.json", "summary.json", "trace.parquet"]
+    );
+
+    // A finished trace is used again: nothing but a new point is traced.
+    let more = Watch::new(1000);
+    run(&job(killed.path(), &["w4a4", "w5a5"]), &more, 2);
+    assert_eq!(*more.steps.lock().unwrap(), ["calibrate", "w5a5", "search"]);
+}
+
+#[test]
+fn the_executed_policy_does_exactly_what_the_summary_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = run(&job(folder.path(), &["w3a3", "w8a8"]), &Watch::new(1000), 2);
+    let bundle = Bundle::read(&folder.path().join("model.bitgear")).unwrap();
+    assert_eq!(bundle.policy, result.policy);
+    assert!(!bundle.policy.stages.is_empty(), "expected a dynamic policy: {:?}", result.policy);
+    let data = Dataset::read(&small()).unwrap();
+    for kernels in Kernels::present() {
+        let test = bundle.splits.test.clone();
+        let evaluation = bundle.runner(kernels).evaluate(&data, &test, |_| {}).unwrap();
+        let policy = &result.summary.policy;
+        assert_eq!(evaluation.samples, result.summary.samples.test);
+        assert_eq!(evaluation.accuracy, policy.accuracy, "{}", kernels.name());
+        assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
+        assert_eq!(evaluation.energy_uj, policy.energy_uj);
+    }
+}
+
+#[test]
+fn the_trace_holds_the_float_network_and_every_point_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&job(folder.path(), &["w3a3"]), &Watch::new(1000), 2);
+    let trace = bitgear::trace::read(&folder.path().join("trace.parquet")).unwrap();
+    let points: Vec<&str> = trace.blocks.iter().map(|b| b.point.as_str()).collect();
+    assert_eq!(points, ["float", "w3a3", "w3a3-plain", "w16a16", "w16a16-plain"]);
+    let (float, wide) =
+        (trace.block("float", View::AsIs).unwrap(), trace.block("w16a16", View::AsIs).unwrap());
+    let same =
+        float.answers.predicted.iter().zip(&wide.answers.predicted).filter(|(a, b)| a == b).count();
+    // 16 bits differ from float only where calibration clipped or scores almost tie.
+    assert!(same as f64 > 0.995 * trace.samples.len() as f64, "{same} of {}", trace.samples.len());
+}
+
+#[test]
+fn a_damaged_bundle_is_refused_without_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&job(folder.path(), &["w2a2"]), &Watch::new(1000), 2);
+    let path = folder.path().join("model.bitgear");
+    let bytes = fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged.bitgear");
+    // The header is JSON text: wrong digits make wrong sizes, places and bounds.
+    let header = 8..u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let data = Dataset::read(&Source::Path(example("golden.npz"))).unwrap();
+    let mut refused = 0;
+    for at in header.step_by(31) {
+        let mut copy = bytes.clone();
+        if copy[at].is_ascii_digit() {
+            copy[at] = b'9' - (copy[at] - b'0');
+            fs::write(&damaged, &copy).unwrap();
+            if let Ok(bundle) = Bundle::read(&damaged) {
+                // What is accepted can be run.
+                let batch = data.batch(&[0], &bundle.preprocess);
+                bundle.runner(Kernels::detect()).decide(&batch);
+            } else {
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    for len in [0, 7, 8, 100, bytes.len() - 1] {
+        fs::write(&damaged, &bytes[..len]).unwrap();
+        assert!(Bundle::read(&damaged).is_err(), "{len} bytes");
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let fails = |change: &dyn Fn(&mut Job)| {
+        let mut job = job(folder.path(), &["w4a4"]);
+        change(&mut job);
+        let error = characterize(&job, &Watch::new(1000)).unwrap_err().to_string();
+        error.replace(&root().display().to_string(), "ROOT")
+    };
+    let seen = [
+        fails(&|job| job.max_accuracy_drop = 1.5),
+        fails(&|job| job.model = "absent.onnx".into()),
+        fails(&|job| job.model = example("README.md")),
+        fails(&|job| job.accelerator = "absent".to_owned()),
+        fails(&|job| job.data = Source::Path(example("bitgear.toml"))),
+        fails(&|job| job.shares.search = 1.0),
+        fails(&|job| {
+            job.data = Source::Path(example("test.npz"));
+            job.preprocess.mean = vec![0.0; 3];
+        }),
+    ];
+    insta::assert_snapshot!(seen.join("\n"), @r"
+    the largest accuracy drop must be a fraction from 0 to below 1, got 1.5
+    model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
+    model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
+    no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
+    data `ROOT/examples/fashion-mnist/bitgear.toml`: expected a `.npz` file, a `.npy` file or a folder of images
+    shares must leave samples for all: search 1, certification 0.1, test -0.100, calibration 64 samples
+    data `ROOT/examples/fashion-mnist/test.npz`: preprocessing: `mean` must hold 1 or 1 values, got 3
+    ");
+}
