@@ -1,6 +1,5 @@
 //! Tables on standard output, progress on standard error.
 
-use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use bitgear::characterize::Progress;
@@ -63,33 +62,28 @@ impl Drop for Bars {
     }
 }
 
-/// Rows of cells under a header, each column as wide as its widest cell: the first column to the
-/// left, all others to the right.
+/// Rows of cells under a header, each column as wide as its widest cell; numbers to the right, text
+/// to the left.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let columns = 0..header.len();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut out = String::new();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for (column, cell) in cells.enumerate() {
-            let width = widths[column];
-            let _ = if column == 0 {
-                write!(text, "{cell:<width$}")
-            } else {
-                write!(text, "  {cell:>width$}")
-            };
-        }
-        out.push_str(text.trim_end());
-        out.push('\n');
+    let numeric = |column: usize| {
+        let number =
+            |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c));
+        column > 0 && rows.iter().all(|row| number(&row[column]))
     };
-    line(&mut header.iter().copied());
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
-    }
-    out
+    let layout: Vec<(usize, bool)> = columns.map(|c| (width(c), numeric(c))).collect();
+    let line = |cells: &[&str]| {
+        let padded = cells.iter().zip(&layout).map(|(cell, &(width, numeric))| {
+            if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let rows = rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+    [line(header)].into_iter().chain(rows).collect()
 }
 
 /// A fraction as a percentage.

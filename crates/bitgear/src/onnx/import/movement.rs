@@ -230,8 +230,15 @@ pub(super) fn slice_range(
 /// or as 1 in a model of fixed batch 1); the rest must hold exactly one sample.
 fn reshaped(shape: &[usize], target: &[Dim]) -> Result<Vec<usize>, String> {
     let total = elements(shape)?;
-    let mixes = || format!("reshape of a sample {shape:?} to {target:?} mixes samples");
-    let Some((_, rest)) = target.split_first() else {
+    let mixes = || {
+        let name = |dim: &Dim| match dim {
+            Dim::Known(n) => n.to_string(),
+            Dim::Batch => "N".to_owned(),
+        };
+        let target: Vec<String> = target.iter().map(name).collect();
+        format!("reshape of a sample {shape:?} to [{}] mixes samples", target.join(", "))
+    };
+    let Some((Dim::Batch | Dim::Known(-1..=1), rest)) = target.split_first() else {
         return Err(mixes());
     };
     let mut out = Vec::with_capacity(rest.len());

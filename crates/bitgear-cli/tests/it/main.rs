@@ -1,0 +1,203 @@
+//! What a person sees: the command run as a process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs `bitgear` in the checkout.
+fn bitgear(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bitgear"))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("the command can be started")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+/// Exit code and error text of a command that must fail.
+fn failure(arguments: &[&str]) -> String {
+    let output = bitgear(arguments);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    let code = output.status.code().expect("it was not killed");
+    format!("exit code {code}\n{}", String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn inspect_shows_layers_and_sums() {
+    let output = bitgear(&["inspect", "examples/fashion-mnist/fashion-mnist.onnx"]);
+    insta::assert_snapshot!(stdout(&output), @r"
+    layer                 kind            input    output  kernel       MACs  parameters
+    stem_conv             convolution   1x28x28  16x28x28     3x3    112,896         160
+    block1_1_conv         convolution  16x28x28  16x28x28     3x3  1,806,336       2,320
+    block1_2_conv         convolution  16x28x28  16x28x28     3x3  1,806,336       2,320
+    block2_1_conv         convolution  16x28x28  32x14x14     3x3    903,168       4,640
+    block2_2_conv         convolution  32x14x14  32x14x14     3x3  1,806,336       9,248
+    block2_shortcut_conv  convolution  16x28x28  32x14x14     1x1    100,352         544
+    block3_1_conv         convolution  32x14x14    64x7x7     3x3    903,168      18,496
+    block3_2_conv         convolution    64x7x7    64x7x7     3x3  1,806,336      36,928
+    block3_shortcut_conv  convolution  32x14x14    64x7x7     1x1    100,352       2,112
+    head                  linear             64        10     1x1        640         650
+
+    fashion-mnist: input 1x28x28, 10 classes, 9,345,920 MACs, 77,418 parameters
+    ");
+}
+
+#[test]
+fn accelerators_are_listed_and_shown() {
+    insta::assert_snapshot!(stdout(&bitgear(&["accelerators"])), @r"
+    id             name                              evidence
+    envision-28nm  Envision (KU Leuven, ISSCC 2017)  silicon
+    ");
+    insta::assert_snapshot!(stdout(&bitgear(&["accelerators", "show", "envision-28nm"])), @r"
+    Envision (KU Leuven, ISSCC 2017)
+    https://doi.org/10.1109/ISSCC.2017.7870353
+    energy of a MAC holds the whole chip
+
+    mode   w bits  a bits  pJ/MAC  MAC/cycle
+    1x16b      16      16    7.63        256
+    2x8b        8       8     1.9        512
+    4x4b        4       4   0.474       1024
+
+    memory   bytes  read pJ/bit  write pJ/bit
+    sram    131072            -             -
+    dram         -            8             8
+
+    unknown, and so not counted: static.idle_mw, static.sleep_mw
+    ");
+}
+
+#[test]
+fn errors_name_the_thing_and_say_what_to_do() {
+    let model = "examples/fashion-mnist/fashion-mnist.onnx";
+    let config = "examples/fashion-mnist/bitgear.toml";
+    let seen = [
+        failure(&["inspect", "LICENSE-MIT"]),
+        failure(&["characterize", model, "--out", "target/absent"]),
+        failure(&["characterize", "--config", config, "--points", "w4", "--out", "target/absent"]),
+        failure(&[
+            "characterize",
+            "--config",
+            config,
+            "--guarantee",
+            "0.02",
+            "--out",
+            "target/absent",
+        ]),
+        failure(&["accelerators", "show", "absent"]),
+        failure(&["demo", "--example", "absent"]),
+        failure(&["evaluate", "LICENSE-MIT", "--data", "absent.npz"]),
+    ];
+    insta::assert_snapshot!(seen.join("\n"), @r"
+    exit code 1
+    error: model `LICENSE-MIT`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
+
+    exit code 1
+    error: the data is missing
+    hint: give --data, or `data.path` in the task's file
+
+    exit code 1
+    error: operating point must be `wWaA` with bit-widths W and A from 1 to 16, such as `w4a4`, got `w4`
+
+    exit code 1
+    error: guarantees are not supported yet: only the target, `max_accuracy_drop`
+    hint: leave out --guarantee and `guarantee`
+
+    exit code 1
+    error: no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
+
+    exit code 1
+    error: task `absent/bitgear.toml`: No such file or directory (os error 2)
+
+    exit code 1
+    error: `LICENSE-MIT` is no bundle: header too large
+    ");
+    assert!(!root().join("target/absent").exists(), "a request that fails at once writes nothing");
+}
+
+/// Digits differ by CPU where they rest on float sums; what is checked here is what is said.
+#[test]
+fn characterize_evaluate_and_run_tell_one_story() {
+    let out = tempfile::tempdir().expect("a folder");
+    let folder = out.path().to_str().expect("UTF-8");
+    let config = "examples/fashion-mnist/bitgear.toml";
+    let shown = stdout(&bitgear(&[
+        "characterize",
+        "--config",
+        config,
+        "--points",
+        "w3a3,w6a6",
+        "--out",
+        folder,
+    ]));
+    insta::with_settings!({filters => vec![(r"-?\+?\d+\.\d+|\+0\.00", "[n]"), (r" {2,}", "  "), (folder, "[out]")]}, {
+        insta::assert_snapshot!(shown, @r"
+    fashion-mnist: 9,345,920 MACs, 77,418 parameters, on envision-28nm
+    512 samples for calibration, 4000 for search, 3000 for certification, 3000 for the test
+
+    point  accuracy  difference  chip uJ  total uJ
+    float  [n] %  [n]  -  -
+    w3a3  [n] %  [n]  [n]  [n]
+    w6a6  [n] %  [n]  [n]  [n]
+    w16a16  [n] %  [n]  [n]  [n]
+    policy  [n] %  [n]  [n]  [n]
+
+    policy for a drop of at most [n] points: w3a3, accepted from a margin of [n]; [n] % of the inputs go on to w6a6
+    not certified: the drop is an expectation, not a guarantee
+
+    saving against  point  chip  total  chip, mean of splits
+    best static uniform  w6a6  [n] %  [n] %  [n] %
+    best static  w6a6  [n] %  [n] %  [n] %
+    best static plain  w6a6-plain  [n] %  [n] %  [n] %
+    16 bits  w16a16  [n] %  [n] %  [n] %
+
+    over 200 random splits the policies chosen this way lose [n] points on average (standard error [n])
+    a perfect gate between the same stages would need [n] uJ (chip)
+    not counted, because unknown: static.idle_mw, static.sleep_mw
+
+    files:
+      [out]/summary.json
+      [out]/policy.json
+      [out]/model.bitgear
+      [out]/trace.parquet
+      [out]/splits.json
+    ");
+    });
+
+    let summary = std::fs::read_to_string(out.path().join("summary.json")).expect("it was written");
+    let summary: serde_json::Value = serde_json::from_str(&summary).expect("JSON");
+    let bundle = out.path().join("model.bitgear");
+    let bundle = bundle.to_str().expect("UTF-8");
+    let data = "examples/fashion-mnist/test.npz";
+    let evaluation =
+        stdout(&bitgear(&["evaluate", bundle, "--data", data, "--split", "test", "--json"]));
+    let evaluation: serde_json::Value = serde_json::from_str(&evaluation).expect("JSON");
+    for key in ["accuracy", "escalation_rates", "energy_uj"] {
+        assert_eq!(evaluation[key], summary["policy"][key], "{key}");
+    }
+    assert_eq!(evaluation["samples"], summary["samples"]["test"]);
+
+    let golden = "examples/fashion-mnist/golden.npz";
+    let lines = stdout(&bitgear(&["run", bundle, golden, "--json"]));
+    let answers: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(answers.len(), 32);
+    for answer in &answers {
+        let scores: Vec<f64> = answer["scores"]
+            .as_array()
+            .expect("scores")
+            .iter()
+            .map(|s| s.as_f64().expect("number"))
+            .collect();
+        let class = usize::try_from(answer["class"].as_u64().expect("class")).expect("small");
+        assert!(scores.iter().all(|&s| s <= scores[class]), "{answer}");
+    }
+    let wrong = failure(&["evaluate", bundle, "--data", golden, "--split", "test"]);
+    assert!(wrong.contains("is not what the bundle's splits refer to"), "{wrong}");
+}
