@@ -128,7 +128,7 @@ impl Tracing<'_> {
         let range = self.ranges.of(self.graph.output);
         let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
         let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
-        let answers = self.batches(FLOAT, trace, parts, progress, |samples| {
+        let answers = batches(FLOAT, trace, parts, progress, |samples| {
             let chunks: Vec<Vec<f32>> = samples
                 .par_chunks(FLOAT_BATCH)
                 .map(|chunk| {
@@ -161,7 +161,7 @@ impl Tracing<'_> {
     ) -> Result<Block, Failure> {
         let model = quantize(self.graph, self.ranges, point).map_err(Failure::Quantize)?;
         let engine = Engine::new(&model, Kernels::detect());
-        let answers = self.batches(&model.point, trace, parts, progress, |samples| {
+        let answers = batches(&model.point, trace, parts, progress, |samples| {
             let mut answers = Answers::default();
             let scores = engine.scores(&self.data.batch(samples, &self.job.preprocess));
             for scores in scores.chunks_exact(trace.classes) {
@@ -173,33 +173,32 @@ impl Tracing<'_> {
         let score_scale = model.score_scale();
         Ok(Block { point: model.point.clone(), view: View::AsIs, score_scale, answers })
     }
+}
 
-    /// Runs the batches that no earlier run finished.
-    fn batches(
-        &self,
-        point: &str,
-        trace: &Trace,
-        parts: &Parts,
-        progress: &dyn Progress,
-        run: impl Fn(&[usize]) -> Answers,
-    ) -> Result<Answers, TraceError> {
-        progress.begin(point, trace.samples.len());
-        let mut all = Answers::default();
-        for (index, samples) in trace.samples.chunks(BATCH).enumerate() {
-            let first = index * BATCH;
-            let stored = parts.load(point, View::AsIs, first, samples.len(), trace.classes);
-            let answers = if let Some(answers) = stored {
-                answers
-            } else {
-                let answers = run(samples);
-                parts.store(point, View::AsIs, first, &answers)?;
-                answers
-            };
-            all.append(answers);
-            progress.advance(samples.len());
-        }
-        Ok(all)
+/// Runs the batches that no earlier run finished.
+fn batches(
+    point: &str,
+    trace: &Trace,
+    parts: &Parts,
+    progress: &dyn Progress,
+    run: impl Fn(&[usize]) -> Answers,
+) -> Result<Answers, TraceError> {
+    progress.begin(point, trace.samples.len());
+    let mut all = Answers::default();
+    for (index, samples) in trace.samples.chunks(BATCH).enumerate() {
+        let first = index * BATCH;
+        let stored = parts.load(point, View::AsIs, first, samples.len(), trace.classes);
+        let answers = if let Some(answers) = stored {
+            answers
+        } else {
+            let answers = run(samples);
+            parts.store(point, View::AsIs, first, &answers)?;
+            answers
+        };
+        all.append(answers);
+        progress.advance(samples.len());
     }
+    Ok(all)
 }
 
 /// Removes the batches of a finished run: the trace holds them all.

@@ -320,17 +320,12 @@ impl<'a> Pricing<'a> {
         self.stored(work.weights, point[layer].weights) + (work.biases * 32) as f64
     }
 
-    /// Width of a layer's result: what the next layer reads.
-    fn result_bits(&self, point: &[Widths], layer: usize) -> u8 {
-        point.get(layer + 1).map_or(16, |next| next.activations)
-    }
-
     /// Bits that must be held while a layer runs; a residual keeps at least 8 bits.
     fn live_bits(&self, point: &[Widths], layer: usize) -> f64 {
         let work = &self.workload.layers[layer];
         let activations = point[layer].activations;
         self.stored(work.inputs, activations)
-            + self.stored(work.outputs, self.result_bits(point, layer))
+            + self.stored(work.outputs, result_bits(point, layer))
             + self.stored(work.residual, activations.max(8))
     }
 
@@ -366,7 +361,7 @@ impl<'a> Pricing<'a> {
         }
         if spills {
             read += self.stored(work.residual, point[layer].activations.max(8));
-            written += self.stored(work.outputs, self.result_bits(point, layer));
+            written += self.stored(work.outputs, result_bits(point, layer));
         }
         let energy = |bits: f64, value: Option<Quantity>, key: &str| {
             if bits == 0.0 {
@@ -413,6 +408,11 @@ impl<'a> Pricing<'a> {
     fn unknown(&self, key: String) -> EnergyError {
         EnergyError::Unknown { profile: self.profile.accelerator.id.clone(), key }
     }
+}
+
+/// Width of a layer's result: what the next layer reads.
+fn result_bits(point: &[Widths], layer: usize) -> u8 {
+    point.get(layer + 1).map_or(16, |next| next.activations)
 }
 
 #[cfg(test)]

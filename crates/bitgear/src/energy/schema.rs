@@ -268,6 +268,7 @@ fn bit_packing() -> Packing {
 /// `[static]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "units are in the keys")]
 pub(super) struct Static {
     /// Leakage in milliwatt that the MAC's energy does not contain.
     pub leakage_mw: Option<Quantity>,

@@ -98,7 +98,7 @@ impl IntegerModel {
                     i128::from(bias.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0));
                 for (map, multipliers) in operands {
                     let (layout, bits) = self.codes(*map)?;
-                    self.check_broadcast(&layout, &out)?;
+                    check_broadcast(&layout, &out)?;
                     ensure(multipliers.len() == out.channels, || {
                         format!("expected {} multipliers, got {}", out.channels, multipliers.len())
                     })?;
@@ -106,21 +106,21 @@ impl IntegerModel {
                         multipliers.iter().map(|m| m.unsigned_abs()).max().unwrap_or(0);
                     largest += i128::from(multiplier) * i128::from(bits.code_max());
                 }
-                self.check_terms(largest, outputs, operands.iter().map(|o| o.0))
+                check_terms(largest, outputs, operands.iter().map(|o| o.0))
             }
             Step::Product { a, b, outputs } => {
                 let out = self.outputs(outputs, None)?;
                 for map in [a, b] {
-                    self.check_broadcast(&self.codes(*map)?.0, &out)?;
+                    check_broadcast(&self.codes(*map)?.0, &out)?;
                 }
-                self.check_terms(1 << 32, outputs, [*a, *b])
+                check_terms(1 << 32, outputs, [*a, *b])
             }
             Step::Average { input, window, outputs } => {
                 let (layout, _) = self.codes(*input)?;
                 let out = self.outputs(outputs, Some(window.kernel))?;
                 check_window(window, &layout, &out)?;
                 let pixels = (window.kernel[0] * window.kernel[1]) as i128;
-                self.check_terms(pixels << 16, outputs, [*input])
+                check_terms(pixels << 16, outputs, [*input])
             }
             Step::MaxPool { input, window, output } => {
                 let ((from, bits), (to, to_bits)) = (self.codes(*input)?, self.codes(*output)?);
@@ -167,7 +167,8 @@ impl IntegerModel {
         let out = self.outputs(&mac.outputs, None)?;
         let expected = MapLayout::new(shape.out_height, shape.out_width, shape.out_channels);
         ensure(same_pixels(&out, &expected), || format!("expected {expected:?}, got {out:?}"))?;
-        let divides = layout.channels % shape.groups == 0 && shape.out_channels % shape.groups == 0;
+        let divides = layout.channels.is_multiple_of(shape.groups)
+            && shape.out_channels.is_multiple_of(shape.groups);
         ensure(divides, || format!("{} groups don't divide the channels", shape.groups))?;
         for axis in 0..2 {
             let size = [layout.height, layout.width][axis];
@@ -208,7 +209,7 @@ impl IntegerModel {
             acc + i128::from(mac.bias[channel]).abs() + side[channel]
         });
         let operands = mac.residual.iter().map(|(map, _)| *map).chain([mac.input]);
-        self.check_terms(largest.max().unwrap_or(0), &mac.outputs, operands)
+        check_terms(largest.max().unwrap_or(0), &mac.outputs, operands)
     }
 
     /// All versions of a result have one shape, which is returned, and their own multipliers.
@@ -240,33 +241,32 @@ impl IntegerModel {
         }
         Ok(shape)
     }
+}
 
-    /// Sums of at most `largest` stay exact, and no operand is also a result.
-    fn check_terms(
-        &self,
-        largest: i128,
-        outputs: &[Requantization],
-        operands: impl IntoIterator<Item = MapId>,
-    ) -> Check {
-        ensure(largest < MAX_TERM, || format!("sums reach {largest}, expected below 2^53"))?;
-        let multiplier = outputs.iter().flat_map(|o| &o.multipliers).fold(0.0_f64, |max, &m| {
-            if m.is_finite() { max.max(f64::from(m.abs())) } else { f64::INFINITY }
-        });
-        ensure(largest as f64 * multiplier < MAX_RESULT, || {
-            format!("results reach {largest} · {multiplier}, expected below 2^51")
-        })?;
-        let mut operands = operands.into_iter();
-        ensure(operands.all(|map| outputs.iter().all(|o| o.map != map)), || {
-            "a map is operand and result of one step".to_owned()
-        })
-    }
+/// Sums of at most `largest` stay exact, and no operand is also a result.
+fn check_terms(
+    largest: i128,
+    outputs: &[Requantization],
+    operands: impl IntoIterator<Item = MapId>,
+) -> Check {
+    ensure(largest < MAX_TERM, || format!("sums reach {largest}, expected below 2^53"))?;
+    let multiplier = outputs.iter().flat_map(|o| &o.multipliers).fold(0.0_f64, |max, &m| {
+        if m.is_finite() { max.max(f64::from(m.abs())) } else { f64::INFINITY }
+    });
+    ensure(largest as f64 * multiplier < MAX_RESULT, || {
+        format!("results reach {largest} · {multiplier}, expected below 2^51")
+    })?;
+    let mut operands = operands.into_iter();
+    ensure(operands.all(|map| outputs.iter().all(|o| o.map != map)), || {
+        "a map is operand and result of one step".to_owned()
+    })
+}
 
-    fn check_broadcast(&self, operand: &MapLayout, out: &MapLayout) -> Check {
-        let pixels = (operand.height, operand.width) == (1, 1)
-            || (operand.height, operand.width) == (out.height, out.width);
-        let channels = operand.channels == 1 || operand.channels == out.channels;
-        ensure(pixels && channels, || format!("{operand:?} doesn't broadcast to {out:?}"))
-    }
+fn check_broadcast(operand: &MapLayout, out: &MapLayout) -> Check {
+    let pixels = (operand.height, operand.width) == (1, 1)
+        || (operand.height, operand.width) == (out.height, out.width);
+    let channels = operand.channels == 1 || operand.channels == out.channels;
+    ensure(pixels && channels, || format!("{operand:?} doesn't broadcast to {out:?}"))
 }
 
 fn same_pixels(a: &MapLayout, b: &MapLayout) -> bool {

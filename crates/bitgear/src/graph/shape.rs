@@ -47,11 +47,9 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
             if axes.iter().any(|&axis| axis >= input.len()) {
                 return Err(format!("axes {axes:?} of shape {input:?}"));
             }
-            let kept =
-                input.iter().enumerate().filter_map(|(axis, &n)| match axes.contains(&axis) {
-                    false => Some(n),
-                    true => keep.then_some(1),
-                });
+            let kept = input.iter().enumerate().filter_map(|(axis, &n)| {
+                if axes.contains(&axis) { keep.then_some(1) } else { Some(n) }
+            });
             Ok(kept.collect())
         }
         Op::Transpose { permutation } => {

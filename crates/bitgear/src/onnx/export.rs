@@ -152,7 +152,7 @@ impl Writer<'_> {
         for output in outputs {
             let map = &self.model.maps[output.map];
             if let Format::Scores { .. } = map.format {
-                self.real[output.map] = real.to_owned();
+                real.clone_into(&mut self.real[output.map]);
                 continue;
             }
             let bound = |code: i32| map.scale().value(code as u16);

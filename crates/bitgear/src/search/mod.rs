@@ -68,7 +68,7 @@ struct Candidate {
 pub struct Candidates {
     labels: Vec<u32>,
     reference: Vec<bool>,
-    candidates: Vec<Candidate>,
+    all: Vec<Candidate>,
     /// \[low\]\[high\]: what the low and what the high stage costs.
     pairs: Vec<Vec<[Energy; 2]>>,
 }
@@ -166,23 +166,23 @@ impl Candidates {
             })
             .collect::<Result<_, EnergyError>>()?;
         let reference = trace.correct(block(reference, View::AsIs));
-        Ok(Self { labels: trace.labels.clone(), reference, candidates, pairs })
+        Ok(Self { labels: trace.labels.clone(), reference, all: candidates, pairs })
     }
 
     /// The candidates, in the order in which choices number them.
     pub fn points(&self) -> impl Iterator<Item = &PointInfo> {
-        self.candidates.iter().map(|c| &c.info)
+        self.all.iter().map(|c| &c.info)
     }
 
     /// What candidate `index` costs alone.
     pub fn energy(&self, index: usize) -> Energy {
-        self.candidates[index].energy
+        self.all[index].energy
     }
 
     /// What each stage of a choice costs when it runs.
     pub fn stage_energies(&self, choice: Choice) -> Vec<Energy> {
         match choice.escalation {
-            None => vec![self.candidates[choice.low].energy],
+            None => vec![self.all[choice.low].energy],
             Some((_, high)) => self.pairs[choice.low][high].to_vec(),
         }
     }
@@ -259,7 +259,7 @@ impl Candidates {
         let Some((_, high)) = choice.escalation else {
             return stages[0];
         };
-        let (low, high) = (&self.candidates[choice.low], &self.candidates[high]);
+        let (low, high) = (&self.all[choice.low], &self.all[high]);
         let gained = rows.iter().filter(|&&row| !low.correct[row] && high.correct[row]).count();
         stages[0].plus(stages[1].times(gained as f64 / rows.len().max(1) as f64))
     }
@@ -271,10 +271,10 @@ impl Candidates {
 
     /// Whether the choice answers a row rightly, and whether it escalates it.
     fn answer(&self, choice: Choice, row: usize) -> (bool, bool) {
-        let low = &self.candidates[choice.low];
+        let low = &self.all[choice.low];
         match choice.escalation {
             Some((accept_at, high)) if low.margins[row] < accept_at => {
-                (self.candidates[high].correct[row], true)
+                (self.all[high].correct[row], true)
             }
             _ => (low.correct[row], false),
         }

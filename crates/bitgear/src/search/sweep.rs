@@ -8,12 +8,11 @@ impl Candidates {
     /// the earlier candidate.
     pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Choice> {
         let n = mask.count as f64;
-        let members: Vec<usize> = (0..self.candidates.len())
-            .filter(|&i| pool.holds(self.candidates[i].info.kind))
-            .collect();
+        let members: Vec<usize> =
+            (0..self.all.len()).filter(|&i| pool.holds(self.all[i].info.kind)).collect();
         // Σ (reference right - answer right) of each candidate alone.
         let drops: Vec<i64> = self
-            .candidates
+            .all
             .iter()
             .map(|candidate| {
                 let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
@@ -35,7 +34,7 @@ impl Candidates {
         for &low in &members {
             for (index, &limit) in limits.iter().enumerate() {
                 if drops[low] <= limit {
-                    let energy = self.candidates[low].energy.chip_uj;
+                    let energy = self.all[low].energy.chip_uj;
                     offer(index, energy, Choice { low, escalation: None });
                 }
             }
@@ -72,7 +71,7 @@ impl Candidates {
         limits: &[i64],
         loosest: i64,
     ) -> Vec<Option<(usize, i32)>> {
-        let (low, high) = (&self.candidates[low], &self.candidates[high]);
+        let (low, high) = (&self.all[low], &self.all[high]);
         let mut found = vec![None; limits.len()];
         let mut accepted = 0;
         let mut previous: Option<i32> = None;
@@ -106,7 +105,7 @@ impl Candidates {
     /// The member with the most bits, the first of equals.
     fn widest(&self, members: &[usize]) -> usize {
         let bits = |index: usize| -> u64 {
-            let widths = &self.candidates[index].info.widths;
+            let widths = &self.all[index].info.widths;
             widths.iter().map(|w| u64::from(w.weights) + u64::from(w.activations)).sum()
         };
         *members

@@ -121,7 +121,7 @@ fn thresholds_lie_between_distinct_margins() {
     for choice in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
         if let Some((accept_at, _)) = choice.escalation {
             // Margins are multiples of 3: a threshold on one would sit on the upper of two.
-            let margins = &candidates.candidates[choice.low].margins;
+            let margins = &candidates.all[choice.low].margins;
             let above = margins.iter().filter(|&&m| m >= accept_at).min().unwrap();
             let below = margins.iter().filter(|&&m| m < accept_at).max().unwrap();
             assert_eq!(accept_at, below + (above - below + 1) / 2);

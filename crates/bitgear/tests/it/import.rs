@@ -23,7 +23,9 @@ fn softmax(scores: &mut [f32], classes: usize) {
     for row in scores.chunks_exact_mut(classes) {
         let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = row.iter().map(|s| (s - highest).exp()).sum();
-        row.iter_mut().for_each(|s| *s = (*s - highest).exp() / sum);
+        for score in row {
+            *score = (*score - highest).exp() / sum;
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Importer {
                     _ => return Err("operand 0 is missing".to_owned()),
                 };
                 let (start, end) =
-                    (node.attributes.int("start", 0)?, node.attributes.int("end", i64::MAX)?);
+                    (node.attributes.int("start", 0), node.attributes.int("end", i64::MAX));
                 let range = slice_range(start, end, 1, dims.len())?;
                 let dims = dims[range.start..range.start + range.count].to_vec();
                 Ok(Constant { shape: vec![dims.len()], values: Values::Ints(dims) })
@@ -59,7 +59,7 @@ impl Importer {
             "Identity" => node.required(0).cloned(),
             "Cast" => {
                 let c = node.required(0)?;
-                match node.attributes.int("to", 1)? {
+                match node.attributes.int("to", 1) {
                     1 => Ok(Constant::floats(c.shape.clone(), c.to_floats()?)),
                     6 | 7 => match &c.values {
                         Values::Ints(_) => Ok(c.clone()),
@@ -87,7 +87,7 @@ fn constant(node: &Current<'_>) -> Result<Constant, String> {
     } else if a.has("value_float") {
         Ok(Constant::floats(Vec::new(), vec![a.float("value_float", 0.0)]))
     } else if a.has("value_int") {
-        Ok(Constant::ints(Vec::new(), [a.int("value_int", 0)?]))
+        Ok(Constant::ints(Vec::new(), [a.int("value_int", 0)]))
     } else if let Some(values) = a.floats("value_floats") {
         Ok(Constant::floats(vec![values.len()], values.to_vec()))
     } else if let Some(values) = a.ints("value_ints") {
@@ -132,7 +132,7 @@ fn indices(
 
 fn gather(node: &Current<'_>) -> Result<Constant, String> {
     let (data, at) = (node.required(0)?, node.required(1)?);
-    let axis = axis_of(node.attributes.int("axis", 0)?, data.shape.len())?;
+    let axis = axis_of(node.attributes.int("axis", 0), data.shape.len())?;
     let size = data.shape[axis];
     let wanted: Vec<usize> =
         at.to_ints()?.iter().map(|&i| axis_of(i, size)).collect::<Result<_, _>>()?;
@@ -151,7 +151,7 @@ fn gather(node: &Current<'_>) -> Result<Constant, String> {
 fn concat(node: &Current<'_>) -> Result<Constant, String> {
     let parts = (0..node.inputs.len()).map(|i| node.required(i)).collect::<Result<Vec<_>, _>>()?;
     let first = parts.first().ok_or("no operands")?;
-    let axis = axis_of(node.attributes.int("axis", 0)?, first.shape.len())?;
+    let axis = axis_of(node.attributes.int("axis", 0), first.shape.len())?;
     let (mut shape, outer) = (first.shape.clone(), elements(&first.shape[..axis])?);
     let fits = |p: &&Constant| {
         p.shape.len() == shape.len()

@@ -25,8 +25,8 @@ impl<'a> Attributes<'a> {
         self.get(name).is_some()
     }
 
-    pub(super) fn int(&self, name: &str, default: i64) -> Result<i64, String> {
-        Ok(self.get(name).map_or(default, |a| a.i))
+    pub(super) fn int(&self, name: &str, default: i64) -> i64 {
+        self.get(name).map_or(default, |a| a.i)
     }
 
     pub(super) fn float(&self, name: &str, default: f32) -> f32 {
@@ -76,7 +76,7 @@ impl<'a> Attributes<'a> {
 
     /// Fails where the attribute has another value than the one that is supported.
     pub(super) fn only(&self, name: &str, value: i64) -> Result<(), String> {
-        match self.int(name, value)? {
+        match self.int(name, value) {
             got if got == value => Ok(()),
             got => Err(format!("attribute `{name}` = {got} is not supported, only {value}")),
         }

@@ -9,7 +9,7 @@ impl Importer {
     pub(super) fn gemm(&mut self, node: &mut Current<'_>) -> Result<Value, String> {
         let input = node.sample(0)?;
         node.attributes.only("transA", 0)?;
-        let transposed = node.attributes.int("transB", 0)? != 0;
+        let transposed = node.attributes.int("transB", 0) != 0;
         let (alpha, beta) =
             (node.attributes.float("alpha", 1.0), node.attributes.float("beta", 1.0));
         let weight = weight(node.required(1)?, transposed)?;

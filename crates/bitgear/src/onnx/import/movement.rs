@@ -16,7 +16,7 @@ impl Importer {
         let rank = shape.len();
         let output = match node.proto.op_type.as_str() {
             "Flatten" => {
-                let axis = node.attributes.int("axis", 1)?;
+                let axis = node.attributes.int("axis", 1);
                 if axis != 1 && axis != -(rank as i64) {
                     return Err(format!("attribute `axis` = {axis} mixes samples or keeps axes"));
                 }
@@ -81,7 +81,7 @@ impl Importer {
             .flatten()
             .find_map(|v| if let Value::Sample(t) = v { Some(self.shape(*t).len()) } else { None })
             .ok_or("no operand is computed from the sample")?;
-        let axis = sample_axis(node.attributes.int("axis", 0)?, rank)?;
+        let axis = sample_axis(node.attributes.int("axis", 0), rank)?;
         let mut operands = Vec::new();
         for value in node.inputs.clone().iter().flatten() {
             operands.push(match value {
@@ -159,7 +159,7 @@ impl Importer {
     pub(super) fn split(&mut self, node: &mut Current<'_>) -> Result<Vec<Value>, String> {
         let input = node.sample(0)?;
         let shape = self.shape(input).to_vec();
-        let axis = sample_axis(node.attributes.int("axis", 0)?, shape.len())?;
+        let axis = sample_axis(node.attributes.int("axis", 0), shape.len())?;
         let parts = node.proto.output.len().max(1);
         node.attributes.ignore(&["num_outputs"]);
         let sizes: Vec<usize> = match (node.known(1)?, node.attributes.ints("split")) {
