@@ -4,4 +4,5 @@
 mod characterize;
 mod import;
 mod integer;
+mod lowering;
 mod real;
