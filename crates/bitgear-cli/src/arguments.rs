@@ -8,7 +8,12 @@ use clap_complete::Shell;
 /// Shifts a trained network between bit-widths per input: low for the easy ones, high for the few
 /// that need it.
 #[derive(Debug, Parser)]
-#[command(name = "bitgear", version, max_term_width = 100)]
+#[command(
+    name = "bitgear",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 the work failed, 2 the arguments are wrong. Results go to standard output, all else to standard error."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -121,7 +126,7 @@ pub(crate) struct Evaluate {
 pub(crate) struct Run {
     /// Bundle that `characterize` wrote
     pub(crate) bundle: PathBuf,
-    /// Samples: .npz files with `x`, or .npy files
+    /// Samples: .npz files with `x`, .npy files, images or folders of images
     #[arg(required = true)]
     pub(crate) inputs: Vec<PathBuf>,
     /// Threads [default: all processors]

@@ -7,7 +7,7 @@ use image::{ColorType, ImageReader, Limits};
 use sha2::{Digest, Sha256};
 
 use super::{DataError, Dataset, Samples};
-use crate::hash::hex;
+use crate::hash::{hex, sha256};
 
 /// Reads all images below `folder`. Classes are numbered in the order of their folders' names,
 /// images lie in the order of theirs. Grey images have one channel, all others three (RGB), stored
@@ -45,6 +45,13 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
     };
     let hash = hex(&digest.finalize());
     Dataset::new(folder, hash, &[labels.len(), c, h, w], Samples::U8(samples), Some(labels))
+}
+
+/// Reads one image, without a label.
+pub(super) fn read_image(path: &Path) -> Result<Dataset, DataError> {
+    let bytes = fs::read(path).map_err(|e| DataError::read(path, e))?;
+    let ([c, h, w], values) = decode(path, &bytes)?;
+    Dataset::new(path, sha256(&bytes), &[1, c, h, w], Samples::U8(values), None)
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {

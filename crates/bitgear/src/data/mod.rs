@@ -68,8 +68,8 @@ impl Samples {
 /// Where a data set comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A `.npz` file with arrays `x` and `y`, a folder of images with one folder a class, or a
-    /// `.npy` file of samples alone.
+    /// A `.npz` file with arrays `x` and `y`, a folder of images with one folder a class, or
+    /// samples without labels: a `.npy` file or an image.
     Path(PathBuf),
     /// Two `.npy` files.
     Pair {
@@ -103,9 +103,10 @@ impl Dataset {
             Source::Path(path) => match path.extension().and_then(|e| e.to_str()) {
                 Some("npz") => numpy::read_npz(path),
                 Some("npy") => numpy::read_pair(path, None),
+                Some("png" | "jpg" | "jpeg") => images::read_image(path),
                 _ => Err(DataError::invalid(
                     path,
-                    "expected a `.npz` file, a `.npy` file or a folder of images",
+                    "expected a `.npz` or `.npy` file, a folder of images or an image",
                 )),
             },
         }

@@ -101,6 +101,10 @@ fn a_folder_of_images_becomes_planes_with_the_folders_as_classes() {
     let batch = data.batch(&[0, 1], &Preprocess::default());
     assert_eq!(batch.values(), [4.0, 4.0, 5.0, 5.0, 6.0, 6.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
 
+    let one = Dataset::read(&Source::Path(folder.path().join("cat/0.png"))).unwrap();
+    assert_eq!((one.len(), one.labels()), (1, None));
+    assert_eq!(one.batch(&[0], &Preprocess::default()).values(), &batch.values()[6..]);
+
     image::GrayImage::new(3, 1).save(folder.path().join("cat/1.png")).unwrap();
     let error = Dataset::read(&Source::Path(folder.path().to_owned())).unwrap_err().to_string();
     assert!(error.contains("expected [3, 1, 2], got [1, 1, 3]"), "{error}");

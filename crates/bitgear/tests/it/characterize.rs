@@ -163,6 +163,23 @@ fn the_trace_holds_the_float_network_and_every_point_twice() {
     assert!(same as f64 > 0.995 * trace.samples.len() as f64, "{same} of {}", trace.samples.len());
 }
 
+/// Names and order of all keys; the numbers rest on float sums and so on the CPU.
+#[test]
+fn the_files_have_the_published_form() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&job(folder.path(), &["w3a3"]), &Watch::new(1000), 2);
+    let filters = vec![
+        (r"-?\d+\.\d+(e-?\d+)?", "[real]"),
+        (r"[0-9a-f]{64}", "[sha256]"),
+        (r"w\d+a\d+", "[point]"),
+    ];
+    insta::with_settings!({filters => filters}, {
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        insta::assert_snapshot!("summary.json", read("summary.json"));
+        insta::assert_snapshot!("policy.json", read("policy.json"));
+    });
+}
+
 #[test]
 fn a_damaged_bundle_is_refused_without_a_panic() {
     let folder = tempfile::tempdir().unwrap();
@@ -221,7 +238,7 @@ fn requests_that_cannot_be_met_say_why() {
     model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
     no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
-    data `ROOT/examples/fashion-mnist/bitgear.toml`: expected a `.npz` file, a `.npy` file or a folder of images
+    data `ROOT/examples/fashion-mnist/bitgear.toml`: expected a `.npz` or `.npy` file, a folder of images or an image
     shares must leave samples for all: search 1, certification 0.1, test -0.100, calibration 64 samples
     data `ROOT/examples/fashion-mnist/test.npz`: preprocessing: `mean` must hold 1 or 1 values, got 3
     ");
