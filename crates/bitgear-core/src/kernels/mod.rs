@@ -81,11 +81,7 @@ impl Kernels {
     /// The fastest class that is exact for these weights (in the order of [`Weights::plain`]) and
     /// all inputs of `activation` bits.
     pub fn class(self, shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-        match self.0 {
-            Isa::Scalar => Class::Scalar,
-            #[cfg(all(feature = "std", target_arch = "x86_64"))]
-            Isa::Avx2(_) => bound::class(shape, plain, activation),
-        }
+        if self == Self::scalar() { Class::Scalar } else { bound::class(shape, plain, activation) }
     }
 
     /// How much memory the packed weights take.

@@ -9,7 +9,6 @@ use super::*;
 #[derive(Clone, Debug)]
 struct Case {
     shape: ConvShape,
-    weight_bits: BitWidth,
     activation_bits: BitWidth,
     plain: Vec<i16>,
     input: Vec<u16>,
@@ -223,14 +222,13 @@ fn cases() -> impl Strategy<Value = Case> {
             ((0..len).map(|_| (next() % 256) as u16).collect(), multipliers)
         });
         let scale = 200.0 / largest as f32;
-        let versions = vec![
+        let versions = [
             Version { multiplier: scale, zero: 0, storage: Storage::U8, halo: 1 },
             Version { multiplier: scale * 150.0, zero: 32768, storage: Storage::U16, halo: 0 },
             Version { multiplier: scale * 1000.0, zero: 0, storage: Storage::I32, halo: 2 },
         ];
         Some(Case {
             shape,
-            weight_bits,
             activation_bits,
             plain,
             input: codes,
@@ -238,7 +236,7 @@ fn cases() -> impl Strategy<Value = Case> {
             bias,
             residual,
             narrow,
-            versions: versions[..1 + (seed % 3) as usize].to_vec(),
+            versions: versions[..=(seed % 3) as usize].to_vec(),
         })
     })
 }
@@ -311,7 +309,6 @@ fn the_specification_computes_bias_residual_and_one_rounding() {
     };
     let case = Case {
         shape,
-        weight_bits: BitWidth::new(4).unwrap(),
         activation_bits: BitWidth::new(4).unwrap(),
         plain: vec![3, -2],
         // Spare channels hold what must not count.

@@ -17,7 +17,7 @@ pub(super) trait Element: Copy + Default {
 }
 
 impl Element for u8 {
-    #[inline(always)]
+    #[inline]
     fn widen(eight: &[Self; 8]) -> __m256i {
         // SAFETY: the array holds eight bytes, and only `conv` calls this, which runs with AVX2.
         unsafe { _mm256_cvtepu16_epi32(_mm_cvtepu8_epi16(_mm_loadl_epi64(eight.as_ptr().cast()))) }
@@ -25,7 +25,7 @@ impl Element for u8 {
 }
 
 impl Element for u16 {
-    #[inline(always)]
+    #[inline]
     fn widen(eight: &[Self; 8]) -> __m256i {
         // SAFETY: the array holds eight words, and only `conv` calls this, which runs with AVX2.
         unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(eight.as_ptr().cast())) }

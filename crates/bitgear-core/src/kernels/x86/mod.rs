@@ -31,6 +31,8 @@ impl Avx2 {
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
+        // The proof that the calls below rest on.
+        let Self(()) = self;
         match (weights.class, weights.packed, input) {
             (Class::Bytes { drain }, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: `self` exists only when `detect` saw AVX2 and FMA on this CPU.

@@ -22,7 +22,7 @@ pub(super) trait Element: Copy {
 }
 
 impl Element for u8 {
-    #[inline(always)]
+    #[inline]
     unsafe fn pair(at: *const Self) -> i32 {
         // SAFETY: the caller vouches for two elements.
         let [low, high] = unsafe { at.cast::<[u8; 2]>().read() };
@@ -31,7 +31,7 @@ impl Element for u8 {
 }
 
 impl Element for u16 {
-    #[inline(always)]
+    #[inline]
     unsafe fn pair(at: *const Self) -> i32 {
         // SAFETY: the caller vouches for two elements.
         unsafe { at.cast::<i32>().read_unaligned() }
