@@ -64,7 +64,31 @@ mod tests {
         assert_eq!(requantize(3, 1024.0), 3072);
     }
 
+    /// The same from the definition, another way: the product as a fraction with a positive
+    /// denominator of at most 2^62, divided with remainder.
+    fn by_division(t: i64, significand: i128, shift: u32) -> i128 {
+        let (product, denominator) = (i128::from(t) * significand, 1_i128 << shift);
+        let (quotient, rest) = (product.div_euclid(denominator), product.rem_euclid(denominator));
+        match (2 * rest).cmp(&denominator) {
+            core::cmp::Ordering::Less => quotient,
+            core::cmp::Ordering::Greater => quotient + 1,
+            core::cmp::Ordering::Equal => quotient + quotient.rem_euclid(2),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn equals_division_with_remainder_for_every_t(
+            t: i64, m in 1_i64..1 << 24, negative: bool, shift in 0_u32..62,
+        ) {
+            let m = if negative { -m } else { m };
+            // Exact: the significand has 24 bits.
+            let multiplier = m as f32 * (-(shift as f32)).exp2();
+            let exact = by_division(t, i128::from(m), shift);
+            let exact = exact.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+            prop_assert_eq!(i128::from(requantize(t, multiplier)), exact);
+        }
+
         /// Doubles are exact here: t has 24 bits, the multiplier 24, and `fma` rounds once.
         #[test]
         fn equals_one_rounding_of_the_exact_product(t in -(1_i64 << 24)..1 << 24, m in 1e-6_f32..4.0, negative: bool) {

@@ -14,9 +14,17 @@ struct Case {
     input: Vec<u16>,
     shift: u32,
     bias: Vec<i64>,
-    residual: Option<(Vec<u16>, Vec<i64>)>,
+    residual: Option<Residual>,
     narrow: bool,
     versions: Vec<Version>,
+}
+
+#[derive(Clone, Debug)]
+struct Residual {
+    codes: Vec<u16>,
+    multipliers: Vec<i64>,
+    bytes: bool,
+    halo: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +73,7 @@ fn run(kernels: Kernels, case: &Case) -> (Class, Vec<Memory>) {
     let out = MapLayout::new(shape.out_height, shape.out_width, shape.out_channels);
     let (narrow_bias, narrow_residual): (Vec<i32>, Vec<i32>);
     let no_multipliers = Vec::new();
-    let multipliers = case.residual.as_ref().map_or(&no_multipliers, |(_, m)| m);
+    let multipliers = case.residual.as_ref().map_or(&no_multipliers, |r| &r.multipliers);
     let bias = if case.narrow {
         narrow_bias = case.bias.iter().map(|&b| b as i32).collect();
         narrow_residual = multipliers.iter().map(|&m| m as i32).collect();
@@ -73,13 +81,15 @@ fn run(kernels: Kernels, case: &Case) -> (Class, Vec<Memory>) {
     } else {
         Bias::Wide { bias: &case.bias, residual: multipliers }
     };
+    let residual_bytes: Vec<u8> =
+        case.residual.iter().flat_map(|r| r.codes.iter().map(|&c| c as u8)).collect();
     let terms = Terms {
         shift: case.shift,
         bias,
-        residual: case
-            .residual
-            .as_ref()
-            .map(|(codes, _)| Source { codes: Codes::U16(codes), layout: out }),
+        residual: case.residual.as_ref().map(|r| Source {
+            codes: if r.bytes { Codes::U8(&residual_bytes) } else { Codes::U16(&r.codes) },
+            layout: halo(out, r.halo),
+        }),
     };
     let mut memories: Vec<Memory> = case
         .versions
@@ -154,7 +164,7 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![1_usize..10, 15_usize..35], // out channels
         prop_oneof![Just([1, 1]), Just([3, 3]), Just([1, 3]), Just([2, 2])],
         ([1_usize..3, 1_usize..3], [1_usize..3, 1_usize..3]),
-        0_usize..3, // dense, depthwise, two groups
+        0_usize..5, // dense, depthwise, or so many groups
     );
     let numbers = (1_u8..=16, 1_u8..=16, 0_u32..6, any::<bool>(), any::<bool>(), any::<u64>());
     let fill = prop_oneof![
@@ -168,7 +178,7 @@ fn cases() -> impl Strategy<Value = Case> {
         let (channels, out_channels, groups) = match grouping {
             0 => (channels, out_channels, 1),
             1 => (channels, channels, channels),
-            _ => (2 * channels, 2 * out_channels, 2),
+            groups => (groups * channels, groups * out_channels, groups),
         };
         let pads = [kernel[0] / 2, kernel[1] / 2];
         let mut input = MapLayout::new(height, width, channels);
@@ -216,10 +226,12 @@ fn cases() -> impl Strategy<Value = Case> {
         let mut value = |bound: i64| (next() % (2 * bound.max(1) as u64)) as i64 - bound;
         let bias = (0..out_channels).map(|_| value(share)).collect();
         let residual = with_residual.then(|| {
-            let len = MapLayout::new(out_height, out_width, out_channels).len();
+            let pads = (seed % 2) as usize;
+            let len = halo(MapLayout::new(out_height, out_width, out_channels), pads).len();
             let multipliers = (0..out_channels).map(|_| value(share / 512)).collect();
             let mut next = stream(seed ^ 2);
-            ((0..len).map(|_| (next() % 256) as u16).collect(), multipliers)
+            let codes = (0..len).map(|_| (next() % 256) as u16).collect();
+            Residual { codes, multipliers, bytes: seed % 3 > 0, halo: pads }
         });
         let scale = 200.0 / largest as f32;
         let versions = [
@@ -236,7 +248,11 @@ fn cases() -> impl Strategy<Value = Case> {
             bias,
             residual,
             narrow,
-            versions: versions[..=(seed % 3) as usize].to_vec(),
+            versions: {
+                // Some of them, in any order.
+                let first = (seed % 3) as usize;
+                (0..=(seed / 3 % 3) as usize).map(|i| versions[(first + i) % 3].clone()).collect()
+            },
         })
     })
 }
@@ -315,7 +331,12 @@ fn the_specification_computes_bias_residual_and_one_rounding() {
         input: vec![5, 9, 9, 9, 4, 9, 9, 9],
         shift: 1,
         bias: vec![10],
-        residual: Some((vec![7, 0, 0, 0], vec![3])),
+        residual: Some(Residual {
+            codes: vec![7, 0, 0, 0],
+            multipliers: vec![3],
+            bytes: true,
+            halo: 0,
+        }),
         narrow: true,
         // t = (3·5 - 2·4)·2 + 10 + 3·7 = 45; 45 · 0.5 = 22.5 rounds to 22.
         versions: vec![Version { multiplier: 0.5, zero: 1, storage: Storage::U8, halo: 0 }],
@@ -323,6 +344,62 @@ fn the_specification_computes_bias_residual_and_one_rounding() {
     for kernels in Kernels::present() {
         let (_, memory) = run(kernels, &case);
         assert_eq!(memory, [Memory::U8(vec![23, 77, 77, 77])], "{}", kernels.name());
+    }
+}
+
+/// One pixel, one channel, weight 1: t is the bias plus the code, so that t can be anything.
+fn single(bias: i64, code: u16, multiplier: f32, narrow: bool) -> Case {
+    Case {
+        shape: ConvShape {
+            input: MapLayout::new(1, 1, 1),
+            out_channels: 1,
+            out_height: 1,
+            out_width: 1,
+            kernel: [1, 1],
+            strides: [1, 1],
+            dilations: [1, 1],
+            pads: [0, 0],
+            groups: 1,
+        },
+        activation_bits: BitWidth::new(8).unwrap(),
+        plain: vec![1],
+        input: vec![code, 0, 0, 0],
+        shift: 0,
+        bias: vec![bias],
+        residual: None,
+        narrow,
+        versions: vec![Version { multiplier, zero: 0, storage: Storage::I32, halo: 0 }],
+    }
+}
+
+/// Where float arithmetic would first go wrong: the largest t and products that the contract
+/// allows, on ties and beside them.
+#[test]
+fn the_fused_multiply_adds_are_exact_up_to_their_limits() {
+    let check = |case: &Case| {
+        let (_, expected) = run(Kernels::scalar(), case);
+        for kernels in Kernels::present() {
+            assert_eq!(run(kernels, case).1, expected, "{} {case:?}", kernels.name());
+        }
+    };
+    // The largest floats below 1/4, and 1/4 itself, where every second even t is a tie.
+    let quarters = [0.25, f32::from_bits(0.25_f32.to_bits() - 1), 0.249_999_9, 0.2];
+    for distance in 0..300 {
+        for sign in [1, -1] {
+            for (i, multiplier) in quarters.into_iter().enumerate() {
+                // |t| ≤ 2^24 and |t · multiplier| < 2^22.
+                let t = sign * ((1 << 24) - distance - i64::from(i == 0));
+                check(&single(t - 100, 100, multiplier, true));
+                check(&single(t - 100, 100, multiplier, false));
+            }
+            // |t| < 2^53; results of 30 bits, ties at odd multiples of 2^22.
+            let half = 1_i64 << 22;
+            for off in -1..=1 {
+                let t = sign * ((1 << 53) - (2 * distance + 1) * half + off - 1);
+                check(&single(t - 100, 100, 1.0 / (1 << 23) as f32, false));
+                check(&single(t - 100, 100, 1.1 / (1 << 23) as f32, false));
+            }
+        }
     }
 }
 
