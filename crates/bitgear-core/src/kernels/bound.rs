@@ -61,9 +61,9 @@ pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> C
     Class::Scalar
 }
 
-/// Largest number of steps whose products can be summed in 16 bits: for every output channel, every
-/// pair of channels that share a 16-bit lane and every run of so many steps, the extremes stay
-/// within an i16. 0 when not even one step is safe.
+/// How many steps' products can be summed in 16 bits: for every output channel, every pair of
+/// channels that share a 16-bit lane and every run of so many steps, the extremes stay within an
+/// i16. The largest of a few candidates; 0 when not even one step is safe.
 fn drain(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> usize {
     let width = step_channels(Class::Bytes { drain: 1 });
     let groups = shape.input.stride() / width;
@@ -85,8 +85,8 @@ fn drain(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> usize {
             })
         })
     };
-    // Not monotone in the length of a run, since runs start at its multiples; but every safe length
-    // is safe, and the largest is found from above.
+    // Runs start at multiples of their length, so that a shorter one need not be safe where a longer
+    // one is: each is checked by itself.
     let candidates = [steps, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
     candidates.into_iter().filter(|&n| n <= steps).find(|&n| safe(n)).unwrap_or(0)
 }
