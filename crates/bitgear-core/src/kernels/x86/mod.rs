@@ -78,6 +78,36 @@ fn blocks<const MR: usize>(
     }
 }
 
+/// Evaluates an expression with `$mr`, the number of pixels of a block, as a constant.
+macro_rules! with_pixels {
+    ($pixels:expr, $mr:ident => $body:expr) => {
+        match $pixels {
+            4 => {
+                const $mr: usize = 4;
+                $body
+            }
+            3 => {
+                const $mr: usize = 3;
+                $body
+            }
+            2 => {
+                const $mr: usize = 2;
+                $body
+            }
+            _ => {
+                const $mr: usize = 1;
+                $body
+            }
+        }
+    };
+}
+
+/// The part of packed weights that belongs to one panel.
+fn panel_of<'w, T>(shape: &ConvShape, packed: &'w [T], panel: usize) -> &'w [T] {
+    let len = packed.len() / shape.out_channels.div_ceil(PANEL);
+    &packed[panel * len..][..len]
+}
+
 #[target_feature(enable = "avx2,fma")]
 fn bytes(
     shape: &ConvShape,
@@ -88,29 +118,13 @@ fn bytes(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let panel_len = packed.len() / shape.out_channels.div_ceil(PANEL);
-    blocks::<4>(shape, |panel, [y, x], pixels| {
+    blocks::<4>(shape, |panel, at, pixels| {
         epilogue.enter(terms, panel);
-        let weights = &packed[panel * panel_len..][..panel_len];
-        let at = shape.origin(y, x);
-        match pixels {
-            4 => {
-                let acc = tile::bytes::<4>(shape, weights, input, at, drain);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            3 => {
-                let acc = tile::bytes::<3>(shape, weights, input, at, drain);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            2 => {
-                let acc = tile::bytes::<2>(shape, weights, input, at, drain);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            _ => {
-                let acc = tile::bytes::<1>(shape, weights, input, at, drain);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-        }
+        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
+        with_pixels!(pixels, MR => {
+            let acc = tile::bytes::<MR>(shape, weights, input, first, drain);
+            epilogue.store(&acc, at, terms, outputs);
+        });
     });
 }
 
@@ -123,29 +137,13 @@ fn pairs<T: tile::Element>(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let panel_len = packed.len() / shape.out_channels.div_ceil(PANEL);
-    blocks::<4>(shape, |panel, [y, x], pixels| {
+    blocks::<4>(shape, |panel, at, pixels| {
         epilogue.enter(terms, panel);
-        let weights = &packed[panel * panel_len..][..panel_len];
-        let at = shape.origin(y, x);
-        match pixels {
-            4 => {
-                let acc = tile::pairs::<4, T>(shape, weights, input, at);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            3 => {
-                let acc = tile::pairs::<3, T>(shape, weights, input, at);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            2 => {
-                let acc = tile::pairs::<2, T>(shape, weights, input, at);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-            _ => {
-                let acc = tile::pairs::<1, T>(shape, weights, input, at);
-                epilogue.store(&acc, [y, x], terms, outputs);
-            }
-        }
+        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
+        with_pixels!(pixels, MR => {
+            let acc = tile::pairs::<MR, T>(shape, weights, input, first);
+            epilogue.store(&acc, at, terms, outputs);
+        });
     });
 }
 
@@ -158,17 +156,13 @@ fn split(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let panel_len = packed.len() / shape.out_channels.div_ceil(PANEL);
-    blocks::<2>(shape, |panel, [y, x], pixels| {
+    // Two accumulators each: half as many pixels fit into registers.
+    blocks::<2>(shape, |panel, at, pixels| {
         epilogue.enter(terms, panel);
-        let weights = &packed[panel * panel_len..][..panel_len];
-        let at = shape.origin(y, x);
-        if pixels == 2 {
-            let acc = tile::split::<2>(shape, weights, input, at);
-            epilogue.store_split(&acc, [y, x], terms, outputs);
-        } else {
-            let acc = tile::split::<1>(shape, weights, input, at);
-            epilogue.store_split(&acc, [y, x], terms, outputs);
-        }
+        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
+        with_pixels!(pixels, MR => {
+            let acc = tile::split::<MR>(shape, weights, input, first);
+            epilogue.store_split(&acc, at, terms, outputs);
+        });
     });
 }

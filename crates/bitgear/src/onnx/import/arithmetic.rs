@@ -1,7 +1,7 @@
 //! Nodes whose operands are all known, above all the arithmetic on shapes that exporters leave
 //! behind: evaluated while importing.
 
-use super::movement::slice_range;
+use super::movement::{SliceArgument, slice_arguments, slice_range};
 use super::{Current, Importer, Value};
 use crate::onnx::constant::{Constant, Dim, Values, elements};
 
@@ -187,23 +187,11 @@ fn concat(node: &Current<'_>) -> Result<Constant, String> {
 
 fn slice(node: &Current<'_>) -> Result<Constant, String> {
     let data = node.required(0)?;
-    let (starts, ends) = (node.required(1)?.to_ints()?, node.required(2)?.to_ints()?);
-    let axes = match node.known(3)? {
-        Some(axes) => axes.to_ints()?,
-        None => (0..starts.len() as i64).collect(),
-    };
-    let steps = match node.known(4)? {
-        Some(steps) => steps.to_ints()?,
-        None => vec![1; starts.len()],
-    };
-    if [ends.len(), axes.len(), steps.len()].iter().any(|&n| n != starts.len()) {
-        return Err("starts, ends, axes and steps differ in length".to_owned());
-    }
     let mut ranges: Vec<(usize, isize)> = vec![(0, 1); data.shape.len()];
     let mut shape = data.shape.clone();
-    for i in 0..starts.len() {
-        let axis = axis_of(axes[i], shape.len())?;
-        let range = slice_range(starts[i], ends[i], steps[i], data.shape[axis])?;
+    for SliceArgument { start, end, axis, step } in slice_arguments(node)? {
+        let axis = axis_of(axis, shape.len())?;
+        let range = slice_range(start, end, step, data.shape[axis])?;
         (ranges[axis], shape[axis]) = ((range.start, range.step), range.count);
     }
     let from = |axis: usize, at: &[usize]| {

@@ -95,29 +95,16 @@ impl Importer {
 
     fn slice(&mut self, node: &Current<'_>, input: TensorId) -> Result<TensorId, String> {
         let shape = self.shape(input).to_vec();
-        let starts = node.required(1)?.to_ints()?;
-        let ends = node.required(2)?.to_ints()?;
-        let axes = match node.known(3)? {
-            Some(axes) => axes.to_ints()?,
-            None => (0..starts.len() as i64).collect(),
-        };
-        let steps = match node.known(4)? {
-            Some(steps) => steps.to_ints()?,
-            None => vec![1; starts.len()],
-        };
-        if [ends.len(), axes.len(), steps.len()].iter().any(|&n| n != starts.len()) {
-            return Err("starts, ends, axes and steps differ in length".to_owned());
-        }
         let mut ranges: Vec<SliceRange> =
             shape.iter().map(|&count| SliceRange { start: 0, count, step: 1 }).collect();
-        for i in 0..starts.len() {
-            let whole = |start: i64, end: i64| start == 0 && end >= i64::from(i32::MAX);
-            let batch = axes[i] == 0 || axes[i] == -(shape.len() as i64) - 1;
-            if batch && whole(starts[i], ends[i]) && steps[i] == 1 {
+        for SliceArgument { start, end, axis, step } in slice_arguments(node)? {
+            let batch = axis == 0 || axis == -(shape.len() as i64) - 1;
+            if batch && start == 0 && end >= i64::from(i32::MAX) && step == 1 {
+                // All samples.
                 continue;
             }
-            let axis = sample_axis(axes[i], shape.len())?;
-            ranges[axis] = slice_range(starts[i], ends[i], steps[i], shape[axis])?;
+            let axis = sample_axis(axis, shape.len())?;
+            ranges[axis] = slice_range(start, end, step, shape[axis])?;
         }
         self.push(&node.name, Op::Slice { ranges }, vec![input])
     }
@@ -195,6 +182,32 @@ impl Importer {
         }
         Ok(values)
     }
+}
+
+/// What a slice does along one axis, as ONNX writes it.
+pub(super) struct SliceArgument {
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) axis: i64,
+    pub(super) step: i64,
+}
+
+pub(super) fn slice_arguments(node: &Current<'_>) -> Result<Vec<SliceArgument>, String> {
+    let (starts, ends) = (node.required(1)?.to_ints()?, node.required(2)?.to_ints()?);
+    let axes = match node.known(3)? {
+        Some(axes) => axes.to_ints()?,
+        None => (0..starts.len() as i64).collect(),
+    };
+    let steps = match node.known(4)? {
+        Some(steps) => steps.to_ints()?,
+        None => vec![1; starts.len()],
+    };
+    if [ends.len(), axes.len(), steps.len()].iter().any(|&n| n != starts.len()) {
+        return Err("starts, ends, axes and steps differ in length".to_owned());
+    }
+    let argument =
+        |i: usize| SliceArgument { start: starts[i], end: ends[i], axis: axes[i], step: steps[i] };
+    Ok((0..starts.len()).map(argument).collect())
 }
 
 /// ONNX's rules: negative counts from the end, everything is clamped to the axis.
