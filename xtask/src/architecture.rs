@@ -57,7 +57,7 @@ fn single(library: &Path, module: &str) -> Option<PathBuf> {
 }
 
 /// All Rust sources below a folder; none where it does not exist.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     if folder.is_dir() {
         for entry in fs::read_dir(folder)? {
