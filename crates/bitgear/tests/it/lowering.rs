@@ -207,6 +207,35 @@ fn every_operator_computes_in_integers_what_it_computes_in_float() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Scores that no accumulation makes: joined from two layers, or behind an activation.
+#[test]
+fn scores_behind_moves_and_tables_agree_with_float() {
+    let samples = Tensor::new([8, 6], noise(48, 3));
+    let linear = |seed: usize| {
+        let weight = Tensor::new([2, 6], noise(12, seed));
+        Op::Linear(Linear { weight, bias: noise(2, seed + 1) })
+    };
+    for activation in [None, Some(Activation::Tanh)] {
+        let mut builder = Builder::new(&[6]);
+        let x = TensorId(0);
+        let (a, b) = (builder.push(linear(1), &[x]), builder.push(linear(5), &[x]));
+        let joined = builder.push(Op::Concat { axis: 0 }, &[a, b]);
+        if let Some(activation) = activation {
+            builder.push(Op::Activation(activation), &[joined]);
+        }
+        let graph = builder.0;
+        let ranges = calibrate(&graph, 8, |_| Ok::<_, Infallible>(samples.clone())).unwrap();
+        let model = quantize(&graph, &ranges, &"w16a16".parse().unwrap()).unwrap();
+        model.validate().unwrap();
+        let scores = Engine::new(&model, Kernels::detect()).scores(&samples);
+        let expected = float::run(&graph, &samples);
+        for (&q, &f) in scores.iter().zip(expected.values()) {
+            let distance = (f64::from(q) * model.score_scale() - f64::from(f)).abs();
+            assert!(distance < 2e-3, "{distance} with {activation:?}");
+        }
+    }
+}
+
 #[test]
 fn what_has_no_integer_form_is_listed_with_its_node() {
     let mut builder = Builder::new(&[4, 5, 6]);
