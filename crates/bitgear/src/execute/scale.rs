@@ -10,15 +10,25 @@ pub struct ActivationScale {
     pub bits: BitWidth,
     /// Distance between two codes.
     pub scale: f64,
-    /// Whether negative values occur. The zero point is 2^(b-1) if so, and 0 if not; at 1 bit
-    /// signed codes mean ±`scale` / 2, so that zero lies halfway between them.
-    pub signed: bool,
+    /// Twice the zero point. Odd for one format only, the 1-bit sign ±`scale` / 2, whose zero lies
+    /// halfway between its codes.
+    pub twice_zero: u32,
 }
 
 impl ActivationScale {
+    /// A scale whose zero point is 0 or, for signed values, in the middle: 2^(b-1), at 1 bit 1/2.
+    pub fn symmetric(bits: BitWidth, scale: f64, signed: bool) -> Self {
+        let twice_zero = match (signed, bits.get()) {
+            (false, _) => 0,
+            (true, 1) => 1,
+            (true, _) => bits.levels(),
+        };
+        Self { bits, scale, twice_zero }
+    }
+
     /// Twice the zero point: twice, since it lies between the codes at 1 bit.
     pub fn twice_zero(&self) -> i64 {
-        if self.signed { i64::from(self.bits.levels()) - i64::from(self.is_sign()) } else { 0 }
+        i64::from(self.twice_zero)
     }
 
     /// The code that stands for zero, and fills padding. The signed 1-bit code has none; its
@@ -29,7 +39,7 @@ impl ActivationScale {
 
     /// Whether the code is nothing but the sign of the value.
     pub fn is_sign(&self) -> bool {
-        self.signed && self.bits.get() == 1
+        self.twice_zero % 2 == 1
     }
 
     /// The code nearest to `value` (ties to even), saturating.
@@ -59,7 +69,7 @@ mod tests {
     fn codes_of_values_are_monotone_and_saturate() {
         for signed in [false, true] {
             for b in 1..=16 {
-                let scale = ActivationScale { bits: bits(b), scale: 0.37, signed };
+                let scale = ActivationScale::symmetric(bits(b), 0.37, signed);
                 let mut last = 0;
                 for i in -100_000..100_000 {
                     let code = scale.code(f64::from(i) * 0.31);
@@ -76,7 +86,7 @@ mod tests {
     fn zero_is_a_code_except_for_signs() {
         for signed in [false, true] {
             for b in 1..=16 {
-                let scale = ActivationScale { bits: bits(b), scale: 0.25, signed };
+                let scale = ActivationScale::symmetric(bits(b), 0.25, signed);
                 let expected = if scale.is_sign() { -0.125 } else { 0.0 };
                 assert_eq!(scale.value(scale.zero_code()), expected, "{b} bits, signed {signed}");
             }

@@ -7,6 +7,7 @@ mod conv;
 mod ops;
 
 pub use ops::activation;
+pub(crate) use ops::apply;
 
 use crate::graph::{Graph, Op, TensorId};
 use crate::tensor::Tensor;

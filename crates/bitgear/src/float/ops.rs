@@ -25,7 +25,7 @@ pub fn activation(activation: Activation, x: f64) -> f64 {
 }
 
 /// Computes one sample's result.
-pub(super) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], out: &mut [f32]) {
+pub(crate) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], out: &mut [f32]) {
     let (in_shape, input) = operands[0];
     match op {
         Op::Conv(conv) => conv::conv(conv, in_shape, input, shape, out),

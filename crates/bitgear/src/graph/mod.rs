@@ -208,6 +208,26 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Weights (output channel outermost) and bias of a MAC layer.
+    pub fn weight_and_bias(&self) -> Option<(&Tensor, &[f32])> {
+        match self {
+            Self::Conv(conv) => Some((&conv.weight, &conv.bias)),
+            Self::Linear(linear) => Some((&linear.weight, &linear.bias)),
+            _ => None,
+        }
+    }
+
+    /// The same, to write.
+    pub fn weight_and_bias_mut(&mut self) -> Option<(&mut Tensor, &mut Vec<f32>)> {
+        match self {
+            Self::Conv(conv) => Some((&mut conv.weight, &mut conv.bias)),
+            Self::Linear(linear) => Some((&mut linear.weight, &mut linear.bias)),
+            _ => None,
+        }
+    }
+}
+
 /// Which elements of one axis a slice keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SliceRange {

@@ -7,6 +7,7 @@
 
 use bitgear_core::bits::BitWidth;
 
+use super::RangeRule;
 use crate::execute::ActivationScale;
 use crate::graph::TensorId;
 
@@ -40,34 +41,102 @@ impl Ranges {
 }
 
 impl Range {
+    /// The range of one tensor whose values are all at hand.
+    pub(super) fn of_values(values: &[f32]) -> Self {
+        let id = TensorId(0);
+        let mut extremes = Extremes::new(1);
+        extremes.observe(id, values);
+        let mut histograms = Histograms::new(&extremes);
+        histograms.observe(id, values);
+        histograms.tensors.swap_remove(0)
+    }
+
     /// The scale of least expected squared error for `bits`.
     ///
     /// Errors are summed over the histogram: a value inside the representable range costs what
     /// rounding its bin's centre costs plus, where the step is finer than a bin, step² / 12; a
     /// value outside costs its distance to the range's end.
     pub fn scale(&self, bits: BitWidth) -> ActivationScale {
+        self.scale_by(RangeRule::SquaredError, bits, false, false)
+    }
+
+    /// The scale that a rule gives. [`RangeRule::OutputError`] needs the layer that reads the
+    /// tensor; here it is the squared error. With `zero_points` the zero of signed tensors may be
+    /// any code but the outermost ones.
+    pub(super) fn scale_by(
+        &self,
+        rule: RangeRule,
+        bits: BitWidth,
+        zero_points: bool,
+        power_of_two: bool,
+    ) -> ActivationScale {
         let signed = self.min < 0.0;
-        let largest = f64::from(self.max.max(-self.min));
-        let unit = |scale| ActivationScale { bits, scale, signed };
-        if largest <= 0.0 {
-            return unit(1.0);
-        }
-        // The representable end on the wider side, in steps.
-        let steps = match (signed, bits.get()) {
-            (true, 1) => 0.5,
-            (true, b) => f64::from((1_u32 << (b - 1)) - 1),
-            (false, _) => f64::from(bits.code_max()),
+        let middle = ActivationScale::symmetric(bits, 1.0, signed);
+        let largest = match rule {
+            RangeRule::Percentile(share) => self.magnitude(share),
+            _ => f64::from(self.max.max(-self.min)),
         };
-        let mut best = (f64::INFINITY, unit(largest / steps));
-        for i in 0..CANDIDATES {
-            let clip = largest * (1.0 - i as f64 / CANDIDATES as f64);
-            let candidate = unit(clip / steps);
-            let error = self.squared_error(&candidate);
-            if error < best.0 {
-                best = (error, candidate);
+        if largest <= 0.0 {
+            return middle;
+        }
+        let search = matches!(rule, RangeRule::SquaredError | RangeRule::OutputError);
+        let mut best = (f64::INFINITY, middle);
+        let mut offer = |unit: ActivationScale, shares: &mut dyn Iterator<Item = f64>| {
+            // How far the codes reach on either side, in steps.
+            let steps = |code: u32| unit.value(code as u16).abs();
+            let reach = if unit.twice_zero == middle.twice_zero {
+                largest / steps(bits.code_max())
+            } else {
+                (f64::from(-self.min) / steps(0)).max(f64::from(self.max) / steps(bits.code_max()))
+            };
+            for share in shares {
+                let mut scale = reach * share;
+                if power_of_two {
+                    scale = scale.log2().ceil().exp2();
+                }
+                let candidate = ActivationScale { scale, ..unit };
+                let error = self.squared_error(&candidate);
+                if error < best.0 {
+                    best = (error, candidate);
+                }
+            }
+        };
+        let all = || (0..CANDIDATES).map(|i| 1.0 - i as f64 / CANDIDATES as f64);
+        if search {
+            offer(middle, &mut all());
+        } else {
+            offer(middle, &mut std::iter::once(1.0));
+        }
+        if signed && zero_points && bits.get() > 1 && self.max > 0.0 {
+            let last = bits.code_max();
+            let step = (last / 32).max(1) as usize;
+            for zero in (1..last).step_by(step) {
+                let unit = ActivationScale { twice_zero: 2 * zero, ..middle };
+                let coarse = (0..CANDIDATES).step_by(4);
+                offer(unit, &mut coarse.map(|i| 1.05 - i as f64 / CANDIDATES as f64));
             }
         }
         best.1
+    }
+
+    /// The magnitude that `share` of the values stay below, to within a bin.
+    fn magnitude(&self, share: f64) -> f64 {
+        let width = (f64::from(self.max) - f64::from(self.min)) / self.bins.len() as f64;
+        let mut bins: Vec<(f64, u64)> = (self.bins.iter().enumerate())
+            .map(|(i, &count)| {
+                let (low, high) = (i as f64 * width, (i + 1) as f64 * width);
+                let min = f64::from(self.min);
+                ((min + low).abs().max((min + high).abs()), count)
+            })
+            .collect();
+        bins.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let total: u64 = self.bins.iter().sum();
+        let mut seen = 0;
+        let within = bins.iter().find(|(_, count)| {
+            seen += count;
+            seen as f64 >= share * total as f64
+        });
+        within.map_or(0.0, |bin| bin.0)
     }
 
     fn squared_error(&self, scale: &ActivationScale) -> f64 {

@@ -1,14 +1,17 @@
-//! Plain weight quantization: nearest rounding, one scale per output channel, the scale that
-//! minimises the squared error.
+//! Plain weight quantization: nearest rounding with the scale of least squared error, one per output
+//! channel unless the hardware asks for less.
 
 use bitgear_core::bits::BitWidth;
+
+use super::fit::{Grid, Limits};
+use super::methods::Constraints;
 
 /// Weights of one layer as integers: real weight ≈ `scales[o]` · code.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedWeights {
     /// Row-major in the order of the float weights, output channel outermost.
     pub codes: Vec<i16>,
-    /// One per output channel, positive.
+    /// One per output channel, of either sign.
     pub scales: Vec<f64>,
 }
 
@@ -27,45 +30,66 @@ const SCALE_FLOOR: f64 = 1.0 / 4096.0;
 /// Channels whose weights are all zero get code 0, or +1 at 1 bit with the smallest scale.
 pub fn quantize_plain(weights: &[f32], channels: usize, bits: BitWidth) -> QuantizedWeights {
     let row = weights.len() / channels;
-    let mut scales: Vec<f64> = weights.chunks_exact(row).map(|row| best_scale(row, bits)).collect();
+    quantize_rows(weights, row, Grid::new(bits), None, Constraints::default())
+}
+
+/// Rounds rows of `columns` weights to the nearest codes of a grid.
+pub(super) fn quantize_rows(
+    weights: &[f32],
+    columns: usize,
+    grid: Grid,
+    limits: Option<&Limits>,
+    constraints: Constraints,
+) -> QuantizedWeights {
+    let power_of_two = constraints.power_of_two_scales;
+    let mut scales: Vec<f64> = if constraints.per_tensor_scales {
+        vec![best_scale(weights, grid, power_of_two); weights.len() / columns]
+    } else {
+        weights.chunks_exact(columns).map(|row| best_scale(row, grid, power_of_two)).collect()
+    };
     let floor = scales.iter().copied().fold(0.0, f64::max) * SCALE_FLOOR;
     let floor = if floor > 0.0 { floor } else { 1.0 };
     for scale in &mut scales {
         *scale = scale.max(floor);
     }
-    let codes = weights
-        .chunks_exact(row)
+    let mut codes: Vec<i16> = weights
+        .chunks_exact(columns)
         .zip(&scales)
-        .flat_map(|(row, &scale)| row.iter().map(move |&w| code(w, scale, bits)))
+        .flat_map(|(row, &scale)| row.iter().map(move |&w| code(w, scale, grid)))
         .collect();
+    for (code, &(low, high)) in codes.iter_mut().zip(limits.unwrap_or_default()) {
+        *code = (*code).clamp(low, high);
+    }
     QuantizedWeights { codes, scales }
 }
 
-/// Nearest code of `weight`, ties to even, saturating.
-fn code(weight: f32, scale: f64, bits: BitWidth) -> i16 {
-    if bits.get() == 1 {
+/// Nearest code of `weight`, ties to even, saturating; of two signs the one of the weight.
+fn code(weight: f32, scale: f64, grid: Grid) -> i16 {
+    if grid.is_sign() {
         return if weight < 0.0 { -1 } else { 1 };
     }
-    let (low, high) = bits.weight_range();
-    (f64::from(weight) / scale).round_ties_even().clamp(f64::from(low), f64::from(high)) as i16
+    grid.nearest(f64::from(weight) / scale) as i16
 }
 
-/// Scale of least squared error for one row.
-fn best_scale(row: &[f32], bits: BitWidth) -> f64 {
+/// Scale of least squared error for weights that share one.
+fn best_scale(row: &[f32], grid: Grid, power_of_two: bool) -> f64 {
     let largest = row.iter().fold(0.0_f64, |max, &w| max.max(f64::from(w.abs())));
-    if bits.get() == 1 {
+    if grid.is_sign() && !power_of_two {
         // For codes of ±1 the optimum has a closed form: the mean magnitude.
         return row.iter().map(|&w| f64::from(w.abs())).sum::<f64>() / row.len() as f64;
     }
-    let levels = f64::from(bits.weight_range().1);
+    let levels = f64::from(grid.high);
     let error = |scale: f64| -> f64 {
-        row.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, bits))).powi(2)).sum()
+        row.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, grid))).powi(2)).sum()
     };
     let mut best = (f64::INFINITY, largest / levels);
     if largest > 0.0 {
         for i in 0..=CANDIDATES {
             let clip = 1.0 - (1.0 - SMALLEST_CLIP) * i as f64 / CANDIDATES as f64;
-            let scale = largest * clip / levels;
+            let mut scale = largest * clip / levels;
+            if power_of_two {
+                scale = scale.log2().ceil().exp2();
+            }
             let error = error(scale);
             if error < best.0 {
                 best = (error, scale);
@@ -113,7 +137,7 @@ mod tests {
             weights in prop::collection::vec(-2.0_f32..2.0, 1..40), b in 2_u8..=16,
         ) {
             let squared = |scale: f64| -> f64 {
-                weights.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, bits(b)))).powi(2)).sum()
+                weights.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, Grid::new(bits(b))))).powi(2)).sum()
             };
             let largest = weights.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
             prop_assume!(largest > 0.0);

@@ -10,7 +10,7 @@ use crate::quantize::Point;
 
 /// One version of a tensor that a reader asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Demand {
+pub(in crate::quantize) enum Demand {
     /// Codes of this width, on the scale that fits the range of tensor `origin`: the tensor
     /// itself, or what it becomes by operators that only move codes (so that all operands of a
     /// concatenation share one scale).
@@ -28,7 +28,7 @@ pub(super) enum Demand {
 const SIDE_PATH_BITS: u8 = 8;
 
 /// Whether the operator only moves codes, which keep their scale.
-pub(super) fn moves_codes(op: &Op) -> bool {
+pub(in crate::quantize) fn moves_codes(op: &Op) -> bool {
     matches!(
         op,
         Op::MaxPool(_)
@@ -41,7 +41,7 @@ pub(super) fn moves_codes(op: &Op) -> bool {
 }
 
 /// The versions of every tensor, indexed by tensor. `mac_index` numbers the MAC layers by node.
-pub(super) fn demands(
+pub(in crate::quantize) fn demands(
     graph: &Graph,
     groups: &[Group],
     point: &Point,
@@ -90,7 +90,7 @@ fn output_demand(graph: &Graph, groups: &[Group]) -> Demand {
 }
 
 /// Width of the operands of a step that isn't a MAC layer: at least that of its widest result.
-pub(super) fn side_path_bits(wanted: &BTreeSet<Demand>) -> BitWidth {
+pub(in crate::quantize) fn side_path_bits(wanted: &BTreeSet<Demand>) -> BitWidth {
     let floor = BitWidth::new(SIDE_PATH_BITS).expect("8 is a bit-width");
     let bits = |demand: &Demand| match demand {
         Demand::Codes { bits, .. } => *bits,

@@ -5,15 +5,15 @@ use crate::graph::{Activation, Binary, Graph, Op, TensorId};
 
 /// Nodes that run as one step.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Group {
+pub(in crate::quantize) struct Group {
     /// Index of the node that computes; what follows it is fused.
-    pub(super) head: usize,
+    pub(in crate::quantize) head: usize,
     /// What the group leaves behind.
-    pub(super) result: TensorId,
+    pub(in crate::quantize) result: TensorId,
     /// Second operand of an addition fused into a MAC layer.
-    pub(super) residual: Option<TensorId>,
+    pub(in crate::quantize) residual: Option<TensorId>,
     /// Real bounds of a fused ReLU or clip.
-    pub(super) clamp: (f32, f32),
+    pub(in crate::quantize) clamp: (f32, f32),
 }
 
 /// Bounds of an activation that is nothing but a clamp.
@@ -26,7 +26,7 @@ fn bounds(activation: Activation) -> Option<(f32, f32)> {
 }
 
 /// The graph as groups, in an order in which operands come first. Constants belong to no group.
-pub(super) fn groups(graph: &Graph) -> Vec<Group> {
+pub(in crate::quantize) fn groups(graph: &Graph) -> Vec<Group> {
     let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); graph.tensors.len()];
     for (index, node) in graph.nodes.iter().enumerate() {
         for input in &node.inputs {

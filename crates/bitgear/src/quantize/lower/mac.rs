@@ -6,7 +6,7 @@ use bitgear_core::kernels::{ConvShape, channel_bound};
 use super::{Group, Lowering, layout};
 use crate::execute::{MacStep, MapId, Step};
 use crate::graph::{Conv, Op};
-use crate::quantize::{QuantizedWeights, Widths};
+use crate::quantize::{LayerParameters, QuantizedWeights, Widths};
 
 /// The accumulator is counted this finely: rounding the bias and the residual's multiplier to
 /// whole units moves no result by more than this share of a code.
@@ -38,12 +38,13 @@ impl Lowering<'_> {
     }
 
     /// Adds the step of a MAC layer with everything fused into it.
-    pub(super) fn mac(&mut self, group: &Group, weights: &QuantizedWeights, widths: Widths) {
+    pub(super) fn mac(&mut self, group: &Group, parameters: &LayerParameters, widths: Widths) {
         let node = &self.graph.nodes[group.head];
         let input = self.version(node.inputs[0], widths.activations);
         let in_layout = self.maps[input].layout;
         let out_layout = layout(self.graph.shape(node.output));
-        let (shape, bias, codes) = match &node.op {
+        let LayerParameters { weights, bias, .. } = parameters;
+        let (shape, codes) = match &node.op {
             Op::Conv(conv) => (
                 ConvShape {
                     input: in_layout,
@@ -56,10 +57,9 @@ impl Lowering<'_> {
                     pads: [conv.pads[0], conv.pads[1]],
                     groups: conv.groups,
                 },
-                &conv.bias,
                 channels_last(&weights.codes, conv.weight.shape()),
             ),
-            Op::Linear(linear) => {
+            Op::Linear(_) => {
                 if self.graph.shape(node.inputs[0]).len() > 2 {
                     self.problem(
                         group.head,
@@ -67,7 +67,7 @@ impl Lowering<'_> {
                     );
                     return;
                 }
-                (pointwise(in_layout, out_layout.channels), &linear.bias, weights.codes.clone())
+                (pointwise(in_layout, out_layout.channels), weights.codes.clone())
             }
             _ => unreachable!("only MAC layers come here"),
         };
@@ -120,7 +120,7 @@ impl Lowering<'_> {
             let error = (1 + residual_codes) as f64 / 2.0;
             let step = |map: MapId| self.maps[map].format.step();
             self.versions_of(group.result).all(|(_, map)| {
-                (0..channels).all(|c| unit(c, shift) / step(map) * error <= UNIT_ERROR)
+                (0..channels).all(|c| unit(c, shift).abs() / step(map) * error <= UNIT_ERROR)
             })
         };
         // A sign's zero point is half a code, so its accumulator needs halves.

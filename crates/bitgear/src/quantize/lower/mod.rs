@@ -1,7 +1,7 @@
 //! From a float graph, quantized weights and calibrated ranges to an [`IntegerModel`].
 
-mod demand;
-mod group;
+pub(super) mod demand;
+pub(super) mod group;
 mod mac;
 mod movement;
 mod side;
@@ -13,7 +13,7 @@ use bitgear_core::kernels::MapLayout;
 
 use self::demand::Demand;
 use self::group::Group;
-use super::{Point, QuantizedWeights, Ranges, UnsupportedOperators, mac_numbers};
+use super::{Parameters, Point, Ranges, UnsupportedOperators, mac_numbers};
 use crate::execute::{ActivationScale, Format, IntegerModel, Map, MapId, Requantization, Step};
 use crate::graph::{Graph, Op, TensorId};
 
@@ -23,8 +23,7 @@ const SCORE_BITS: i32 = 17;
 /// Where a score saturates.
 const SCORE_LIMIT: i32 = i32::MAX / 2;
 
-/// Builds the integer network of one operating point. `weights` holds the quantized weights of
-/// each MAC layer in execution order.
+/// Builds the integer network of one operating point.
 ///
 /// # Errors
 ///
@@ -32,7 +31,7 @@ const SCORE_LIMIT: i32 = i32::MAX / 2;
 pub(super) fn lower(
     graph: &Graph,
     ranges: &Ranges,
-    weights: &[QuantizedWeights],
+    parameters: &Parameters,
     point: &Point,
 ) -> Result<IntegerModel, UnsupportedOperators> {
     let groups = group::groups(graph);
@@ -41,6 +40,7 @@ pub(super) fn lower(
     let mut lowering = Lowering {
         graph,
         ranges,
+        parameters,
         maps: Vec::new(),
         versions: BTreeMap::new(),
         steps: Vec::new(),
@@ -55,14 +55,14 @@ pub(super) fn lower(
     for group in &groups {
         if let Op::Conv(conv) = &graph.nodes[group.head].op {
             let layer = mac_index[group.head].expect("a convolution is a MAC layer");
-            let bits = point.widths(layer, weights.len()).activations;
+            let bits = point.widths(layer, parameters.layers.len()).activations;
             lowering.grow_halo(group, conv, bits);
         }
     }
     for group in &groups {
         if let Some(layer) = mac_index[group.head] {
-            let widths = point.widths(layer, weights.len());
-            lowering.mac(group, &weights[layer], widths);
+            let widths = point.widths(layer, parameters.layers.len());
+            lowering.mac(group, &parameters.layers[layer], widths);
         } else {
             lowering.side_step(group);
         }
@@ -90,6 +90,7 @@ pub(super) fn residuals(graph: &Graph, mac_index: &[Option<usize>]) -> Vec<(usiz
 struct Lowering<'a> {
     graph: &'a Graph,
     ranges: &'a Ranges,
+    parameters: &'a Parameters,
     maps: Vec<Map>,
     versions: BTreeMap<(TensorId, Demand), MapId>,
     steps: Vec<Step>,
@@ -110,7 +111,12 @@ impl Lowering<'_> {
     fn add_map(&mut self, tensor: TensorId, demand: Demand) {
         let info = &self.graph.tensors[tensor.0];
         let format = match demand {
-            Demand::Codes { bits, origin } => Format::Codes(self.ranges.of(origin).scale(bits)),
+            Demand::Codes { bits, origin } => Format::Codes(
+                self.parameters
+                    .scales
+                    .get(&(origin, bits))
+                    .map_or_else(|| self.ranges.of(origin).scale(bits), |input| input.scale),
+            ),
             Demand::Scores => self.score_format(),
         };
         let constant = self
@@ -158,8 +164,21 @@ impl Lowering<'_> {
         let channels = layout(self.graph.shape(group.result)).channels;
         let units: Vec<f64> = (0..channels).map(unit).collect();
         self.versions_of(group.result)
-            .map(|(_, map)| requantization(map, &self.maps[map], group.clamp, &units))
+            .map(|(demand, map)| {
+                let units = divided(&units, self.factors(group.result, demand));
+                requantization(map, &self.maps[map], group.clamp, &units)
+            })
             .collect()
+    }
+
+    /// Factors of the channels of a tensor's version; empty where all are 1.
+    fn factors(&self, tensor: TensorId, demand: Demand) -> &[f32] {
+        match demand {
+            Demand::Codes { bits, origin } if origin == tensor => {
+                self.parameters.scales.get(&(origin, bits)).map_or(&[], |input| &input.factors)
+            }
+            _ => &[],
+        }
     }
 
     fn problem(&mut self, node: usize, reason: &str) {
@@ -194,6 +213,14 @@ impl Lowering<'_> {
         });
         map
     }
+}
+
+/// Units of values over their channels' factors.
+fn divided(units: &[f64], factors: &[f32]) -> Vec<f64> {
+    if factors.is_empty() {
+        return units.to_vec();
+    }
+    units.iter().zip(factors).map(|(unit, &factor)| unit / f64::from(factor)).collect()
 }
 
 /// The multiplier, zero point and limits that turn t, counted in `units` (one per channel, or per

@@ -1,0 +1,103 @@
+//! Top-1 accuracy of operating points in the integer engine, calibrated on random subsets of samples:
+//! what `docs/quantization.md` reports.
+//!
+//! `cargo run --release --example accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…`
+//!
+//! CALIBRATION is a file, or the number of samples at the front of DATA that are set aside for it. Each
+//! of SUBSETS rounds calibrates on SAMPLES random ones of them. MEAN and STD are comma-separated.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
+
+use std::path::Path;
+use std::time::Instant;
+
+use bitgear::data::{Dataset, Preprocess, Source};
+use bitgear::execute::Engine;
+use bitgear::quantize::{Constraints, Methods, Quantizer, calibrate, quantize};
+use bitgear::trace::Random;
+use bitgear::{float, onnx};
+use bitgear_core::kernels::Kernels;
+use bitgear_core::margin::answer;
+use rayon::prelude::*;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [model, data, calibration, samples, subsets, scale, mean, std, points @ ..] = &arguments[..]
+    else {
+        eprintln!("usage: accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…");
+        std::process::exit(2);
+    };
+    let list = |text: &str| text.split(',').map(str::parse).collect::<Result<Vec<f32>, _>>();
+    let preprocess = Preprocess { scale: scale.parse()?, mean: list(mean)?, std: list(std)? };
+    let graph = onnx::import_file(Path::new(model))?;
+    let data = Dataset::read(&Source::Path(data.into()))?;
+    let front = calibration.parse::<usize>().ok();
+    let own = match front {
+        None => Some(Dataset::read(&Source::Path(calibration.into()))?),
+        Some(_) => None,
+    };
+    let calibration = own.as_ref().unwrap_or(&data);
+    let pool = front.unwrap_or(calibration.len());
+    let tested: Vec<usize> = (front.unwrap_or(0)..data.len()).collect();
+    let labels = data.labels_of(graph.classes())?;
+    let samples: usize = samples.parse()?;
+
+    let right: usize = tested
+        .par_chunks(8)
+        .map(|chunk| {
+            let scores = float::run(&graph, &data.batch(chunk, &preprocess));
+            let rows = scores.values().chunks_exact(graph.classes());
+            rows.zip(chunk).filter(|(row, i)| highest(row) == labels[**i] as usize).count()
+        })
+        .sum();
+    let reference = 100.0 * right as f64 / tested.len() as f64;
+    println!("float {reference:.2} % of {} samples", tested.len());
+
+    let mut drops: Vec<Vec<f64>> = vec![Vec::new(); points.len()];
+    for subset in 0..subsets.parse()? {
+        let mut random = Random::new(subset);
+        let mut order: Vec<usize> = (0..pool).collect();
+        random.shuffle(&mut order);
+        order.truncate(samples);
+        order.sort_unstable();
+        let ranges = calibrate(&graph, order.len(), |span| {
+            Ok::<_, std::convert::Infallible>(calibration.batch(&order[span], &preprocess))
+        })?;
+        let batch = calibration.batch(&order, &preprocess);
+        let quantizer = Quantizer {
+            graph: &graph,
+            ranges: &ranges,
+            samples: &batch,
+            methods: Methods::best(),
+            constraints: Constraints::default(),
+        };
+        for (name, drops) in points.iter().zip(&mut drops) {
+            let start = Instant::now();
+            let model = match name.strip_suffix("-plain") {
+                Some(name) => quantize(&graph, &ranges, &name.parse()?)?,
+                None => quantizer.quantize(&name.parse()?)?,
+            };
+            let seconds = start.elapsed().as_secs_f64();
+            let engine = Engine::new(&model, Kernels::detect());
+            let mut right = 0;
+            for chunk in tested.chunks(250) {
+                let scores = engine.scores(&data.batch(chunk, &preprocess));
+                let rows = scores.chunks_exact(graph.classes());
+                right += rows.zip(chunk).filter(|(r, i)| answer(r).class == labels[**i] as usize).count();
+            }
+            let accuracy = 100.0 * right as f64 / tested.len() as f64;
+            drops.push(reference - accuracy);
+            eprintln!("{name} subset {subset}: {accuracy:.2} % ({:+.2}), quantized in {seconds:.1} s", accuracy - reference);
+        }
+    }
+    for (name, drops) in points.iter().zip(&drops) {
+        let n = drops.len() as f64;
+        let mean = drops.iter().sum::<f64>() / n;
+        let variance = drops.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        println!("{name}: loses {mean:.2} points, standard error {:.2}", (variance / n).sqrt());
+    }
+    Ok(())
+}
+
+fn highest(scores: &[f32]) -> usize {
+    (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}

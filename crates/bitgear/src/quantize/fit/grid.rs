@@ -1,0 +1,60 @@
+//! The integers that a weight can be.
+
+use bitgear_core::bits::BitWidth;
+
+/// Weight codes of one width: `low`, `low + step`, … `high`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub(crate) low: i32,
+    pub(crate) high: i32,
+    pub(crate) step: i32,
+}
+
+impl Grid {
+    /// Two's complement; at 1 bit {-1, +1}.
+    pub(crate) fn new(bits: BitWidth) -> Self {
+        let (low, high) = bits.weight_range();
+        Self { low, high, step: if bits.get() == 1 { 2 } else { 1 } }
+    }
+
+    /// The odd numbers of `bits` bits, from -(2^b - 1) to 2^b - 1: what the leading bits of a wider
+    /// code stand for.
+    pub(crate) fn odd(bits: BitWidth) -> Self {
+        let high = bits.code_max() as i32;
+        Self { low: -high, high, step: 2 }
+    }
+
+    /// The code nearest to `value`, saturating; ties go to the even code or, among odd codes, to the
+    /// one of even number.
+    pub(crate) fn nearest(&self, value: f64) -> i32 {
+        let nearest = if self.step == 1 {
+            value.round_ties_even()
+        } else {
+            2.0 * ((value - 1.0) / 2.0).round_ties_even() + 1.0
+        };
+        nearest.clamp(f64::from(self.low), f64::from(self.high)) as i32
+    }
+
+    /// Whether the only codes are -1 and +1.
+    pub(crate) fn is_sign(&self) -> bool {
+        self.high == 1 && self.low == -1 && self.step == 2
+    }
+
+    /// The largest magnitude of a code.
+    pub(crate) fn reach(&self) -> f64 {
+        f64::from(self.high.max(-self.low))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_codes_lie_on_the_grid_and_saturate() {
+        let bits = |b| BitWidth::new(b).unwrap();
+        assert_eq!([-9.0, -1.2, 0.4, 9.0].map(|v| Grid::new(bits(3)).nearest(v)), [-4, -1, 0, 3]);
+        assert_eq!([-9.0, -0.1, 0.1, 9.0].map(|v| Grid::new(bits(1)).nearest(v)), [-1, -1, 1, 1]);
+        assert_eq!([-9.0, -2.1, 0.1, 1.9].map(|v| Grid::odd(bits(2)).nearest(v)), [-3, -3, 1, 1]);
+    }
+}

@@ -1,0 +1,402 @@
+//! Fits the integers of one layer to the moments of its data.
+
+use faer::prelude::Solve;
+use faer::{Mat, Side};
+use rayon::prelude::*;
+
+use super::grid::Grid;
+use super::lattice::{Lattice, Limits, Row};
+use super::moments::{LayerMoments, Moments};
+use crate::quantize::methods::{Constraints, Correction, Methods, Rounding};
+use crate::quantize::weights::{QuantizedWeights, quantize_rows};
+
+/// Ridges that regression tries, as shares of the mean second moment.
+const RIDGES: [f64; 4] = [0.003, 0.03, 0.3, 3.0];
+/// Keeps moments positive definite beside the ridge.
+const DAMPING: f64 = 0.002;
+/// Clipping points of a scale: shares of the largest weight.
+const CLIPS: usize = 28;
+const SMALLEST_CLIP: f64 = 0.2;
+const LARGEST_CLIP: f64 = 1.1;
+/// Up to how many levels several scales are tried and refitted.
+const REFIT_LEVELS: i32 = 32;
+/// Layers with more inputs than this are rounded to nearest: their second moments would take more
+/// than 128 MB.
+pub(crate) const MOST_COLUMNS: usize = 4096;
+
+/// What is fitted.
+pub(crate) struct Request<'a> {
+    /// Rows of all groups, (O, K) row-major.
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) columns: usize,
+    pub(crate) grid: Grid,
+    pub(crate) limits: Option<&'a Limits>,
+    pub(crate) methods: Methods,
+    pub(crate) constraints: Constraints,
+}
+
+/// Integers of a layer, and what they leave of the wanted result's variance.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerFit {
+    pub(crate) weights: QuantizedWeights,
+    pub(crate) bias: Vec<f32>,
+    /// Squared error on held-out samples over the wanted result's variance there.
+    pub(crate) held_out: f64,
+}
+
+/// One way to the integers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Strategy {
+    /// Regression with this ridge.
+    ridge: Option<f64>,
+    rounding: Rounding,
+    correction: Correction,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Quick,
+    Full,
+}
+
+impl Request<'_> {
+    /// The best integers by held-out error, fitted once more to all samples.
+    pub(crate) fn fit(&self, moments: &LayerMoments) -> LayerFit {
+        let strategies = self.strategies();
+        let trial = |strategy: &Strategy| {
+            let (weights, bias) = self.fit_with(*strategy, &moments.fitted, Effort::Quick);
+            self.error(&weights, &bias, &moments.held_out)
+        };
+        let errors: Vec<f64> = strategies.par_iter().map(trial).collect();
+        let best = (0..errors.len()).fold(0, |b, i| if errors[i] < errors[b] { i } else { b });
+        let (weights, bias) = self.fit_with(strategies[best], &moments.all(), Effort::Full);
+        LayerFit { weights, bias, held_out: errors[best] }
+    }
+
+    /// Nearest codes and the layer's own bias, without data.
+    pub(crate) fn nearest_fit(&self) -> LayerFit {
+        let mut weights = QuantizedWeights { codes: Vec::new(), scales: Vec::new() };
+        for row in self.nearest() {
+            weights.codes.extend(row.codes);
+            weights.scales.push(row.scale);
+        }
+        LayerFit { weights, bias: self.bias.to_vec(), held_out: f64::NAN }
+    }
+
+    /// Error of quick integers on the samples they were fitted to: to compare input scales by.
+    pub(crate) fn quick_error(&self, moments: &LayerMoments) -> f64 {
+        let strategies = self.strategies();
+        let middle = strategies.iter().find(|s| s.ridge.is_none_or(|r| r == RIDGES[1]));
+        let strategy = *middle.unwrap_or(&strategies[0]);
+        let (weights, bias) = self.fit_with(strategy, &moments.fitted, Effort::Quick);
+        self.error(&weights, &bias, &moments.held_out)
+    }
+
+    fn strategies(&self) -> Vec<Strategy> {
+        let Methods { rounding, correction, .. } = self.methods;
+        let mut all = Vec::new();
+        if self.methods.regression {
+            all.extend(RIDGES.map(|ridge| Strategy { ridge: Some(ridge), rounding, correction }));
+        } else {
+            all.push(Strategy { ridge: None, rounding, correction });
+        }
+        if self.methods.fall_back {
+            let nearest = |correction| Strategy { ridge: None, rounding: Rounding::Nearest, correction };
+            all.extend([nearest(correction), nearest(Correction::None)]);
+            all.push(Strategy { ridge: None, rounding, correction });
+        }
+        all
+    }
+
+    fn fit_with(
+        &self,
+        strategy: Strategy,
+        moments: &[Moments],
+        effort: Effort,
+    ) -> (QuantizedWeights, Vec<f32>) {
+        let centred: Vec<Centred> = moments.iter().map(Centred::new).collect();
+        let outputs = self.bias.len() / moments.len();
+        let rows = match strategy.rounding {
+            Rounding::Nearest => self.nearest(),
+            Rounding::Compensated { beam } => {
+                let beam = if effort == Effort::Quick { 1 } else { beam };
+                self.compensated(strategy.ridge, beam, &centred, effort)
+            }
+        };
+        let mut weights = QuantizedWeights {
+            codes: Vec::with_capacity(self.weights.len()),
+            scales: Vec::with_capacity(rows.len()),
+        };
+        let mut bias = Vec::with_capacity(rows.len());
+        for (o, mut row) in rows.into_iter().enumerate() {
+            let moments = &centred[o / outputs];
+            if strategy.correction == Correction::Statistics
+                && !self.constraints.per_tensor_scales
+                && !self.constraints.power_of_two_scales
+            {
+                let variance = moments.variance(&row);
+                if variance > 0.0 {
+                    row.scale *= (moments.tt[o % outputs] / variance).sqrt();
+                }
+            }
+            bias.push(match strategy.correction {
+                Correction::None => self.bias[o],
+                _ => (moments.t[o % outputs] - moments.mean(&row)) as f32,
+            });
+            weights.codes.extend(row.codes);
+            weights.scales.push(row.scale);
+        }
+        (weights, bias)
+    }
+
+    fn nearest(&self) -> Vec<Row> {
+        let quantized = quantize_rows(
+            self.weights,
+            self.columns,
+            self.grid,
+            self.limits,
+            self.constraints,
+        );
+        quantized
+            .codes
+            .chunks_exact(self.columns)
+            .zip(quantized.scales)
+            .map(|(codes, scale)| Row { codes: codes.to_vec(), scale, error: 0.0 })
+            .collect()
+    }
+
+    fn compensated(
+        &self,
+        ridge: Option<f64>,
+        beam: usize,
+        moments: &[Centred],
+        effort: Effort,
+    ) -> Vec<Row> {
+        let outputs = self.bias.len() / moments.len();
+        let width = outputs * self.columns;
+        let groups: Vec<(Lattice, Vec<f64>)> = moments
+            .par_iter()
+            .zip(self.weights.par_chunks_exact(width))
+            .map(|(moments, weights)| moments.regress(weights, ridge))
+            .collect();
+        let rows: Vec<(&Lattice, &[f64])> = groups
+            .iter()
+            .flat_map(|(lattice, targets)| {
+                targets.chunks_exact(self.columns).map(move |target| (lattice, target))
+            })
+            .collect();
+        let shared = self.constraints.per_tensor_scales.then(|| self.shared_scales(&rows));
+        let limits = |o: usize| self.limits.map(|l| &l[o * self.columns..][..self.columns]);
+        if let Some(scales) = shared {
+            // One scale for all: the best of a few by the sum of errors.
+            let trials = scales.iter().map(|&scale| -> Vec<Row> {
+                rows.par_iter()
+                    .enumerate()
+                    .map(|(o, (lattice, target))| {
+                        self.round(lattice, target, &[scale], limits(o), beam, effort)
+                    })
+                    .collect()
+            });
+            let total = |rows: &Vec<Row>| rows.iter().map(|r| r.error).sum::<f64>();
+            let best = trials.reduce(|a, b| if total(&b) < total(&a) { b } else { a });
+            return best.expect("there is at least one scale");
+        }
+        rows.par_iter()
+            .enumerate()
+            .map(|(o, (lattice, target))| {
+                let scales = self.row_scales(lattice, target, effort);
+                self.round(lattice, target, &scales, limits(o), beam, effort)
+            })
+            .collect()
+    }
+
+    /// The best codes of a row over some scales.
+    fn round(
+        &self,
+        lattice: &Lattice,
+        target: &[f64],
+        scales: &[f64],
+        limits: Option<&Limits>,
+        beam: usize,
+        effort: Effort,
+    ) -> Row {
+        let trials = scales.iter().map(|&s| lattice.round(target, s, self.grid, limits, beam));
+        let mut row = trials
+            .reduce(|a, b| if b.error < a.error { b } else { a })
+            .expect("there is at least one scale");
+        if effort == Effort::Full && self.methods.descent > 0 {
+            let passes = self.methods.descent;
+            let refits = if self.refits() { 2 } else { 0 };
+            lattice.descend(&mut row, target, self.grid, limits, passes);
+            for _ in 0..refits {
+                lattice.refit(&mut row, target);
+                lattice.descend(&mut row, target, self.grid, limits, passes);
+            }
+        }
+        row
+    }
+
+    /// Whether scales are free enough, and codes few enough, to look for better ones.
+    fn refits(&self) -> bool {
+        let Constraints { per_tensor_scales, power_of_two_scales, .. } = self.constraints;
+        self.methods.refit && self.levels() <= REFIT_LEVELS && !per_tensor_scales && !power_of_two_scales
+    }
+
+    fn levels(&self) -> i32 {
+        (self.grid.high - self.grid.low) / self.grid.step + 1
+    }
+
+    /// The scale of least diagonal error, and a few around it.
+    fn row_scales(&self, lattice: &Lattice, target: &[f64], effort: Effort) -> Vec<f64> {
+        let error = |scale: f64| lattice.nearest_error(target, scale, self.grid);
+        let mut scales = best_first(self.candidates(&[target]), error);
+        if self.constraints.power_of_two_scales {
+            scales.truncate(2);
+            return scales;
+        }
+        let best = scales[0];
+        let around: &[f64] = match self.levels() {
+            _ if effort == Effort::Quick || !self.methods.refit => &[1.0],
+            ..=8 if self.methods.signed_scales => &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17, -1.0, -0.85],
+            ..=8 => &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17],
+            ..=REFIT_LEVELS => &[1.0, 0.93, 1.07],
+            _ => &[1.0],
+        };
+        around.iter().map(|factor| best * factor).collect()
+    }
+
+    fn shared_scales(&self, rows: &[(&Lattice, &[f64])]) -> Vec<f64> {
+        let targets: Vec<&[f64]> = rows.iter().map(|row| row.1).collect();
+        let error = |scale: f64| -> f64 {
+            rows.par_iter().map(|(l, t)| l.nearest_error(t, scale, self.grid)).collect::<Vec<_>>().iter().sum()
+        };
+        let mut scales = best_first(self.candidates(&targets), error);
+        scales.truncate(2);
+        scales
+    }
+
+    /// Scales that are worth looking at for rows that share one.
+    fn candidates(&self, rows: &[&[f64]]) -> Vec<f64> {
+        let largest = rows.iter().flat_map(|r| *r).fold(0.0_f64, |m, w| m.max(w.abs()));
+        let largest = if largest > 0.0 { largest } else { 1.0 };
+        let unit = largest / self.grid.reach();
+        let signs: &[f64] = if self.methods.signed_scales { &[1.0, -1.0] } else { &[1.0] };
+        let sizes: Vec<f64> = if self.constraints.power_of_two_scales {
+            let top = unit.log2().ceil();
+            (-4..=1).map(|k| (top + f64::from(k)).exp2()).collect()
+        } else {
+            let step = (LARGEST_CLIP - SMALLEST_CLIP) / (CLIPS - 1) as f64;
+            (0..CLIPS).map(|i| unit * (SMALLEST_CLIP + step * i as f64)).collect()
+        };
+        signs.iter().flat_map(|sign| sizes.iter().map(move |size| sign * size)).collect()
+    }
+
+    /// Squared error per row of data over the variance of what is wanted.
+    pub(crate) fn error(
+        &self,
+        weights: &QuantizedWeights,
+        bias: &[f32],
+        moments: &[Moments],
+    ) -> f64 {
+        let outputs = bias.len() / moments.len();
+        let (mut error, mut whole) = (0.0, 0.0);
+        for (group, moments) in moments.iter().enumerate() {
+            let centred = Centred::new(moments);
+            for r in 0..outputs {
+                let o = group * outputs + r;
+                let codes = &weights.codes[o * self.columns..][..self.columns];
+                let row = Row { codes: codes.to_vec(), scale: weights.scales[o], error: 0.0 };
+                let shift = centred.t[r] - centred.mean(&row) - f64::from(bias[o]);
+                error += centred.tt[r] - 2.0 * centred.covariance(&row, r)
+                    + centred.variance(&row)
+                    + shift * shift;
+                whole += centred.tt[r];
+            }
+        }
+        if whole > 0.0 { error / whole } else { error }
+    }
+}
+
+fn best_first(mut scales: Vec<f64>, error: impl Fn(f64) -> f64) -> Vec<f64> {
+    let mut rated: Vec<(f64, f64)> = scales.drain(..).map(|scale| (error(scale), scale)).collect();
+    rated.sort_by(|a, b| a.0.total_cmp(&b.0));
+    rated.into_iter().map(|(_, scale)| scale).collect()
+}
+
+/// Means and central second moments of one group.
+struct Centred {
+    x: Vec<f64>,
+    t: Vec<f64>,
+    xx: Mat<f64>,
+    tx: Mat<f64>,
+    tt: Vec<f64>,
+}
+
+impl Centred {
+    fn new(moments: &Moments) -> Self {
+        let n = moments.rows.max(1.0);
+        let x: Vec<f64> = moments.x.iter().map(|x| x / n).collect();
+        let t: Vec<f64> = moments.t.iter().map(|t| t / n).collect();
+        let columns = x.len();
+        Self {
+            xx: Mat::from_fn(columns, columns, |i, j| moments.xx[(i, j)] / n - x[i] * x[j]),
+            tx: Mat::from_fn(t.len(), columns, |r, k| moments.tx[(r, k)] / n - t[r] * x[k]),
+            tt: moments.tt.iter().zip(&t).map(|(tt, t)| (tt / n - t * t).max(0.0)).collect(),
+            x,
+            t,
+        }
+    }
+
+    /// Mean result of a row of codes.
+    fn mean(&self, row: &Row) -> f64 {
+        let sum: f64 = row.codes.iter().zip(&self.x).map(|(&q, x)| f64::from(q) * x).sum();
+        row.scale * sum
+    }
+
+    /// Variance of the result of a row of codes.
+    fn variance(&self, row: &Row) -> f64 {
+        let mut sum = 0.0;
+        for (j, &q) in row.codes.iter().enumerate().filter(|(_, q)| **q != 0) {
+            let column = self.xx.col(j);
+            let along: f64 = row.codes.iter().zip(column.iter()).map(|(&q, h)| f64::from(q) * h).sum();
+            sum += f64::from(q) * along;
+        }
+        row.scale * row.scale * sum
+    }
+
+    /// Covariance of the result of a row of codes and what is wanted of output `r`.
+    fn covariance(&self, row: &Row, r: usize) -> f64 {
+        let sum: f64 =
+            row.codes.iter().enumerate().map(|(k, &q)| f64::from(q) * self.tx[(r, k)]).sum();
+        row.scale * sum
+    }
+
+    /// The weights that give the wanted result, drawn towards `weights` by the ridge, and the
+    /// moments that rounding them is measured on.
+    fn regress(&self, weights: &[f32], ridge: Option<f64>) -> (Lattice, Vec<f64>) {
+        let columns = self.x.len();
+        let mean = (0..columns).map(|k| self.xx[(k, k)]).sum::<f64>() / columns as f64;
+        // An input that never varies leaves nothing to fit; any positive number does.
+        let mean = if mean > 0.0 { mean } else { 1.0 };
+        let pull = ridge.unwrap_or(RIDGES[1]) * mean;
+        let plus = |diagonal: f64| {
+            Mat::from_fn(columns, columns, |i, j| {
+                self.xx[(i, j)] + if i == j { diagonal } else { 0.0 }
+            })
+        };
+        let target = match ridge {
+            None => weights.iter().map(|&w| f64::from(w)).collect(),
+            Some(_) => {
+                let wanted = Mat::from_fn(columns, self.t.len(), |k, r| {
+                    self.tx[(r, k)] + pull * f64::from(weights[r * columns + k])
+                });
+                let factor = plus(pull).llt(Side::Lower).expect("a ridge makes it definite");
+                let solution = factor.solve(wanted);
+                (0..self.t.len() * columns).map(|i| solution[(i % columns, i / columns)]).collect()
+            }
+        };
+        let lattice = Lattice::new(&plus(pull + DAMPING * mean));
+        (lattice.expect("a ridge makes it definite"), target)
+    }
+}

@@ -1,0 +1,11 @@
+//! Fitting the integers of one layer, given data.
+
+mod grid;
+mod lattice;
+mod layer;
+mod moments;
+
+pub(crate) use grid::Grid;
+pub(crate) use lattice::Limits;
+pub(crate) use layer::{LayerFit, MOST_COLUMNS, Request};
+pub(crate) use moments::{LayerMoments, Unfolded};

@@ -1,0 +1,137 @@
+//! What the quantizer may do, and what the hardware allows.
+
+/// How the range of an activation tensor is found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RangeRule {
+    /// The largest magnitude seen.
+    Largest,
+    /// The magnitude that this share of the values stays below (0 … 1).
+    Percentile(f64),
+    /// Least squared error of the tensor itself.
+    SquaredError,
+    /// Least squared error of the result of the layer that reads the tensor: the squared-error
+    /// range times each of a few factors is tried. Above [`Methods::OUTPUT_ERROR_BITS`] bits it is
+    /// [`RangeRule::SquaredError`].
+    OutputError,
+}
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each to its nearest code.
+    Nearest,
+    /// One after another, the rest making up for the error so far, measured on the second moments
+    /// of the layer's input: the nearest plane of a lattice, as in GPTQ (Frantar et al. 2022,
+    /// arXiv 2210.17323), which takes the same steps. So many partial roundings of a row are kept
+    /// beside each other; 1 is greedy.
+    Compensated {
+        /// Number of partial roundings, at least 1.
+        beam: usize,
+    },
+}
+
+/// What a layer's result is corrected by after rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    /// Nothing.
+    None,
+    /// Each channel's mean is that of the float layer again.
+    Bias,
+    /// Each channel's mean and variance are: what re-estimating batch-norm statistics at this width
+    /// comes to. The scale takes in the factor.
+    Statistics,
+}
+
+/// The steps of quantization. Each can be switched by itself; [`Methods::plain`] and
+/// [`Methods::best`] are the two that are used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Methods {
+    /// Ranges of activations.
+    pub range: RangeRule,
+    /// Regression of each layer's weights onto the float result given the quantized input. The
+    /// ridge is chosen per layer by held-out error.
+    pub regression: bool,
+    /// Rounding of weights.
+    pub rounding: Rounding,
+    /// Scales of weights may be negative, so that the additional negative code can serve the
+    /// longer tail of either sign.
+    pub signed_scales: bool,
+    /// Passes of coordinate descent over the codes.
+    pub descent: usize,
+    /// Several scales are tried per channel, and the closed-form best scale for the codes is taken
+    /// between passes of descent.
+    pub refit: bool,
+    /// Correction of means and variances.
+    pub correction: Correction,
+    /// A layer whose result is added to another tensor also makes up for that tensor's error.
+    pub residual_error: bool,
+    /// Channels of a layer's input may have scales of their own, which the layers on both sides
+    /// take in.
+    pub equalization: bool,
+    /// Signed activations may have a zero point other than the middle code.
+    pub zero_points: bool,
+    /// Plain rounding is a candidate in every layer and wins where its held-out error is least.
+    pub fall_back: bool,
+}
+
+impl Methods {
+    /// Up to this width of activations clipping is worth a search by output error, and zero points
+    /// are worth their place.
+    pub const OUTPUT_ERROR_BITS: u8 = 4;
+    /// From this width on, of weights and activations, all methods are plain: rounding is then
+    /// far below what calibration data could tell apart.
+    pub const EXACT_BITS: u8 = 10;
+
+    /// Whether a layer's integers depend on its data.
+    pub(super) fn needs_data(&self) -> bool {
+        self.regression
+            || self.rounding != Rounding::Nearest
+            || self.correction != Correction::None
+            || self.fall_back
+    }
+
+    /// Nearest rounding, scales of least squared error, nothing else: the baseline.
+    pub const fn plain() -> Self {
+        Self {
+            range: RangeRule::SquaredError,
+            regression: false,
+            rounding: Rounding::Nearest,
+            signed_scales: false,
+            descent: 0,
+            refit: false,
+            correction: Correction::None,
+            residual_error: false,
+            equalization: false,
+            zero_points: false,
+            fall_back: false,
+        }
+    }
+
+    /// The default: everything, chosen per layer by held-out output error.
+    pub const fn best() -> Self {
+        Self {
+            range: RangeRule::OutputError,
+            regression: true,
+            rounding: Rounding::Compensated { beam: 1 },
+            signed_scales: true,
+            descent: 2,
+            refit: true,
+            correction: Correction::Bias,
+            residual_error: true,
+            equalization: true,
+            zero_points: true,
+            fall_back: true,
+        }
+    }
+}
+
+/// What the hardware allows of scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Constraints {
+    /// One scale for all output channels of a layer.
+    pub per_tensor_scales: bool,
+    /// All scales, of weights and of activations, are powers of two.
+    pub power_of_two_scales: bool,
+    /// Signed activations have their zero in the middle.
+    pub no_zero_points: bool,
+}

@@ -1,0 +1,112 @@
+//! What quantization decides: everything that lowering turns into integers.
+
+use std::collections::BTreeMap;
+
+use bitgear_core::bits::BitWidth;
+
+use super::weights::QuantizedWeights;
+use crate::execute::ActivationScale;
+use crate::graph::TensorId;
+
+/// Quantization parameters of one operating point.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// One per MAC layer, in execution order.
+    pub layers: Vec<LayerParameters>,
+    /// Scale of each stored version of a tensor, by its width. What is not listed has the scale of
+    /// least squared error on its calibrated range.
+    pub scales: BTreeMap<(TensorId, BitWidth), InputScale>,
+}
+
+/// Quantization parameters of one MAC layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerParameters {
+    /// Weights, in the domain of the input's factors.
+    pub weights: QuantizedWeights,
+    /// One per output channel.
+    pub bias: Vec<f32>,
+    /// Squared error of the result on held-out calibration samples over the result's variance; not
+    /// a number where nothing was held out.
+    pub held_out_error: f64,
+}
+
+/// How a version of a tensor is stored: code · scale stands for value / factor of its channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputScale {
+    /// The scale that all channels share.
+    pub scale: ActivationScale,
+    /// One per channel; empty where all are 1. The layer that makes the tensor divides by them, the
+    /// one that reads it has them in its weights.
+    pub factors: Vec<f32>,
+}
+
+impl InputScale {
+    /// All channels alike.
+    pub fn plain(scale: ActivationScale) -> Self {
+        Self { scale, factors: Vec::new() }
+    }
+
+    /// No channel's largest code stands for more than `high`, so that saturation does what a clamp
+    /// at `high` would.
+    pub(super) fn within(mut self, high: f32) -> Self {
+        let reach = self.scale.value(self.scale.bits.code_max() as u16) as f32;
+        for factor in &mut self.factors {
+            if reach * *factor > high {
+                *factor = high / reach;
+            }
+        }
+        self
+    }
+
+    /// Quantizes one sample of a tensor of `shape` and gives back what the codes stand for, still
+    /// divided by the factors.
+    pub(super) fn quantize(&self, values: &[f32], shape: &[usize], out: &mut [f32]) {
+        // Adding and subtracting 1.5 · 2^23 rounds to the nearest integer, ties to even.
+        const ROUND: f32 = 12_582_912.0;
+        let ActivationScale { bits, scale, .. } = self.scale;
+        if self.scale.is_sign() {
+            for (out, &v) in out.iter_mut().zip(values) {
+                *out = (if v > 0.0 { 0.5 } else { -0.5 }) * scale as f32;
+            }
+            return;
+        }
+        let zero = f32::from(self.scale.zero_code());
+        let (low, high) = (-zero, bits.code_max() as f32 - zero);
+        let (step, inverse) = (scale as f32, (1.0 / scale) as f32);
+        let run = |out: &mut [f32], values: &[f32], inverse: f32| {
+            for (out, &v) in out.iter_mut().zip(values) {
+                let code = (v * inverse).max(low).min(high);
+                *out = ((code + ROUND) - ROUND) * step;
+            }
+        };
+        if self.factors.is_empty() {
+            run(out, values, inverse);
+            return;
+        }
+        let inner: usize = if shape.len() == 3 { shape[1] * shape[2] } else { 1 };
+        let channels = self.factors.iter().cycle();
+        for ((out, values), factor) in
+            out.chunks_exact_mut(inner).zip(values.chunks_exact(inner)).zip(channels)
+        {
+            run(out, values, inverse / factor);
+        }
+    }
+
+    /// Values of all samples over the factors.
+    pub(super) fn divided<'v>(
+        values: &'v [f32],
+        shape: &[usize],
+        factors: &[f32],
+    ) -> std::borrow::Cow<'v, [f32]> {
+        if factors.is_empty() {
+            return values.into();
+        }
+        let inner: usize = if shape.len() == 3 { shape[1] * shape[2] } else { 1 };
+        values
+            .chunks_exact(inner)
+            .zip(factors.iter().cycle())
+            .flat_map(|(values, factor)| values.iter().map(move |v| v / factor))
+            .collect::<Vec<_>>()
+            .into()
+    }
+}
