@@ -78,9 +78,13 @@ pub(crate) struct Characterize {
     /// A drop that is not exceeded, with confidence (not supported yet)
     #[arg(long, value_name = "FRACTION")]
     pub(crate) guarantee: Option<f64>,
-    /// Operating points, such as w4a4,w8a8; `all` for 1 to 16 bits [default: 2 to 8, 10, 12, 16 bits]
+    /// Operating points, such as w4a4,w3a3-f8l8; `all` for 1 to 16 bits [default: chosen for the
+    /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]
     pub(crate) points: Vec<String>,
+    /// Nominal seconds of tracing, at 20 GMAC/s, that the choice of points keeps to [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) budget: Option<f64>,
     /// Factor of every stored value
     #[arg(long)]
     pub(crate) scale: Option<f32>,

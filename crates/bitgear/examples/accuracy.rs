@@ -41,14 +41,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let labels = data.labels_of(graph.classes())?;
     let samples: usize = samples.parse()?;
 
-    let right: usize = tested
+    let exact: Vec<f32> = tested
         .par_chunks(8)
-        .map(|chunk| {
-            let scores = float::run(&graph, &data.batch(chunk, &preprocess));
-            let rows = scores.values().chunks_exact(graph.classes());
-            rows.zip(chunk).filter(|(row, i)| highest(row) == labels[**i] as usize).count()
-        })
-        .sum();
+        .flat_map(|chunk| float::run(&graph, &data.batch(chunk, &preprocess)).into_values())
+        .collect();
+    let rows = exact.chunks_exact(graph.classes());
+    let right =
+        rows.zip(&tested).filter(|(row, i)| highest(row) == labels[**i] as usize).count();
     let reference = 100.0 * right as f64 / tested.len() as f64;
     println!("float {reference:.2} % of {} samples", tested.len());
 
@@ -63,13 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok::<_, std::convert::Infallible>(calibration.batch(&order[span], &preprocess))
         })?;
         let batch = calibration.batch(&order, &preprocess);
-        let quantizer = Quantizer {
-            graph: &graph,
-            ranges: &ranges,
-            samples: &batch,
-            methods: Methods::best(),
-            constraints: Constraints::default(),
-        };
+        let quantizer =
+            Quantizer::new(&graph, &ranges, &batch, methods(), Constraints::default());
         for (name, drops) in points.iter().zip(&mut drops) {
             let start = Instant::now();
             let model = match name.strip_suffix("-plain") {
@@ -79,14 +73,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let seconds = start.elapsed().as_secs_f64();
             let engine = Engine::new(&model, Kernels::detect());
             let mut right = 0;
+            let mut divergence = 0.0;
+            let mut exact = exact.chunks_exact(graph.classes());
             for chunk in tested.chunks(250) {
                 let scores = engine.scores(&data.batch(chunk, &preprocess));
+                for row in scores.chunks_exact(graph.classes()) {
+                    let real: Vec<f32> =
+                        row.iter().map(|&s| (f64::from(s) * model.score_scale()) as f32).collect();
+                    divergence += kullback_leibler(exact.next().expect("as many rows"), &real);
+                }
                 let rows = scores.chunks_exact(graph.classes());
                 right += rows.zip(chunk).filter(|(r, i)| answer(r).class == labels[**i] as usize).count();
             }
             let accuracy = 100.0 * right as f64 / tested.len() as f64;
             drops.push(reference - accuracy);
-            eprintln!("{name} subset {subset}: {accuracy:.2} % ({:+.2}), quantized in {seconds:.1} s", accuracy - reference);
+            eprintln!("{name} subset {subset}: {accuracy:.2} % ({:+.2}), divergence {:.5}, quantized in {seconds:.1} s", accuracy - reference, divergence / tested.len() as f64);
         }
     }
     for (name, drops) in points.iter().zip(&drops) {
@@ -100,4 +101,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn highest(scores: &[f32]) -> usize {
     (0..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}
+
+/// Σ p · ln(p / q) of the softmaxes.
+fn kullback_leibler(p: &[f32], q: &[f32]) -> f64 {
+    let logarithms = |scores: &[f32]| -> Vec<f64> {
+        let largest = f64::from(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = scores.iter().map(|&s| (f64::from(s) - largest).exp()).sum();
+        scores.iter().map(|&s| f64::from(s) - largest - sum.ln()).collect()
+    };
+    logarithms(p).iter().zip(logarithms(q)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+// TEMPORARY
+fn methods() -> Methods {
+    let mut m = Methods::best();
+    let get = |k: &str| std::env::var(k).ok().and_then(|v| v.parse::<usize>().ok());
+    if let Some(v) = get("AA") { m.activation_aware = v; }
+    if let Some(v) = get("BEAM") { m.rounding = bitgear::quantize::Rounding::Compensated { beam: v }; }
+    if let Some(v) = get("EQ") { m.equalization = v > 0; }
+    if let Some(v) = get("FB") { m.fall_back = v > 0; }
+    if let Some(v) = get("RES") { m.residual_error = v > 0; }
+    if let Some(v) = get("REFIT") { m.refit = v > 0; }
+    if let Some(v) = get("CD") { m.descent = v; }
+    if let Some(v) = get("STAT") { if v > 0 { m.correction = bitgear::quantize::Correction::Statistics; } }
+    m
 }

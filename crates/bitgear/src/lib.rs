@@ -17,6 +17,7 @@ pub mod onnx;
 pub mod policy;
 pub mod quantize;
 pub mod search;
+pub mod sensitivity;
 pub mod summary;
 pub mod task;
 pub mod tensor;

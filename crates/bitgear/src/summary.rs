@@ -1,10 +1,13 @@
 //! `summary.json`: what scripts and people read. All figures are of the test split.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::energy::Energy;
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
+use crate::sensitivity::Sensitivity;
 use crate::trace::{Split, Trace};
 
 /// `summary.json`. Accuracies, drops and rates are fractions.
@@ -38,6 +41,10 @@ pub struct Summary {
     pub savings_total: Savings,
     /// The whole choice repeated over random splits.
     pub repeated: RepeatedSummary,
+    /// Weight and activation bits of every MAC layer, for points whose layers differ.
+    pub tables: BTreeMap<String, Vec<[u8; 2]>>,
+    /// What few bits do to each layer; null where points were given and nothing was measured.
+    pub sensitivity: Option<Sensitivity>,
 }
 
 /// The network.
@@ -192,6 +199,8 @@ pub(crate) struct Facts {
     pub(crate) accelerator: String,
     pub(crate) constraint: Constraint,
     pub(crate) reference: String,
+    pub(crate) tables: BTreeMap<String, Vec<[u8; 2]>>,
+    pub(crate) sensitivity: Option<Sensitivity>,
     pub(crate) seed: u64,
     pub(crate) repeats: usize,
 }
@@ -287,6 +296,8 @@ pub(crate) fn summarize(
             drop_se: repeated.policy.standard_error,
             savings_mean: Savings::from_array(savings_mean),
         },
+        tables: facts.tables,
+        sensitivity: facts.sensitivity,
     }
 }
 

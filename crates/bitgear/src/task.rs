@@ -21,6 +21,8 @@ pub struct Task {
     pub threads: Option<usize>,
     /// Operating points to trace.
     pub points: Option<Vec<String>>,
+    /// Nominal seconds of tracing that the choice of points keeps to.
+    pub budget: Option<f64>,
     /// Samples.
     #[serde(default)]
     pub data: DataSection,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
 use bitgear::data::{Preprocess, Source};
-use bitgear::quantize::Point;
+use bitgear::quantize::{Methods, Point};
 use bitgear::task::Task;
 use bitgear_core::bits::BitWidth;
 
@@ -123,6 +123,8 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             .or_else(|| task.accelerator.clone())
             .ok_or_else(|| missing("the accelerator", "--accelerator", "accelerator"))?,
         points: points(&names)?,
+        budget: options.budget.or(task.budget).unwrap_or(Job::BUDGET),
+        methods: Methods::best(),
         max_accuracy_drop: options.max_drop.or(task.constraint.max_accuracy_drop).unwrap_or(0.005),
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),
@@ -130,9 +132,10 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
     })
 }
 
-fn points(names: &[String]) -> Result<Vec<Point>, Failure> {
+/// The points that were named; none leaves the choice to the job.
+fn points(names: &[String]) -> Result<Option<Vec<Point>>, Failure> {
     if names.is_empty() {
-        return Ok(Job::default_points());
+        return Ok(None);
     }
     let mut points = Vec::new();
     for name in names {
@@ -143,5 +146,5 @@ fn points(names: &[String]) -> Result<Vec<Point>, Failure> {
             points.push(name.parse()?);
         }
     }
-    Ok(points)
+    Ok(Some(points))
 }

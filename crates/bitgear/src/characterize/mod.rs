@@ -1,6 +1,7 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod points;
 mod tracing;
 
 use std::io;
@@ -17,13 +18,20 @@ use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
-use crate::quantize::{Point, UnsupportedOperators, calibrate, fused_residuals, quantize};
+use crate::quantize::{
+    Constraints, Methods, Point, Quantizer, UnsupportedOperators, calibrate, fused_residuals,
+};
 use crate::search::{Candidates, Kind, PointInfo, Pool};
 use crate::summary::{Constraint, Facts, ModelSummary, Summary, summarize};
 use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal, members};
 
 /// Suffix of points that are quantized plainly, for comparison.
 const PLAIN: &str = "-plain";
+/// Mixed points of a run at most.
+const MOST_MIXED: usize = 8;
+/// Speed that budgets are counted by.
+const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
+
 /// Random splits of the repeated choice.
 const REPEATS: usize = 200;
 
@@ -40,8 +48,14 @@ pub struct Job {
     pub preprocess: Preprocess,
     /// Id of a shipped profile, or a profile's file.
     pub accelerator: String,
-    /// Operating points; the widest is always added.
-    pub points: Vec<Point>,
+    /// Operating points; the widest is always added. None: those that the accelerator makes sense
+    /// of, uniform, with wider first and last layers, and mixed.
+    pub points: Option<Vec<Point>>,
+    /// Nominal seconds that tracing may take; bounds the number of mixed points. Nominal: work over
+    /// a fixed speed, so that the same job always chooses the same points.
+    pub budget: f64,
+    /// How weights and scales are found.
+    pub methods: Methods,
     /// Target: the expected accuracy drop, as a fraction.
     pub max_accuracy_drop: f64,
     /// How samples are divided.
@@ -53,15 +67,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// The points that are traced unless others are named: 2 to 8 bits, 10, 12 and 16.
-    pub fn default_points() -> Vec<Point> {
-        [2, 3, 4, 5, 6, 7, 8, 10, 12, 16].map(uniform).to_vec()
-    }
-}
-
-fn uniform(bits: u8) -> Point {
-    let bits = bitgear_core::bits::BitWidth::new(bits).expect("1 to 16");
-    Point::uniform(bits, bits)
+    /// Nominal seconds of tracing unless others are given.
+    pub const BUDGET: f64 = 300.0;
 }
 
 /// Told how far a run is.
@@ -165,12 +172,18 @@ pub fn characterize(
         accelerator_sha256: profile.sha256.clone(),
         seed: job.seed,
     };
-    let mut points = job.points.clone();
+    let workload = workload(&graph);
+    let mut points = match &job.points {
+        Some(points) => points.clone(),
+        None => {
+            let uniform = points::uniform(&profile, &workload)?;
+            [points::with_ends(&uniform), uniform].concat()
+        }
+    };
     points.push(Point::widest());
     points.sort();
     points.dedup();
     // Before hours of tracing, not after: can the profile price every point?
-    let workload = workload(&graph);
     for point in &points {
         crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
     }
@@ -184,10 +197,23 @@ pub fn characterize(
         progress.advance(span.len());
         Ok::<_, DataError>(calibration.batch(&splits.calibration[span], &job.preprocess))
     })?;
+    let batch = calibration.batch(&splits.calibration, &job.preprocess);
+    let quantizer = Quantizer::new(&graph, &ranges, &batch, job.methods, constraints(&profile));
+    let mut sensitivity = None;
+    if job.points.is_none() {
+        let pairs = points::pairs(&points::uniform(&profile, &workload)?);
+        progress.begin("sensitivity", workload.layers.len());
+        let measured = quantizer.sensitivity(&pairs, || progress.advance(1));
+        let evaluated = data.len() as f64 * workload.macs() as f64;
+        let count = (job.budget * NOMINAL_MACS_PER_SECOND / evaluated) as usize;
+        let count = count.saturating_sub(points.len()).min(MOST_MIXED);
+        points.extend(points::mixed(&measured, &pairs, &profile, &workload, count)?);
+        sensitivity = Some(measured);
+    }
     let trace = tracing::Tracing {
         job,
         graph: &graph,
-        ranges: &ranges,
+        quantizer: &quantizer,
         data: &data,
         labels,
         splits: &splits,
@@ -201,13 +227,17 @@ pub fn characterize(
 
     progress.begin("search", 0);
     let infos = points.iter().flat_map(|point| {
-        let widths = widths(point, &workload);
-        [(Kind::Uniform, ""), (Kind::Plain, PLAIN)].map(|(kind, suffix)| PointInfo {
+        let info = |kind, suffix| PointInfo {
             point: format!("{point}{suffix}"),
             view: View::AsIs,
             kind,
-            widths: widths.clone(),
-        })
+            widths: widths(point, &workload),
+        };
+        if point.is_uniform() {
+            vec![info(Kind::Uniform, ""), info(Kind::Plain, PLAIN)]
+        } else {
+            vec![info(Kind::Mixed, "")]
+        }
     });
     let candidates = Candidates::new(&trace, FLOAT, infos.collect(), &profile, &workload)?;
     let search = trace.rows(Split::Search);
@@ -229,6 +259,8 @@ pub fn characterize(
             confidence: 0.95,
         },
         reference: "float".to_owned(),
+        tables: points.iter().filter(|p| !p.is_uniform()).map(|p| table(p, &workload)).collect(),
+        sensitivity,
         seed: job.seed,
         repeats: REPEATS,
     };
@@ -236,9 +268,8 @@ pub fn characterize(
     let models = policy
         .points()
         .map(|name| {
-            let point = name.parse().expect("stages are uniform points");
-            quantize(&graph, &ranges, &point)
-                .map_err(|e| CharacterizeError::Quantize(model.clone(), e))
+            let point = points.iter().find(|p| p.to_string() == name).expect("it was traced");
+            quantizer.quantize(point).map_err(|e| CharacterizeError::Quantize(model.clone(), e))
         })
         .collect::<Result<_, _>>()?;
     let bundle = Bundle {
@@ -345,6 +376,22 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
             EnergyWidths { weights: widths.weights.get(), activations: widths.activations.get() }
         })
         .collect()
+}
+
+/// Name and widths of a point whose name does not say them all.
+fn table(point: &Point, workload: &Workload) -> (String, Vec<[u8; 2]>) {
+    let widths = widths(point, workload).into_iter().map(|w| [w.weights, w.activations]);
+    (point.to_string(), widths.collect())
+}
+
+/// What the hardware allows, as the quantizer reads it.
+fn constraints(profile: &AcceleratorProfile) -> Constraints {
+    let quantization = profile.quantization;
+    Constraints {
+        per_tensor_scales: quantization.per_tensor_scales,
+        power_of_two_scales: quantization.power_of_two_scales,
+        no_zero_points: quantization.no_zero_points,
+    }
 }
 
 /// The files of a finished run.

@@ -13,7 +13,7 @@ use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::policy::Provenance;
-use crate::quantize::{Point, Ranges, UnsupportedOperators, quantize};
+use crate::quantize::{Point, Quantizer, UnsupportedOperators, quantize};
 use crate::trace::{self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View};
 
 /// Samples of one batch, which is the most that a killed run loses.
@@ -29,7 +29,7 @@ const FINGERPRINT: &str = "bitgear.fingerprint";
 pub(super) struct Tracing<'a> {
     pub(super) job: &'a Job,
     pub(super) graph: &'a Graph,
-    pub(super) ranges: &'a Ranges,
+    pub(super) quantizer: &'a Quantizer<'a>,
     pub(super) data: &'a Dataset,
     pub(super) labels: &'a [u32],
     pub(super) splits: &'a Splits,
@@ -68,13 +68,18 @@ impl Tracing<'_> {
             None => self.float(&trace, &parts, progress)?,
         });
         for point in points {
-            let block = match earlier(&point.to_string()) {
+            let name = point.to_string();
+            blocks.push(match earlier(&name) {
                 Some(block) => block,
-                None => self.point(point, &trace, &parts, progress)?,
-            };
-            // Plain quantization is the only one there is: its points are both stage and baseline.
-            let plain = Block { point: format!("{point}{PLAIN}"), ..block.clone() };
-            blocks.extend([block, plain]);
+                None => self.point(point, name, false, &trace, &parts, progress)?,
+            });
+            if point.is_uniform() {
+                let name = format!("{point}{PLAIN}");
+                blocks.push(match earlier(&name) {
+                    Some(block) => block,
+                    None => self.point(point, name, true, &trace, &parts, progress)?,
+                });
+            }
         }
         trace.blocks = blocks;
         let p = self.provenance;
@@ -98,6 +103,7 @@ impl Tracing<'_> {
             self.provenance.model_sha256,
             self.splits,
             self.job.preprocess,
+            format!("{:?}", self.quantizer.settings()),
         ]);
         sha256(facts.to_string().as_bytes())
     }
@@ -125,7 +131,7 @@ impl Tracing<'_> {
         parts: &Parts,
         progress: &dyn Progress,
     ) -> Result<Block, Failure> {
-        let range = self.ranges.of(self.graph.output);
+        let range = self.quantizer.ranges().of(self.graph.output);
         let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
         let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
         let answers = batches(FLOAT, trace, parts, progress, |samples| {
@@ -155,13 +161,21 @@ impl Tracing<'_> {
     fn point(
         &self,
         point: &Point,
+        name: String,
+        plain: bool,
         trace: &Trace,
         parts: &Parts,
         progress: &dyn Progress,
     ) -> Result<Block, Failure> {
-        let model = quantize(self.graph, self.ranges, point).map_err(Failure::Quantize)?;
+        progress.begin(&format!("quantize {name}"), 0);
+        let model = if plain {
+            quantize(self.graph, self.quantizer.ranges(), point)
+        } else {
+            self.quantizer.quantize(point)
+        };
+        let model = model.map_err(Failure::Quantize)?;
         let engine = Engine::new(&model, Kernels::detect());
-        let answers = batches(&model.point, trace, parts, progress, |samples| {
+        let answers = batches(&name, trace, parts, progress, |samples| {
             let mut answers = Answers::default();
             let scores = engine.scores(&self.data.batch(samples, &self.job.preprocess));
             for scores in scores.chunks_exact(trace.classes) {
@@ -171,7 +185,7 @@ impl Tracing<'_> {
             answers
         })?;
         let score_scale = model.score_scale();
-        Ok(Block { point: model.point.clone(), view: View::AsIs, score_scale, answers })
+        Ok(Block { point: name, view: View::AsIs, score_scale, answers })
     }
 }
 

@@ -9,6 +9,7 @@ pub use model::{
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{
-    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Scope, Style,
+    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Quantization, Scope,
+    Style,
     SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };

@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::schema::{
-    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Scope, Style, SupplyPoint,
+    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Quantization, Scope, Style, SupplyPoint,
     Transition, TransitionKind, VoltageTransition,
 };
 use crate::hash::sha256;
@@ -24,6 +24,8 @@ pub struct AcceleratorProfile {
     pub scope: Scope,
     /// How a layer finds its mode.
     pub matching: Matching,
+    /// What it allows of scales.
+    pub quantization: Quantization,
     /// Supplies and clocks.
     pub supply_points: Vec<SupplyPoint>,
     /// The modes, in the file's order; empty with a MAC table.
@@ -122,6 +124,7 @@ impl AcceleratorProfile {
             accelerator: file.accelerator,
             scope: file.scope,
             matching: file.matching,
+            quantization: file.quantization,
             supply_points: file.supply_point,
             modes: file.mode,
             mac_table: file.mac_table,

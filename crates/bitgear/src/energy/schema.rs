@@ -144,6 +144,18 @@ pub struct Matching {
     pub utilization_default: Option<f64>,
 }
 
+/// `[quantization]`: what the hardware allows of scales. Everything is allowed that is not excluded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quantization {
+    /// One scale for all output channels of a layer.
+    pub per_tensor_scales: bool,
+    /// All scales are powers of two.
+    pub power_of_two_scales: bool,
+    /// Signed activations have their zero in the middle.
+    pub no_zero_points: bool,
+}
+
 fn no_transition() -> VoltageTransition {
     VoltageTransition::None
 }
@@ -322,6 +334,8 @@ pub(super) struct ProfileFile {
     pub(super) accelerator: Accelerator,
     pub(super) scope: Scope,
     pub(super) matching: Matching,
+    #[serde(default)]
+    pub(super) quantization: Quantization,
     #[serde(default)]
     pub(super) supply_point: Vec<SupplyPoint>,
     #[serde(default)]

@@ -1,5 +1,7 @@
 //! Convolutions and fully connected layers of one sample, on a library's matrix product.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -49,6 +51,15 @@ fn source(conv: &Conv, axis: usize, out: usize, tap: usize, size: usize) -> Opti
         .filter(|&at| at < size)
 }
 
+/// Output positions whose tap lies inside the input, and what the first of them reads.
+fn inside(conv: &Conv, axis: usize, tap: usize, size: usize, out: usize) -> (Range<usize>, usize) {
+    let (stride, offset) = (conv.strides[axis], tap * conv.dilations[axis]);
+    let pad = conv.pads[axis];
+    let first = pad.saturating_sub(offset).div_ceil(stride);
+    let end = (size + pad).saturating_sub(offset).div_ceil(stride).min(out);
+    (first..end.max(first), first * stride + offset - pad.min(first * stride + offset))
+}
+
 fn depthwise(
     conv: &Conv,
     weight: &[f32],
@@ -63,12 +74,14 @@ fn depthwise(
             let Some(row) = source(conv, 0, y, ky, height) else {
                 continue;
             };
+            let row = &input[row * width..][..width];
             for kx in 0..kw {
                 let weight = weight[ky * kw + kx];
-                for x in 0..out_width {
-                    if let Some(column) = source(conv, 1, x, kx, width) {
-                        out[y * out_width + x] += weight * input[row * width + column];
-                    }
+                let (columns, start) = inside(conv, 1, kx, width, out_width);
+                let out = &mut out[y * out_width..][columns];
+                let taps = row[start.min(width)..].iter().step_by(conv.strides[1]);
+                for (out, tap) in out.iter_mut().zip(taps) {
+                    *out += weight * tap;
                 }
             }
         }
@@ -86,17 +99,26 @@ fn unfold(
 ) {
     let (height, width) = (shape[1], shape[2]);
     let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
+    let (out_height, out_width) = (out_shape[1], out_shape[2]);
     columns.clear();
-    columns.reserve(channels * kh * kw * out_shape[1] * out_shape[2]);
+    columns.resize(channels * kh * kw * out_height * out_width, 0.0);
+    let mut rows = columns.chunks_exact_mut(out_width);
     for plane in input.chunks_exact(height * width).take(channels) {
         for ky in 0..kh {
             for kx in 0..kw {
-                for y in 0..out_shape[1] {
-                    let row = source(conv, 0, y, ky, height).map(|r| &plane[r * width..][..width]);
-                    columns.extend((0..out_shape[2]).map(|x| match row {
-                        Some(row) => source(conv, 1, x, kx, width).map_or(0.0, |c| row[c]),
-                        None => 0.0,
-                    }));
+                let (inside, start) = inside(conv, 1, kx, width, out_width);
+                for y in 0..out_height {
+                    let out = &mut rows.next().expect("a row per tap and line")[inside.clone()];
+                    let Some(row) = source(conv, 0, y, ky, height) else { continue };
+                    let row = &plane[row * width..][..width];
+                    if conv.strides[1] == 1 {
+                        out.copy_from_slice(&row[start.min(width)..][..out.len()]);
+                    } else {
+                        let taps = row[start.min(width)..].iter().step_by(conv.strides[1]);
+                        for (out, tap) in out.iter_mut().zip(taps) {
+                            *out = *tap;
+                        }
+                    }
                 }
             }
         }

@@ -66,7 +66,7 @@ fn at_least(mut values: Vec<f32>, share: f32) -> Vec<f32> {
 }
 
 /// Magnitude that nearly all values of each channel stay below.
-fn channel_ranges(values: &[f32], shape: &[usize]) -> Vec<f32> {
+pub(super) fn channel_ranges(values: &[f32], shape: &[usize]) -> Vec<f32> {
     let (channels, inner) = match *shape {
         [c, h, w] => (c, h * w),
         _ => (shape[shape.len() - 1], 1),

@@ -65,6 +65,9 @@ pub struct Methods {
     pub correction: Correction,
     /// A layer whose result is added to another tensor also makes up for that tensor's error.
     pub residual_error: bool,
+    /// So many times a layer followed by a clamp (ReLU) is fitted again to what the clamp lets
+    /// through: where the float result is cut off, any result that is cut off too will do.
+    pub activation_aware: usize,
     /// Channels of a layer's input may have scales of their own, which the layers on both sides
     /// take in.
     pub equalization: bool,
@@ -101,6 +104,7 @@ impl Methods {
             refit: false,
             correction: Correction::None,
             residual_error: false,
+            activation_aware: 0,
             equalization: false,
             zero_points: false,
             fall_back: false,
@@ -118,6 +122,7 @@ impl Methods {
             refit: true,
             correction: Correction::Bias,
             residual_error: true,
+            activation_aware: 3,
             equalization: true,
             zero_points: true,
             fall_back: true,

@@ -7,12 +7,14 @@
 mod calibrate;
 mod equalize;
 mod fit;
+mod layer;
 mod lower;
 mod methods;
 mod parameters;
 mod pass;
 mod point;
 mod ranges;
+mod sensitivity;
 mod weights;
 
 pub use calibrate::calibrate;
@@ -21,6 +23,9 @@ pub use parameters::{InputScale, LayerParameters, Parameters};
 pub use point::{InvalidPoint, Point, Widths};
 pub use ranges::{Extremes, Histograms, Range, Ranges};
 pub use weights::{QuantizedWeights, quantize_plain};
+
+use std::borrow::Cow;
+
 
 use crate::execute::IntegerModel;
 use crate::graph::{Graph, Op};
@@ -65,31 +70,61 @@ pub fn quantize(
 }
 
 /// Fits the integers of a network to calibration samples, point by point.
+///
+/// Time of a point: about 30 runs of the float network over the samples. Memory: at most
+/// [`Quantizer::MEMORY`] bytes of samples on their way through the network, and for each thread the
+/// second moments of one layer.
 pub struct Quantizer<'a> {
-    /// The float network.
-    pub graph: &'a Graph,
-    /// Its calibrated ranges.
-    pub ranges: &'a Ranges,
-    /// Preprocessed calibration samples, (N, sample shape).
-    pub samples: &'a Tensor,
-    /// What may be done.
-    pub methods: Methods,
-    /// What the hardware allows.
-    pub constraints: Constraints,
+    graph: &'a Graph,
+    ranges: &'a Ranges,
+    samples: Cow<'a, Tensor>,
+    methods: Methods,
+    constraints: Constraints,
 }
 
-impl Quantizer<'_> {
+impl<'a> Quantizer<'a> {
+    /// Bytes of samples on their way through the network: where all would take more, only some of
+    /// them, evenly spaced, are used.
+    pub const MEMORY: usize = 3 << 30;
+
+    /// A quantizer of a float network with its calibrated ranges. `samples` are preprocessed, (N,
+    /// sample shape).
+    pub fn new(
+        graph: &'a Graph,
+        ranges: &'a Ranges,
+        samples: &'a Tensor,
+        methods: Methods,
+        constraints: Constraints,
+    ) -> Self {
+        let most = (Self::MEMORY / pass::bytes_per_sample(graph)).max(1);
+        let samples = every(samples, most);
+        Self { graph, ranges, samples, methods, constraints }
+    }
+
+    /// The calibrated ranges.
+    pub fn ranges(&self) -> &'a Ranges {
+        self.ranges
+    }
+
+    /// What may be done, and what the hardware allows.
+    pub fn settings(&self) -> (Methods, Constraints) {
+        (self.methods, self.constraints)
+    }
+
     /// Parameters of an operating point.
     pub fn fit(&self, point: &Point) -> Parameters {
-        let pass = pass::Pass {
+        self.pass(point, self.methods).run(&self.samples)
+    }
+
+    fn pass<'p>(&'p self, point: &'p Point, methods: Methods) -> pass::Pass<'p> {
+        pass::Pass {
             graph: self.graph,
             ranges: self.ranges,
             point,
-            methods: self.methods,
+            methods,
             constraints: self.constraints,
             samples: self.samples.shape()[0],
-        };
-        pass.run(self.samples)
+        }
     }
 
     /// The integer network at an operating point.
@@ -100,6 +135,18 @@ impl Quantizer<'_> {
     pub fn quantize(&self, point: &Point) -> Result<IntegerModel, UnsupportedOperators> {
         lower::lower(self.graph, self.ranges, &self.fit(point), point)
     }
+}
+
+/// At most `most` samples, evenly spaced.
+fn every(samples: &Tensor, most: usize) -> Cow<'_, Tensor> {
+    let n = samples.shape()[0];
+    if n <= most {
+        return Cow::Borrowed(samples);
+    }
+    let size = samples.values().len() / n;
+    let values = (0..most).flat_map(|i| &samples.values()[i * n / most * size..][..size]);
+    let shape = [&[most], &samples.shape()[1..]].concat();
+    Cow::Owned(Tensor::new(shape, values.copied().collect()))
 }
 
 /// Elements of the addition's other operand that is fused into each MAC layer, 0 where there is none.

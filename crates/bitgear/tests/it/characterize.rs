@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use bitgear::bundle::Bundle;
 use bitgear::characterize::{Characterization, Job, Progress, characterize};
 use bitgear::data::{Dataset, Preprocess, Source};
-use bitgear::quantize::Point;
+use bitgear::quantize::{Methods, Point};
 use bitgear::trace::{Shares, View};
 use bitgear_core::kernels::Kernels;
 
@@ -75,7 +75,9 @@ fn job(out: &Path, points: &[&str]) -> Job {
         calibration: Some(Source::Path(example("calibration.npz"))),
         preprocess: Preprocess { scale: 1.0 / 255.0, ..Preprocess::default() },
         accelerator: "envision-28nm".to_owned(),
-        points: points.iter().map(|p| p.parse::<Point>().unwrap()).collect(),
+        points: Some(points.iter().map(|p| p.parse::<Point>().unwrap()).collect()),
+        budget: Job::BUDGET,
+        methods: Methods::best(),
         max_accuracy_drop: 0.01,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,

@@ -43,11 +43,13 @@ pub(crate) struct LayerFit {
     pub(crate) bias: Vec<f32>,
     /// Squared error on held-out samples over the wanted result's variance there.
     pub(crate) held_out: f64,
+    /// How they were found; none where no data was used.
+    pub(crate) strategy: Option<Strategy>,
 }
 
 /// One way to the integers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Strategy {
+pub(crate) struct Strategy {
     /// Regression with this ridge.
     ridge: Option<f64>,
     rounding: Rounding,
@@ -62,8 +64,8 @@ enum Effort {
 
 impl Request<'_> {
     /// The best integers by held-out error, fitted once more to all samples.
-    pub(crate) fn fit(&self, moments: &LayerMoments) -> LayerFit {
-        let strategies = self.strategies();
+    pub(crate) fn fit(&self, moments: &LayerMoments, known: Option<Strategy>) -> LayerFit {
+        let strategies = known.map_or_else(|| self.strategies(), |strategy| vec![strategy]);
         let trial = |strategy: &Strategy| {
             let (weights, bias) = self.fit_with(*strategy, &moments.fitted, Effort::Quick);
             self.error(&weights, &bias, &moments.held_out)
@@ -71,7 +73,8 @@ impl Request<'_> {
         let errors: Vec<f64> = strategies.par_iter().map(trial).collect();
         let best = (0..errors.len()).fold(0, |b, i| if errors[i] < errors[b] { i } else { b });
         let (weights, bias) = self.fit_with(strategies[best], &moments.all(), Effort::Full);
-        LayerFit { weights, bias, held_out: errors[best] }
+        if std::env::var("DBG").is_ok() { eprintln!("K {} G {} best {best} errors {:?}", self.columns, moments.fitted.len(), errors.iter().map(|e| (e*1e5).round()/1e5).collect::<Vec<_>>()); }
+        LayerFit { weights, bias, held_out: errors[best], strategy: Some(strategies[best]) }
     }
 
     /// Nearest codes and the layer's own bias, without data.
@@ -81,7 +84,7 @@ impl Request<'_> {
             weights.codes.extend(row.codes);
             weights.scales.push(row.scale);
         }
-        LayerFit { weights, bias: self.bias.to_vec(), held_out: f64::NAN }
+        LayerFit { weights, bias: self.bias.to_vec(), held_out: f64::NAN, strategy: None }
     }
 
     /// Error of quick integers on the samples they were fitted to: to compare input scales by.

@@ -8,4 +8,4 @@ mod moments;
 pub(crate) use grid::Grid;
 pub(crate) use lattice::Limits;
 pub(crate) use layer::{LayerFit, MOST_COLUMNS, Request};
-pub(crate) use moments::{LayerMoments, Unfolded};
+pub(crate) use moments::{LayerMoments, Unfolded, is_held_out};

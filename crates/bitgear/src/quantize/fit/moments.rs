@@ -48,8 +48,8 @@ impl Moments {
         }
     }
 
-    /// Adds rows, given row-major.
-    fn add(&mut self, x: &[f32], t: &[f32]) {
+    /// Adds rows, given row-major; the second moments of x only if they are `wanted`.
+    fn add(&mut self, x: &[f32], t: &[f32], wanted: bool) {
         let (outputs, columns) = (self.t.len(), self.x.len());
         let rows = x.len() / columns;
         self.rows += rows as f64;
@@ -66,23 +66,27 @@ impl Moments {
         }
         let x = MatRef::from_row_major_slice(x, rows, columns);
         let t = MatRef::from_row_major_slice(t, rows, outputs);
-        let mut xx = Mat::<f32>::zeros(columns, columns);
-        triangular::matmul(
-            xx.as_mut(),
-            BlockStructure::TriangularLower,
-            Accum::Replace,
-            x.transpose(),
-            BlockStructure::Rectangular,
-            x,
-            BlockStructure::Rectangular,
-            1.0,
-            Par::Seq,
-        );
         let mut tx = Mat::<f32>::zeros(outputs, columns);
         matmul(tx.as_mut(), Accum::Replace, t.transpose(), x, 1.0, Par::Seq);
         for j in 0..columns {
-            add_column(self.xx.as_mut(), &xx, j, j);
             add_column(self.tx.as_mut(), &tx, j, 0);
+        }
+        if wanted {
+            let mut xx = Mat::<f32>::zeros(columns, columns);
+            triangular::matmul(
+                xx.as_mut(),
+                BlockStructure::TriangularLower,
+                Accum::Replace,
+                x.transpose(),
+                BlockStructure::Rectangular,
+                x,
+                BlockStructure::Rectangular,
+                1.0,
+                Par::Seq,
+            );
+            for j in 0..columns {
+                add_column(self.xx.as_mut(), &xx, j, j);
+            }
         }
     }
 
@@ -133,6 +137,11 @@ impl LayerMoments {
     }
 }
 
+/// Whether a sample is one of those held out.
+pub(crate) fn is_held_out(sample: usize) -> bool {
+    sample % PARTS < HELD_OUT
+}
+
 /// Sizes of a MAC layer as a product: each result is a row of `columns` inputs times weights.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unfolded<'a> {
@@ -168,17 +177,19 @@ impl<'a> Unfolded<'a> {
 
     /// Moments over all samples. `input` appends a sample's quantized input and `target` a sample's
     /// wanted result, both in the graph's layout; `share` is the share of the usual number of rows.
+    /// Where `earlier` moments of the same inputs are given, only the targets are looked at anew.
     pub(crate) fn moments(
         &self,
         samples: usize,
         share: f64,
         input: &(impl Fn(usize, &mut Vec<f32>) + Sync),
         target: &(impl Fn(usize, usize) -> f32 + Sync),
+        earlier: Option<&LayerMoments>,
     ) -> LayerMoments {
         let rows = self.rows_per_sample(samples, share);
         let parts: Vec<Vec<Moments>> = (0..PARTS)
             .into_par_iter()
-            .map(|part| self.part(part, samples, rows, input, target))
+            .map(|part| self.part(part, samples, rows, input, target, earlier.is_none()))
             .collect();
         let sum = |parts: &[Vec<Moments>]| -> Vec<Moments> {
             (0..self.groups)
@@ -189,7 +200,15 @@ impl<'a> Unfolded<'a> {
                 .collect()
         };
         let (held_out, fitted) = parts.split_at(HELD_OUT);
-        LayerMoments { fitted: sum(fitted), held_out: sum(held_out) }
+        let mut moments = LayerMoments { fitted: sum(fitted), held_out: sum(held_out) };
+        if let Some(LayerMoments { fitted, held_out }) = earlier {
+            let copy = |to: &mut [Moments], from: &[Moments]| {
+                to.iter_mut().zip(from).for_each(|(to, from)| to.xx.clone_from(&from.xx));
+            };
+            copy(&mut moments.fitted, fitted);
+            copy(&mut moments.held_out, held_out);
+        }
+        moments
     }
 
     fn part(
@@ -199,6 +218,7 @@ impl<'a> Unfolded<'a> {
         rows: usize,
         input: &(impl Fn(usize, &mut Vec<f32>) + Sync),
         target: &(impl Fn(usize, usize) -> f32 + Sync),
+        second: bool,
     ) -> Vec<Moments> {
         let mut moments = vec![Moments::new(self.outputs, self.columns); self.groups];
         let mut x: Vec<Vec<f32>> = vec![Vec::new(); self.groups];
@@ -217,13 +237,11 @@ impl<'a> Unfolded<'a> {
                     }
                 }
                 if x[0].len() >= BLOCK * self.columns {
-                    flush(&mut moments, &mut x, &mut t);
+                    flush(&mut moments, &mut x, &mut t, second);
                 }
             }
         }
-        if !x[0].is_empty() {
-            flush(&mut moments, &mut x, &mut t);
-        }
+        flush(&mut moments, &mut x, &mut t, second);
         moments
     }
 
@@ -285,9 +303,9 @@ impl<'a> Unfolded<'a> {
     }
 }
 
-fn flush(moments: &mut [Moments], x: &mut [Vec<f32>], t: &mut [Vec<f32>]) {
+fn flush(moments: &mut [Moments], x: &mut [Vec<f32>], t: &mut [Vec<f32>], second: bool) {
     for ((moments, x), t) in moments.iter_mut().zip(x).zip(t) {
-        moments.add(x, t);
+        moments.add(x, t, second);
         x.clear();
         t.clear();
     }

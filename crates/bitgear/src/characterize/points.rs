@@ -1,0 +1,274 @@
+//! Which operating points are worth tracing on a given accelerator.
+
+use std::collections::BTreeMap;
+
+use bitgear_core::bits::BitWidth;
+
+use super::widths;
+use crate::energy::{AcceleratorProfile, EnergyError, Workload, policy_cost};
+use crate::hash::sha256;
+use crate::quantize::{Point, Widths};
+use crate::sensitivity::Sensitivity;
+
+/// Bit-widths that are looked at.
+const BITS: [u8; 10] = [2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
+/// Up to this width the first and last layer are also tried at [`END_BITS`].
+const NARROW: u8 = 4;
+const END_BITS: u8 = 8;
+/// Mixed points are made of widths up to this.
+const WIDEST_MIXED: u8 = 8;
+/// Steps of the price that allocations are found at.
+const PRICES: i32 = 240;
+
+/// The uniform points that the accelerator makes sense of: for each width the widest operands that
+/// cost no more.
+pub(super) fn uniform(
+    profile: &AcceleratorProfile,
+    workload: &Workload,
+) -> Result<Vec<Point>, EnergyError> {
+    let mut points = Vec::new();
+    for bits in BITS.map(width) {
+        let mut pair = Widths { weights: bits, activations: bits };
+        let least = chip(profile, workload, pair)?;
+        let free = |pair| chip(profile, workload, pair).is_ok_and(|cost| cost <= least);
+        let wider = |from: BitWidth| (from.get()..=16).map(width);
+        let activations = wider(bits).filter(|&a| free(Widths { activations: a, ..pair })).last();
+        pair.activations = activations.unwrap_or(bits);
+        let weights = wider(bits).filter(|&w| free(Widths { weights: w, ..pair })).last();
+        pair.weights = weights.unwrap_or(bits);
+        points.push(Point::uniform(pair.weights, pair.activations));
+    }
+    points.sort();
+    points.dedup();
+    Ok(points)
+}
+
+/// Narrow points with wider first and last layers.
+pub(super) fn with_ends(points: &[Point]) -> Vec<Point> {
+    let narrow = points.iter().filter(|p| p.widths(0, 1).weights.get() <= NARROW);
+    narrow.map(|p| p.clone().with_ends(width(END_BITS), width(END_BITS))).collect()
+}
+
+/// Pairs of widths that mixed points are made of.
+pub(super) fn pairs(uniform: &[Point]) -> Vec<Widths> {
+    let pairs = uniform.iter().map(|p| p.widths(0, 1));
+    pairs.filter(|pair| pair.weights.get() <= WIDEST_MIXED).collect()
+}
+
+/// At most `count` mixed points along the frontier of energy against the sum of the layers'
+/// divergences, which stands for the loss of the whole.
+///
+/// Allocations are found at many prices of energy: at each the best path through the layers'
+/// widths, changes of mode included. What they cost is then computed exactly.
+pub(super) fn mixed(
+    sensitivity: &Sensitivity,
+    pairs: &[Widths],
+    profile: &AcceleratorProfile,
+    workload: &Workload,
+    count: usize,
+) -> Result<Vec<Point>, EnergyError> {
+    let layers = workload.layers.len();
+    if count == 0 || pairs.len() < 2 || layers < 2 {
+        return Ok(Vec::new());
+    }
+    // [pair][layer]
+    let mut energies: Vec<Vec<f64>> = Vec::new();
+    for pair in pairs {
+        let point = Point::uniform(pair.weights, pair.activations);
+        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
+        energies.push(cost[0].layers.iter().map(|layer| layer.energy.total_uj()).collect());
+    }
+    // Wider is never worse: noise must not say so.
+    let mut losses: Vec<Vec<f64>> = sensitivity
+        .layers
+        .iter()
+        .map(|layer| layer.widths.iter().map(|w| w.divergence.max(1e-9)).collect())
+        .collect();
+    for layer in &mut losses {
+        for wider in 1..layer.len() {
+            layer[wider] = layer[wider].min(layer[wider - 1]);
+        }
+    }
+    let change = Changes::new(pairs, profile, workload)?;
+    let scale = losses.iter().flatten().sum::<f64>() / energies.iter().flatten().sum::<f64>();
+    let mut found: BTreeMap<Vec<usize>, f64> = BTreeMap::new();
+    for step in 0..PRICES {
+        let price = scale * 10_f64.powf(f64::from(step) / f64::from(PRICES) * 8.0 - 5.0);
+        let path = cheapest(&losses, &energies, &change, price);
+        let loss = path.iter().enumerate().map(|(layer, &pair)| losses[layer][pair]).sum();
+        found.insert(path, loss);
+    }
+    let mut priced = Vec::new();
+    for (path, loss) in found {
+        if path.iter().all(|&pair| pair == path[0]) {
+            continue;
+        }
+        let table: Vec<Widths> = path.iter().map(|&pair| pairs[pair]).collect();
+        let point = Point::mixed(number(&table), table);
+        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
+        priced.push((cost[0].energy.total_uj(), loss, point));
+    }
+    // The frontier, cheapest first.
+    priced.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let mut least = f64::INFINITY;
+    priced.retain(|(_, loss, _)| {
+        let better = *loss < least;
+        least = least.min(*loss);
+        better
+    });
+    Ok(spread(priced, count))
+}
+
+/// `count` of the points, evenly over the logarithm of their energy.
+fn spread(priced: Vec<(f64, f64, Point)>, count: usize) -> Vec<Point> {
+    if priced.len() <= count {
+        return priced.into_iter().map(|p| p.2).collect();
+    }
+    let (low, high) = (priced[0].0.ln(), priced[priced.len() - 1].0.ln());
+    let mut chosen: Vec<usize> = (0..count)
+        .map(|i| {
+            let wanted = low + (high - low) * (i as f64 + 0.5) / count as f64;
+            let distance = |p: &(f64, f64, Point)| (p.0.ln() - wanted).abs();
+            let nearest = priced.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+            nearest.map_or(0, |(index, _)| index)
+        })
+        .collect();
+    chosen.dedup();
+    chosen.into_iter().map(|index| priced[index].2.clone()).collect()
+}
+
+/// What changing widths between two layers costs, in microjoule.
+struct Changes(Vec<Vec<f64>>);
+
+impl Changes {
+    fn new(
+        pairs: &[Widths],
+        profile: &AcceleratorProfile,
+        workload: &Workload,
+    ) -> Result<Self, EnergyError> {
+        // One change there and, since a point begins anew with its first layer, one back.
+        let two = Workload { layers: workload.layers[..2].to_vec() };
+        let cost = |a: Widths, b: Widths| -> Result<f64, EnergyError> {
+            let point = Point::mixed(0, vec![a, b]);
+            Ok(policy_cost(profile, &two, &[&widths(&point, &two)])?[0].transitions_uj / 2.0)
+        };
+        let rows = pairs.iter().map(|&a| pairs.iter().map(|&b| cost(a, b)).collect());
+        Ok(Self(rows.collect::<Result<_, _>>()?))
+    }
+}
+
+/// The path of least loss plus price times energy.
+fn cheapest(
+    losses: &[Vec<f64>],
+    energies: &[Vec<f64>],
+    change: &Changes,
+    price: f64,
+) -> Vec<usize> {
+    let pairs = energies.len();
+    let own = |layer: usize, pair: usize| losses[layer][pair] + price * energies[pair][layer];
+    let mut best: Vec<f64> = (0..pairs).map(|pair| own(0, pair)).collect();
+    let mut before: Vec<Vec<usize>> = Vec::new();
+    for layer in 1..losses.len() {
+        let step = |pair: usize| {
+            let via = |from: usize| best[from] + price * change.0[from][pair];
+            let from = (0..pairs).fold(0, |a, b| if via(b) < via(a) { b } else { a });
+            (via(from) + own(layer, pair), from)
+        };
+        let steps: Vec<(f64, usize)> = (0..pairs).map(step).collect();
+        best = steps.iter().map(|s| s.0).collect();
+        before.push(steps.iter().map(|s| s.1).collect());
+    }
+    let last = (0..pairs).fold(0, |a, b| if best[b] < best[a] { b } else { a });
+    let mut path = vec![last];
+    for from in before.iter().rev() {
+        path.push(from[path[path.len() - 1]]);
+    }
+    path.reverse();
+    path
+}
+
+/// A mixed point is called by what it is, so that an older run's point of another table can't be
+/// taken for it.
+fn number(table: &[Widths]) -> u32 {
+    let bytes: Vec<u8> =
+        table.iter().flat_map(|w| [w.weights.get(), w.activations.get()]).collect();
+    u32::from_str_radix(&sha256(&bytes)[..6], 16).expect("a hash is hexadecimal") % 1_000_000
+}
+
+fn chip(
+    profile: &AcceleratorProfile,
+    workload: &Workload,
+    pair: Widths,
+) -> Result<f64, EnergyError> {
+    let point = Point::uniform(pair.weights, pair.activations);
+    Ok(policy_cost(profile, workload, &[&widths(&point, workload)])?[0].energy.chip_uj)
+}
+
+fn width(bits: u8) -> BitWidth {
+    BitWidth::new(bits).expect("1 to 16")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::energy::LayerWork;
+    use crate::sensitivity::{LayerSensitivity, WidthSensitivity};
+
+    fn workload() -> Workload {
+        let layer = |name: &str, macs| LayerWork {
+            name: name.to_owned(),
+            macs,
+            weights: 100,
+            biases: 10,
+            inputs: 100,
+            outputs: 100,
+            residual: 0,
+        };
+        Workload { layers: vec![layer("a", 1_000), layer("b", 100_000), layer("c", 1_000)] }
+    }
+
+    fn profile() -> AcceleratorProfile {
+        AcceleratorProfile::find("envision-28nm").unwrap()
+    }
+
+    #[test]
+    fn where_every_bit_costs_all_uniform_points_are_symmetric() {
+        let names: Vec<String> =
+            uniform(&profile(), &workload()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, BITS.map(|b| format!("w{b}a{b}")));
+    }
+
+    #[test]
+    fn sensitive_layers_of_few_macs_get_more_bits() {
+        let bits = [2, 4, 8];
+        let layer = |losses: [f64; 3]| LayerSensitivity {
+            name: String::new(),
+            widths: bits
+                .iter()
+                .zip(losses)
+                .map(|(&b, divergence)| WidthSensitivity {
+                    weights: b,
+                    activations: b,
+                    divergence,
+                    snr_db: 0.0,
+                    plain_snr_db: 0.0,
+                })
+                .collect(),
+            input_peak: 1.0,
+            channel_spread: 1.0,
+            weight_peak: 1.0,
+            bias_share: 0.0,
+        };
+        // The outer layers suffer, the one in the middle hardly does and costs most.
+        let outer = layer([1.0, 0.1, 0.001]);
+        let sensitivity =
+            Sensitivity { layers: vec![outer.clone(), layer([0.02, 0.01, 0.001]), outer] };
+        let pairs = bits.map(|b| Widths { weights: width(b), activations: width(b) });
+        let points = mixed(&sensitivity, &pairs, &profile(), &workload(), 4).unwrap();
+        assert!(!points.is_empty());
+        for point in points {
+            let [first, middle, last] = [0, 1, 2].map(|l| point.widths(l, 3).weights.get());
+            assert!(first >= middle && last >= middle, "{first} {middle} {last}");
+        }
+    }
+}

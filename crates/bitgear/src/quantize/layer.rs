@@ -1,0 +1,276 @@
+//! One MAC layer that the calibration samples have reached: the scale of its input and its integers
+//! are decided here.
+
+use bitgear_core::bits::BitWidth;
+use rayon::prelude::*;
+
+use super::equalize;
+use super::fit::{Grid, LayerFit, LayerMoments, MOST_COLUMNS, Request, Unfolded, is_held_out};
+use super::lower::demand;
+use super::lower::group::Group;
+use super::methods::{Methods, RangeRule};
+use super::parameters::{InputScale, Parameters};
+use super::pass::{Pass, Plan};
+use super::Range;
+use crate::graph::{Op, TensorId};
+use crate::tensor::Tensor;
+
+/// Factors on the squared-error range that are tried by output error.
+const CLIPS: [f64; 4] = [0.7, 0.85, 1.2, 1.45];
+const POWER_OF_TWO_CLIPS: [f64; 2] = [0.5, 2.0];
+/// Share of the usual rows that input scales are compared on.
+const TRIAL_ROWS: f64 = 0.25;
+
+/// One MAC layer that the samples have reached.
+pub(super) struct Layer<'a> {
+    pub(super) pass: &'a Pass<'a>,
+    pub(super) group: &'a Group,
+    pub(super) layer: usize,
+    /// Real values of its operand, before they are quantized.
+    pub(super) input: &'a [f32],
+    /// What its result should be.
+    pub(super) wanted: &'a [f32],
+    /// What is added to its result.
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) plan: &'a Plan,
+}
+
+impl Layer<'_> {
+    /// Decides the input's scale and the layer's integers, and gives the layer's result.
+    pub(super) fn fit(&self, parameters: &mut Parameters) -> (LayerFit, Vec<f32>) {
+        let node = &self.pass.graph.nodes[self.group.head];
+        let layers = self.pass.graph.mac_layers().len();
+        let widths = self.pass.point.widths(self.layer, layers);
+        let methods = if widths.weights.get() >= Methods::EXACT_BITS {
+            Methods::plain()
+        } else {
+            self.pass.methods
+        };
+        let grid = Grid::new(widths.weights);
+        let (input, bits) = (node.inputs[0], widths.activations);
+        let scale = match parameters.scales.get(&(input, bits)) {
+            Some(scale) => scale.clone(),
+            None => self.input_scale(grid, methods, bits),
+        };
+        parameters.scales.insert((input, bits), scale.clone());
+        let read = self.pass.quantize_all(self.input, input, &scale);
+        let apply = |fit: &LayerFit| {
+            self.pass.apply(&dequantized(&node.op, fit), &[(input, &read)], node.output)
+        };
+        self.with_request(&scale, grid, methods, |request| {
+            if request.columns > MOST_COLUMNS || !methods.needs_data() {
+                let fit = Request { methods: Methods::plain(), ..request }.nearest_fit();
+                let result = apply(&fit);
+                return (fit, result);
+            }
+            let target = |values: &[f32], earlier: Option<&LayerMoments>| {
+                self.moments(&scale, 1.0, values, earlier)
+            };
+            let moments = target(self.wanted, None);
+            let mut fit = request.fit(&moments, None);
+            let mut result = apply(&fit);
+            let mut error = self.clamped_error(&result);
+            for _ in 0..methods.activation_aware {
+                let Some(wanted) = self.retarget(&result) else { break };
+                let next = request.fit(&target(&wanted, Some(&moments)), fit.strategy);
+                let next_result = apply(&next);
+                let next_error = self.clamped_error(&next_result);
+                if std::env::var("DBG").is_ok() { eprintln!("  layer {} clamped error {error:.5} -> {next_error:.5}", self.layer); }
+                if next_error >= error {
+                    break;
+                }
+                (fit, result, error) = (next, next_result, next_error);
+            }
+            (fit, result)
+        })
+    }
+
+    /// What is asked of a result whose clamp is known: where the wanted value lies beyond a bound,
+    /// any value beyond it will do.
+    fn retarget(&self, result: &[f32]) -> Option<Vec<f32>> {
+        let (low, high) = self.group.clamp;
+        if low == f32::NEG_INFINITY && high == f32::INFINITY {
+            return None;
+        }
+        let target = |(i, (&wanted, &result)): (usize, (&f32, &f32))| {
+            let added = self.residual.map_or(0.0, |residual| residual[i]);
+            let (low, high) = (low - added, high - added);
+            if wanted <= low {
+                result.min(low)
+            } else if wanted >= high {
+                result.max(high)
+            } else {
+                wanted
+            }
+        };
+        Some(self.wanted.par_iter().zip(result).enumerate().map(target).collect())
+    }
+
+    /// Squared error behind the clamp, over the held-out samples.
+    fn clamped_error(&self, result: &[f32]) -> f64 {
+        let (low, high) = self.group.clamp;
+        let size = result.len() / self.pass.samples;
+        let error = |sample: usize| -> f64 {
+            let span = sample * size..(sample + 1) * size;
+            span.map(|i| {
+                let added = self.residual.map_or(0.0, |residual| residual[i]);
+                let clamp = |value: f32| (value + added).max(low).min(high);
+                f64::from(clamp(self.wanted[i]) - clamp(result[i])).powi(2)
+            })
+            .sum()
+        };
+        let held_out = (0..self.pass.samples).into_par_iter().filter(|&s| is_held_out(s));
+        held_out.map(error).collect::<Vec<_>>().iter().sum()
+    }
+
+    fn trial(&self, scale: &InputScale, grid: Grid, methods: Methods) -> f64 {
+        self.with_request(scale, grid, methods, |request| {
+            request.quick_error(&self.moments(scale, TRIAL_ROWS, self.wanted, None))
+        })
+    }
+
+    fn with_request<T>(
+        &self,
+        scale: &InputScale,
+        grid: Grid,
+        methods: Methods,
+        run: impl FnOnce(Request<'_>) -> T,
+    ) -> T {
+        let op = &self.pass.graph.nodes[self.group.head].op;
+        let (weight, bias) = op.weight_and_bias().expect("only MAC layers are fitted");
+        let weights = equalize::apply(op, weight, &scale.factors);
+        run(Request {
+            weights: &weights,
+            bias,
+            columns: weight.shape()[1..].iter().product(),
+            grid,
+            limits: None,
+            methods,
+            constraints: self.pass.constraints,
+        })
+    }
+
+    fn moments(
+        &self,
+        scale: &InputScale,
+        share: f64,
+        wanted: &[f32],
+        earlier: Option<&LayerMoments>,
+    ) -> LayerMoments {
+        let graph = self.pass.graph;
+        let node = &graph.nodes[self.group.head];
+        let (in_shape, out_shape) = (graph.shape(node.inputs[0]), graph.shape(node.output));
+        let in_size: usize = in_shape.iter().product();
+        let out_size: usize = out_shape.iter().product();
+        let unfolded = Unfolded::new(&node.op, in_shape, out_shape);
+        unfolded.moments(
+            self.pass.samples,
+            share,
+            &|sample, values| {
+                values.resize(in_size, 0.0);
+                scale.quantize(&self.input[sample * in_size..][..in_size], in_shape, values);
+            },
+            &|sample, element| wanted[sample * out_size + element],
+            earlier,
+        )
+    }
+
+    /// The input's scale, by the range rule.
+    fn input_scale(&self, grid: Grid, methods: Methods, bits: BitWidth) -> InputScale {
+        let tensor = self.pass.graph.nodes[self.group.head].inputs[0];
+        let power_of_two = self.pass.constraints.power_of_two_scales;
+        if methods == Methods::plain() {
+            return InputScale::plain(self.pass.side_scale(tensor, bits));
+        }
+        let few = bits.get() <= Methods::OUTPUT_ERROR_BITS;
+        let zero_points =
+            methods.zero_points && !self.pass.constraints.no_zero_points && bits.get() <= 6;
+        let rule = match methods.range {
+            RangeRule::OutputError => RangeRule::SquaredError,
+            rule => rule,
+        };
+        let scale_of = |factors: Vec<f32>| {
+            let values = InputScale::divided(self.input, self.pass.graph.shape(tensor), &factors);
+            let range = Range::of_values(&values);
+            let scale = range.scale_by(rule, bits, zero_points, power_of_two);
+            InputScale { scale, factors }.within(self.clamp_high(tensor))
+        };
+        let mut best = scale_of(Vec::new());
+        if !(few && methods.range == RangeRule::OutputError) && !methods.equalization {
+            return best;
+        }
+        let mut error = self.trial(&best, grid, methods);
+        let mut offer = |scale: InputScale, best: &mut InputScale| {
+            let trial = self.trial(&scale, grid, methods);
+            if std::env::var("DBG").is_ok() { eprintln!("  layer {} trial {trial:.5} of {error:.5} scale {:?} factors {}", self.layer, scale.scale, scale.factors.len()); }
+            if trial < error {
+                (error, *best) = (trial, scale);
+            }
+        };
+        if methods.equalization
+            && bits.get() <= 8
+            && let Some(factors) = self.equalization(tensor, bits)
+        {
+            offer(scale_of(factors), &mut best);
+        }
+        if few && methods.range == RangeRule::OutputError {
+            let clips: &[f64] = if power_of_two { &POWER_OF_TWO_CLIPS } else { &CLIPS };
+            let base = best.clone();
+            for clip in clips {
+                let mut scale = base.clone();
+                scale.scale.scale *= clip;
+                offer(scale.within(self.clamp_high(tensor)), &mut best);
+            }
+        }
+        best
+    }
+
+    /// Where the tensor is cut off above anyway.
+    fn clamp_high(&self, tensor: TensorId) -> f32 {
+        self.plan.groups.iter().find(|g| g.result == tensor).map_or(f32::INFINITY, |g| g.clamp.1)
+    }
+
+    /// Factors of the input's channels, where the layers on both sides can take them in.
+    fn equalization(&self, tensor: TensorId, bits: BitWidth) -> Option<Vec<f32>> {
+        let graph = self.pass.graph;
+        let constraints = self.pass.constraints;
+        let producer = self.plan.groups.iter().find(|g| g.result == tensor)?;
+        // The version must be read by this layer alone, or by layers that take factors too.
+        let read_elsewhere = self.plan.groups.iter().any(|g| {
+            let node = &graph.nodes[g.head];
+            let side = !matches!(node.op, Op::Conv(_) | Op::Linear(_))
+                && !demand::moves_codes(&node.op)
+                && node.inputs.contains(&tensor);
+            let bits_there = demand::side_path_bits(&self.plan.demands[g.result.0]);
+            (side || g.residual == Some(tensor)) && bits_there == bits
+        });
+        let per_channel = matches!(
+            graph.nodes[producer.head].op,
+            Op::Conv(_) | Op::Linear(_) | Op::Affine { .. }
+        );
+        if read_elsewhere || !per_channel || constraints.per_tensor_scales || producer.clamp.0 > 0.0
+            || (producer.clamp.0 < 0.0 && producer.clamp.0 > f32::NEG_INFINITY)
+        {
+            return None;
+        }
+        let op = &graph.nodes[self.group.head].op;
+        equalize::factors(op, self.input, graph.shape(tensor), constraints.power_of_two_scales)
+    }
+}
+
+/// The operator with its integers' real weights.
+fn dequantized(op: &Op, fit: &LayerFit) -> Op {
+    let row = fit.weights.codes.len() / fit.weights.scales.len();
+    let weights = fit
+        .weights
+        .codes
+        .chunks_exact(row)
+        .zip(&fit.weights.scales)
+        .flat_map(|(row, &scale)| row.iter().map(move |&q| (f64::from(q) * scale) as f32))
+        .collect();
+    let mut op = op.clone();
+    let (weight, bias) = op.weight_and_bias_mut().expect("only MAC layers are fitted");
+    *weight = Tensor::new(weight.shape().to_vec(), weights);
+    bias.clone_from(&fit.bias);
+    op
+}

@@ -1,0 +1,294 @@
+//! What few bits do to each layer, all others left in float.
+
+use bitgear_core::bits::BitWidth;
+use rayon::prelude::*;
+
+use super::lower::group::Group;
+use super::layer::Layer;
+use super::methods::{Methods, RangeRule};
+use super::parameters::Parameters;
+use super::pass::{Pass, Plan, Values};
+use super::{Point, Quantizer, Widths};
+use crate::graph::{Graph, Op};
+use crate::sensitivity::{LayerSensitivity, Sensitivity, WidthSensitivity};
+
+/// Multiply-accumulates that may go into runs of the network behind a layer.
+const WORK: u64 = 300_000_000_000;
+/// Samples that the scores are compared on.
+const FEWEST: usize = 8;
+const MOST: usize = 128;
+
+impl Quantizer<'_> {
+    /// Quantizes each layer alone at each pair of widths. `progress` is told of every layer done.
+    pub fn sensitivity(&self, pairs: &[Widths], progress: impl Fn()) -> Sensitivity {
+        let methods = Methods {
+            range: RangeRule::SquaredError,
+            descent: 0,
+            refit: false,
+            activation_aware: 0,
+            ..self.methods
+        };
+        let points: Vec<Point> =
+            pairs.iter().map(|w| Point::uniform(w.weights, w.activations)).collect();
+        let best: Vec<Pass<'_>> = points.iter().map(|p| self.pass(p, methods)).collect();
+        let plain: Vec<Pass<'_>> =
+            points.iter().map(|p| self.pass(p, Methods { correction: super::Correction::None, ..Methods::plain() })).collect();
+        let plans: Vec<Plan> = points.iter().map(|p| Plan::new(self.graph, p)).collect();
+        let Some(first) = best.first() else { return Sensitivity { layers: Vec::new() } };
+        let work: u64 = rest(self.graph).iter().sum::<u64>() * pairs.len() as u64;
+        let compared = ((WORK / work.max(1)) as usize).clamp(FEWEST, MOST).min(first.samples);
+
+        let mut layers = Vec::new();
+        let mut values = first.inputs(&self.samples);
+        // The same samples, few of them, through the whole float network.
+        let exact = first.finish(&plans[0], 0, shortened(&values, first, compared), compared);
+        for (index, group) in plans[0].groups.iter().enumerate() {
+            if let Some(layer) = plans[0].numbers[group.head] {
+                let runs: Vec<Run> = best
+                    .iter()
+                    .zip(&plain)
+                    .zip(&plans)
+                    .map(|((best, plain), plan)| {
+                        let alone = |pass| Alone { pass, plan, group, layer, values: &values };
+                        let (scores, quality) = alone(best).run(index, compared);
+                        let (_, plain) = alone(plain).run(index, 0);
+                        let divergence = divergence(&exact, &scores, self.graph.classes());
+                        Run { divergence, quality, plain }
+                    })
+                    .collect();
+                layers.push(self.layer(group, &values, pairs, &runs));
+                progress();
+            }
+            let result = first.float(group, &values);
+            values[group.result.0] = Some(result);
+            for tensor in plans[0].released(self.graph, index) {
+                values[tensor.0] = None;
+            }
+        }
+        Sensitivity { layers }
+    }
+
+    fn layer(
+        &self,
+        group: &Group,
+        values: &[Option<Values>],
+        pairs: &[Widths],
+        runs: &[Run],
+    ) -> LayerSensitivity {
+        let node = &self.graph.nodes[group.head];
+        let input = values[node.inputs[0].0].as_ref().expect("operands are computed before");
+        let (weight, _) = node.op.weight_and_bias().expect("a MAC layer has weights");
+        let row = weight.values().len() / weight.shape()[0];
+        let ranges = super::equalize::channel_ranges(input, self.graph.shape(node.inputs[0]));
+        let mut sorted = ranges.clone();
+        sorted.sort_by(f32::total_cmp);
+        let ratio = |a: f32, b: f32| if b > 0.0 { f64::from(a) / f64::from(b) } else { 1.0 };
+        let bits = |width: BitWidth| width.get();
+        LayerSensitivity {
+            name: node.name.clone(),
+            widths: pairs
+                .iter()
+                .zip(runs)
+                .map(|(pair, run)| WidthSensitivity {
+                    weights: bits(pair.weights),
+                    activations: bits(pair.activations),
+                    divergence: run.divergence,
+                    snr_db: run.quality.decibel(),
+                    plain_snr_db: run.plain.decibel(),
+                })
+                .collect(),
+            input_peak: peak(input),
+            channel_spread: ratio(sorted[sorted.len() - 1], sorted[sorted.len() / 2]),
+            weight_peak: weight.values().chunks_exact(row).map(peak).fold(1.0, f64::max),
+            bias_share: runs.first().map_or(0.0, |run| run.plain.bias_share()),
+        }
+    }
+}
+
+struct Run {
+    divergence: f64,
+    quality: Quality,
+    plain: Quality,
+}
+
+/// One layer quantized by itself.
+struct Alone<'a> {
+    pass: &'a Pass<'a>,
+    plan: &'a Plan,
+    group: &'a Group,
+    layer: usize,
+    values: &'a [Option<Values>],
+}
+
+impl Alone<'_> {
+    /// Scores of the first `compared` samples, if any, and how good the layer's result is.
+    fn run(&self, index: usize, compared: usize) -> (Vec<f32>, Quality) {
+        let graph = self.pass.graph;
+        let node = &graph.nodes[self.group.head];
+        let input = self.values[node.inputs[0].0].as_ref().expect("operands come before");
+        let wanted = self.pass.apply(&node.op, &[(node.inputs[0], input)], node.output);
+        let residual = self.group.residual.map(|t| {
+            self.values[t.0].clone().expect("operands are computed before")
+        });
+        let reached = Layer {
+            pass: self.pass,
+            group: self.group,
+            layer: self.layer,
+            input,
+            wanted: &wanted,
+            residual: residual.as_ref().map(|values| &values[..]),
+            plan: self.plan,
+        };
+        let (_, mut result) = reached.fit(&mut Parameters::default());
+        let quality = Quality::new(&wanted, &result, graph.shape(node.output), self.pass.samples);
+        if compared == 0 {
+            return (Vec::new(), quality);
+        }
+        result.truncate(result.len() / self.pass.samples * compared);
+        if let Some(residual) = &residual {
+            result.iter_mut().zip(residual.iter()).for_each(|(a, b)| *a += b);
+        }
+        let (low, high) = self.group.clamp;
+        result.iter_mut().for_each(|value| *value = value.max(low).min(high));
+        let mut values = shortened(self.values, self.pass, compared);
+        values[self.group.result.0] = Some(result.into());
+        (self.pass.finish(self.plan, index + 1, values, compared), quality)
+    }
+}
+
+/// The first samples of all tensors that are alive.
+fn shortened(values: &[Option<Values>], pass: &Pass<'_>, samples: usize) -> Vec<Option<Values>> {
+    let shorten = |values: &Option<Values>| {
+        let values = values.as_ref()?;
+        Some(Values::from(values[..values.len() / pass.samples * samples].to_vec()))
+    };
+    values.iter().map(shorten).collect()
+}
+
+/// Multiply-accumulates of all layers behind each MAC layer.
+fn rest(graph: &Graph) -> Vec<u64> {
+    let layers = graph.mac_layers();
+    (1..=layers.len()).map(|from| layers[from..].iter().map(|layer| layer.macs).sum()).collect()
+}
+
+/// Error of a layer's result.
+struct Quality {
+    signal: f64,
+    noise: f64,
+    /// Part of the noise that is the channels' mean error.
+    shift: f64,
+}
+
+impl Quality {
+    fn new(wanted: &[f32], result: &[f32], shape: &[usize], samples: usize) -> Self {
+        let (channels, inner) = match *shape {
+            [c, h, w] => (c, h * w),
+            _ => (shape[shape.len() - 1], 1),
+        };
+        let channel = |c: usize| -> [f64; 3] {
+            let per_sample = wanted.len() / samples;
+            let places = (0..samples).flat_map(|s| {
+                (0..per_sample / channels / inner).flat_map(move |outer| {
+                    let start = s * per_sample + (outer * channels + c) * inner;
+                    start..start + inner
+                })
+            });
+            let (mut n, mut sum, mut squares, mut error, mut errors) = (0.0, 0.0, 0.0, 0.0, 0.0);
+            for i in places {
+                let (t, e) = (f64::from(wanted[i]), f64::from(result[i]) - f64::from(wanted[i]));
+                n += 1.0;
+                sum += t;
+                squares += t * t;
+                error += e;
+                errors += e * e;
+            }
+            [squares - sum * sum / n, errors, error * error / n]
+        };
+        let parts: Vec<[f64; 3]> = (0..channels).into_par_iter().map(channel).collect();
+        let sum = |part: usize| parts.iter().map(|p| p[part]).sum();
+        Self { signal: sum(0), noise: sum(1), shift: sum(2) }
+    }
+
+    fn decibel(&self) -> f64 {
+        if self.noise > 0.0 { 10.0 * (self.signal / self.noise).log10().max(-3.0) } else { 120.0 }
+    }
+
+    fn bias_share(&self) -> f64 {
+        if self.noise > 0.0 { self.shift / self.noise } else { 0.0 }
+    }
+}
+
+/// Largest magnitude over root mean square.
+fn peak(values: &[f32]) -> f64 {
+    let squares: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    let largest = values.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let rms = (squares / values.len() as f64).sqrt();
+    if rms > 0.0 { f64::from(largest) / rms } else { 1.0 }
+}
+
+/// Mean divergence of the softmax of `scores` from that of `exact`, in nats.
+pub(super) fn divergence(exact: &[f32], scores: &[f32], classes: usize) -> f64 {
+    let logarithms = |scores: &[f32]| -> Vec<f64> {
+        let largest = f64::from(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = scores.iter().map(|&s| (f64::from(s) - largest).exp()).sum();
+        scores.iter().map(|&s| f64::from(s) - largest - sum.ln()).collect()
+    };
+    let pairs = exact.chunks_exact(classes).zip(scores.chunks_exact(classes));
+    let sum: f64 = pairs
+        .map(|(exact, scores)| -> f64 {
+            let pairs = logarithms(exact).into_iter().zip(logarithms(scores));
+            pairs.map(|(p, q)| p.exp() * (p - q)).sum()
+        })
+        .sum();
+    sum / (exact.len() / classes).max(1) as f64
+}
+
+impl Pass<'_> {
+    /// The network's input and constants, for all samples.
+    pub(super) fn inputs(&self, samples: &crate::tensor::Tensor) -> Vec<Option<Values>> {
+        let mut values = vec![None; self.graph.tensors.len()];
+        let len = samples.values().len() / samples.shape()[0] * self.samples;
+        values[self.graph.input.0] = Some(Values::from(samples.values()[..len].to_vec()));
+        for node in &self.graph.nodes {
+            if let Op::Constant(constant) = &node.op {
+                values[node.output.0] = Some(constant.values().repeat(self.samples).into());
+            }
+        }
+        values
+    }
+
+    /// A group's result in float.
+    fn float(&self, group: &Group, values: &[Option<Values>]) -> Values {
+        let node = &self.graph.nodes[group.head];
+        let value = |t: &crate::graph::TensorId| {
+            values[t.0].as_ref().expect("operands are computed before")
+        };
+        let operands: Vec<_> = node.inputs.iter().map(|t| (*t, &value(t)[..])).collect();
+        let mut result = self.apply(&node.op, &operands, node.output);
+        if let Some(residual) = &group.residual {
+            result.par_iter_mut().zip(&value(residual)[..]).for_each(|(a, b)| *a += b);
+        }
+        let (low, high) = group.clamp;
+        result.par_iter_mut().for_each(|v| *v = v.max(low).min(high));
+        result.into()
+    }
+
+    /// Scores of `samples` samples whose tensors have been computed up to group `from`.
+    fn finish(
+        &self,
+        plan: &Plan,
+        from: usize,
+        mut values: Vec<Option<Values>>,
+        samples: usize,
+    ) -> Vec<f32> {
+        let few = Pass { samples, ..*self };
+        for (index, group) in plan.groups.iter().enumerate().skip(from) {
+            let result = few.float(group, &values);
+            values[group.result.0] = Some(result);
+            for tensor in plan.released(self.graph, index) {
+                values[tensor.0] = None;
+            }
+        }
+        values[self.graph.output.0].as_ref().map_or_else(Vec::new, |scores| scores.to_vec())
+    }
+}
