@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("float {reference:.2} % of {} samples", tested.len());
 
     let mut drops: Vec<Vec<f64>> = vec![Vec::new(); points.len()];
+    let mut divergences = vec![0.0; points.len()];
     for subset in 0..subsets.parse()? {
         let mut random = Random::new(subset);
         let mut order: Vec<usize> = (0..pool).collect();
@@ -64,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let batch = calibration.batch(&order, &preprocess);
         let quantizer =
             Quantizer::new(&graph, &ranges, &batch, methods(), Constraints::default());
-        for (name, drops) in points.iter().zip(&mut drops) {
+        for ((name, drops), total) in points.iter().zip(&mut drops).zip(&mut divergences) {
             let start = Instant::now();
             let model = match name.strip_suffix("-plain") {
                 Some(name) => quantize(&graph, &ranges, &name.parse()?)?,
@@ -87,14 +88,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let accuracy = 100.0 * right as f64 / tested.len() as f64;
             drops.push(reference - accuracy);
+            *total += divergence / tested.len() as f64;
             eprintln!("{name} subset {subset}: {accuracy:.2} % ({:+.2}), divergence {:.5}, quantized in {seconds:.1} s", accuracy - reference, divergence / tested.len() as f64);
         }
     }
-    for (name, drops) in points.iter().zip(&drops) {
+    for ((name, drops), divergence) in points.iter().zip(&drops).zip(&divergences) {
         let n = drops.len() as f64;
         let mean = drops.iter().sum::<f64>() / n;
         let variance = drops.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        println!("{name}: loses {mean:.2} points, standard error {:.2}", (variance / n).sqrt());
+        println!("{name}: loses {mean:.2} points, standard error {:.2}; divergence {:.4}", (variance / n).sqrt(), divergence / n);
     }
     Ok(())
 }
@@ -118,7 +120,6 @@ fn methods() -> Methods {
     let mut m = Methods::best();
     let get = |k: &str| std::env::var(k).ok().and_then(|v| v.parse::<usize>().ok());
     if let Some(v) = get("AA") { m.activation_aware = v; }
-    if let Some(v) = get("BEAM") { m.rounding = bitgear::quantize::Rounding::Compensated { beam: v }; }
     if let Some(v) = get("EQ") { m.equalization = v > 0; }
     if let Some(v) = get("FB") { m.fall_back = v > 0; }
     if let Some(v) = get("RES") { m.residual_error = v > 0; }

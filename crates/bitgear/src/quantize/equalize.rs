@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use rayon::prelude::*;
+
 use crate::graph::Op;
 use crate::tensor::Tensor;
 
@@ -72,17 +74,17 @@ pub(super) fn channel_ranges(values: &[f32], shape: &[usize]) -> Vec<f32> {
         _ => (shape[shape.len() - 1], 1),
     };
     let per_channel = values.len() / channels;
-    let step = (per_channel / VALUES).max(1);
-    (0..channels)
-        .map(|c| {
-            let mut seen: Vec<f32> = (0..per_channel)
-                .step_by(step)
-                .map(|i| values[(i / inner * channels + c) * inner + i % inner].abs())
-                .collect();
-            let rank = ((seen.len() - 1) as f64 * SHARE) as usize;
-            *seen.select_nth_unstable_by(rank, f32::total_cmp).1
-        })
-        .collect()
+    // Odd, so as to see all columns.
+    let step = (per_channel / VALUES).max(1) | 1;
+    let range = |c: usize| {
+        let mut seen: Vec<f32> = (0..per_channel)
+            .step_by(step)
+            .map(|i| values[(i / inner * channels + c) * inner + i % inner].abs())
+            .collect();
+        let rank = ((seen.len() - 1) as f64 * SHARE) as usize;
+        *seen.select_nth_unstable_by(rank, f32::total_cmp).1
+    };
+    (0..channels).into_par_iter().map(range).collect()
 }
 
 /// Weights with the factors of their input channels taken in.

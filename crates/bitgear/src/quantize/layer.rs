@@ -18,6 +18,8 @@ use crate::tensor::Tensor;
 /// Factors on the squared-error range that are tried by output error.
 const CLIPS: [f64; 4] = [0.7, 0.85, 1.2, 1.45];
 const POWER_OF_TWO_CLIPS: [f64; 2] = [0.5, 2.0];
+/// Up to which width channels are evened out.
+const EQUALIZED_BITS: u8 = 8;
 /// Share of the usual rows that input scales are compared on.
 const TRIAL_ROWS: f64 = 0.25;
 
@@ -75,7 +77,6 @@ impl Layer<'_> {
                 let next = request.fit(&target(&wanted, Some(&moments)), fit.strategy);
                 let next_result = apply(&next);
                 let next_error = self.clamped_error(&next_result);
-                if std::env::var("DBG").is_ok() { eprintln!("  layer {} clamped error {error:.5} -> {next_error:.5}", self.layer); }
                 if next_error >= error {
                     break;
                 }
@@ -123,9 +124,10 @@ impl Layer<'_> {
         held_out.map(error).collect::<Vec<_>>().iter().sum()
     }
 
+    /// Held-out error of quick integers at this input scale.
     fn trial(&self, scale: &InputScale, grid: Grid, methods: Methods) -> f64 {
         self.with_request(scale, grid, methods, |request| {
-            request.quick_error(&self.moments(scale, TRIAL_ROWS, self.wanted, None))
+            request.quick_fit(&self.moments(scale, TRIAL_ROWS, self.wanted, None)).held_out
         })
     }
 
@@ -202,16 +204,14 @@ impl Layer<'_> {
         let mut error = self.trial(&best, grid, methods);
         let mut offer = |scale: InputScale, best: &mut InputScale| {
             let trial = self.trial(&scale, grid, methods);
-            if std::env::var("DBG").is_ok() { eprintln!("  layer {} trial {trial:.5} of {error:.5} scale {:?} factors {}", self.layer, scale.scale, scale.factors.len()); }
             if trial < error {
                 (error, *best) = (trial, scale);
             }
         };
-        if methods.equalization
-            && bits.get() <= 8
-            && let Some(factors) = self.equalization(tensor, bits)
-        {
-            offer(scale_of(factors), &mut best);
+        if methods.equalization && bits.get() <= EQUALIZED_BITS {
+            if let Some(factors) = self.equalization(tensor, bits) {
+                offer(scale_of(factors), &mut best);
+            }
         }
         if few && methods.range == RangeRule::OutputError {
             let clips: &[f64] = if power_of_two { &POWER_OF_TWO_CLIPS } else { &CLIPS };
@@ -254,7 +254,8 @@ impl Layer<'_> {
             return None;
         }
         let op = &graph.nodes[self.group.head].op;
-        equalize::factors(op, self.input, graph.shape(tensor), constraints.power_of_two_scales)
+        let shape = graph.shape(tensor);
+        equalize::factors(op, self.input, shape, constraints.power_of_two_scales)
     }
 }
 

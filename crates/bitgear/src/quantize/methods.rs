@@ -22,12 +22,8 @@ pub enum Rounding {
     Nearest,
     /// One after another, the rest making up for the error so far, measured on the second moments
     /// of the layer's input: the nearest plane of a lattice, as in GPTQ (Frantar et al. 2022,
-    /// arXiv 2210.17323), which takes the same steps. So many partial roundings of a row are kept
-    /// beside each other; 1 is greedy.
-    Compensated {
-        /// Number of partial roundings, at least 1.
-        beam: usize,
-    },
+    /// arXiv 2210.17323), which takes the same steps.
+    Compensated,
 }
 
 /// What a layer's result is corrected by after rounding.
@@ -116,7 +112,7 @@ impl Methods {
         Self {
             range: RangeRule::OutputError,
             regression: true,
-            rounding: Rounding::Compensated { beam: 1 },
+            rounding: Rounding::Compensated,
             signed_scales: true,
             descent: 2,
             refit: true,

@@ -7,6 +7,7 @@
 mod calibrate;
 mod equalize;
 mod fit;
+mod judge;
 mod layer;
 mod lower;
 mod methods;

@@ -19,7 +19,7 @@ pub struct Parameters {
 }
 
 /// Quantization parameters of one MAC layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerParameters {
     /// Weights, in the domain of the input's factors.
     pub weights: QuantizedWeights,

@@ -100,8 +100,12 @@ impl Pass<'_> {
         let graph = self.graph;
         let plan = Plan::new(graph, self.point);
         let float = self.inputs(samples);
-        let mut state =
-            State { quantized: float.clone(), float, parameters: Parameters::default() };
+        let layers = plan.numbers.iter().flatten().count();
+        let parameters = Parameters {
+            layers: vec![LayerParameters::default(); layers],
+            ..Parameters::default()
+        };
+        let mut state = State { quantized: float.clone(), float, parameters };
         for (index, group) in plan.groups.iter().enumerate() {
             match plan.numbers[group.head] {
                 Some(layer) => self.mac(group, layer, &plan, &mut state),
@@ -142,11 +146,12 @@ impl Pass<'_> {
         };
         let (fit, mut quantized) = work.fit(&mut state.parameters);
         drop(corrected);
-        state.parameters.layers.push(LayerParameters {
+        // Layers run in another order than they are numbered in where one takes in an addition.
+        state.parameters.layers[layer] = LayerParameters {
             weights: fit.weights,
             bias: fit.bias,
             held_out_error: fit.held_out,
-        });
+        };
         if let Some((exact, approximate)) = residual {
             add(&mut float, &exact);
             add(&mut quantized, &approximate);

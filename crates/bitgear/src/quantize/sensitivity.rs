@@ -4,19 +4,16 @@ use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
 use super::lower::group::Group;
+use super::judge::{self, Judge};
 use super::layer::Layer;
 use super::methods::{Methods, RangeRule};
 use super::parameters::Parameters;
 use super::pass::{Pass, Plan, Values};
 use super::{Point, Quantizer, Widths};
-use crate::graph::{Graph, Op};
 use crate::sensitivity::{LayerSensitivity, Sensitivity, WidthSensitivity};
 
-/// Multiply-accumulates that may go into runs of the network behind a layer.
+/// Multiply-accumulates that may go into runs of the network behind the layers.
 const WORK: u64 = 300_000_000_000;
-/// Samples that the scores are compared on.
-const FEWEST: usize = 8;
-const MOST: usize = 128;
 
 impl Quantizer<'_> {
     /// Quantizes each layer alone at each pair of widths. `progress` is told of every layer done.
@@ -35,13 +32,12 @@ impl Quantizer<'_> {
             points.iter().map(|p| self.pass(p, Methods { correction: super::Correction::None, ..Methods::plain() })).collect();
         let plans: Vec<Plan> = points.iter().map(|p| Plan::new(self.graph, p)).collect();
         let Some(first) = best.first() else { return Sensitivity { layers: Vec::new() } };
-        let work: u64 = rest(self.graph).iter().sum::<u64>() * pairs.len() as u64;
-        let compared = ((WORK / work.max(1)) as usize).clamp(FEWEST, MOST).min(first.samples);
+        let compared = judge::samples(self.graph, WORK / pairs.len() as u64).min(first.samples);
 
         let mut layers = Vec::new();
         let mut values = first.inputs(&self.samples);
         // The same samples, few of them, through the whole float network.
-        let exact = first.finish(&plans[0], 0, shortened(&values, first, compared), compared);
+        let exact = judge::exact(first, &plans[0], &values, compared);
         for (index, group) in plans[0].groups.iter().enumerate() {
             if let Some(layer) = plans[0].numbers[group.head] {
                 let runs: Vec<Run> = best
@@ -50,13 +46,13 @@ impl Quantizer<'_> {
                     .zip(&plans)
                     .map(|((best, plain), plan)| {
                         let alone = |pass| Alone { pass, plan, group, layer, values: &values };
-                        let (scores, quality) = alone(best).run(index, compared);
-                        let (_, plain) = alone(plain).run(index, 0);
-                        let divergence = divergence(&exact, &scores, self.graph.classes());
-                        Run { divergence, quality, plain }
+                        let (result, quality) = alone(best).run();
+                        let (_, plain) = alone(plain).run();
+                        let judge = Judge::new(best, plan, index, &values, &exact);
+                        Run { divergence: judge.divergence(&result), quality, plain }
                     })
                     .collect();
-                layers.push(self.layer(group, &values, pairs, &runs));
+                layers.push((layer, self.layer(group, &values, pairs, &runs)));
                 progress();
             }
             let result = first.float(group, &values);
@@ -65,7 +61,8 @@ impl Quantizer<'_> {
                 values[tensor.0] = None;
             }
         }
-        Sensitivity { layers }
+        layers.sort_by_key(|&(number, _)| number);
+        Sensitivity { layers: layers.into_iter().map(|(_, layer)| layer).collect() }
     }
 
     fn layer(
@@ -79,7 +76,10 @@ impl Quantizer<'_> {
         let input = values[node.inputs[0].0].as_ref().expect("operands are computed before");
         let (weight, _) = node.op.weight_and_bias().expect("a MAC layer has weights");
         let row = weight.values().len() / weight.shape()[0];
-        let ranges = super::equalize::channel_ranges(input, self.graph.shape(node.inputs[0]));
+        let ranges = super::equalize::channel_ranges(
+            input,
+            self.graph.shape(node.inputs[0]),
+        );
         let mut sorted = ranges.clone();
         sorted.sort_by(f32::total_cmp);
         let ratio = |a: f32, b: f32| if b > 0.0 { f64::from(a) / f64::from(b) } else { 1.0 };
@@ -121,8 +121,8 @@ struct Alone<'a> {
 }
 
 impl Alone<'_> {
-    /// Scores of the first `compared` samples, if any, and how good the layer's result is.
-    fn run(&self, index: usize, compared: usize) -> (Vec<f32>, Quality) {
+    /// The layer's result, and how good it is.
+    fn run(&self) -> (Vec<f32>, Quality) {
         let graph = self.pass.graph;
         let node = &graph.nodes[self.group.head];
         let input = self.values[node.inputs[0].0].as_ref().expect("operands come before");
@@ -139,36 +139,10 @@ impl Alone<'_> {
             residual: residual.as_ref().map(|values| &values[..]),
             plan: self.plan,
         };
-        let (_, mut result) = reached.fit(&mut Parameters::default());
+        let (_, result) = reached.fit(&mut Parameters::default());
         let quality = Quality::new(&wanted, &result, graph.shape(node.output), self.pass.samples);
-        if compared == 0 {
-            return (Vec::new(), quality);
-        }
-        result.truncate(result.len() / self.pass.samples * compared);
-        if let Some(residual) = &residual {
-            result.iter_mut().zip(residual.iter()).for_each(|(a, b)| *a += b);
-        }
-        let (low, high) = self.group.clamp;
-        result.iter_mut().for_each(|value| *value = value.max(low).min(high));
-        let mut values = shortened(self.values, self.pass, compared);
-        values[self.group.result.0] = Some(result.into());
-        (self.pass.finish(self.plan, index + 1, values, compared), quality)
+        (result, quality)
     }
-}
-
-/// The first samples of all tensors that are alive.
-fn shortened(values: &[Option<Values>], pass: &Pass<'_>, samples: usize) -> Vec<Option<Values>> {
-    let shorten = |values: &Option<Values>| {
-        let values = values.as_ref()?;
-        Some(Values::from(values[..values.len() / pass.samples * samples].to_vec()))
-    };
-    values.iter().map(shorten).collect()
-}
-
-/// Multiply-accumulates of all layers behind each MAC layer.
-fn rest(graph: &Graph) -> Vec<u64> {
-    let layers = graph.mac_layers();
-    (1..=layers.len()).map(|from| layers[from..].iter().map(|layer| layer.macs).sum()).collect()
 }
 
 /// Error of a layer's result.
@@ -224,71 +198,4 @@ fn peak(values: &[f32]) -> f64 {
     let largest = values.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
     let rms = (squares / values.len() as f64).sqrt();
     if rms > 0.0 { f64::from(largest) / rms } else { 1.0 }
-}
-
-/// Mean divergence of the softmax of `scores` from that of `exact`, in nats.
-pub(super) fn divergence(exact: &[f32], scores: &[f32], classes: usize) -> f64 {
-    let logarithms = |scores: &[f32]| -> Vec<f64> {
-        let largest = f64::from(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = scores.iter().map(|&s| (f64::from(s) - largest).exp()).sum();
-        scores.iter().map(|&s| f64::from(s) - largest - sum.ln()).collect()
-    };
-    let pairs = exact.chunks_exact(classes).zip(scores.chunks_exact(classes));
-    let sum: f64 = pairs
-        .map(|(exact, scores)| -> f64 {
-            let pairs = logarithms(exact).into_iter().zip(logarithms(scores));
-            pairs.map(|(p, q)| p.exp() * (p - q)).sum()
-        })
-        .sum();
-    sum / (exact.len() / classes).max(1) as f64
-}
-
-impl Pass<'_> {
-    /// The network's input and constants, for all samples.
-    pub(super) fn inputs(&self, samples: &crate::tensor::Tensor) -> Vec<Option<Values>> {
-        let mut values = vec![None; self.graph.tensors.len()];
-        let len = samples.values().len() / samples.shape()[0] * self.samples;
-        values[self.graph.input.0] = Some(Values::from(samples.values()[..len].to_vec()));
-        for node in &self.graph.nodes {
-            if let Op::Constant(constant) = &node.op {
-                values[node.output.0] = Some(constant.values().repeat(self.samples).into());
-            }
-        }
-        values
-    }
-
-    /// A group's result in float.
-    fn float(&self, group: &Group, values: &[Option<Values>]) -> Values {
-        let node = &self.graph.nodes[group.head];
-        let value = |t: &crate::graph::TensorId| {
-            values[t.0].as_ref().expect("operands are computed before")
-        };
-        let operands: Vec<_> = node.inputs.iter().map(|t| (*t, &value(t)[..])).collect();
-        let mut result = self.apply(&node.op, &operands, node.output);
-        if let Some(residual) = &group.residual {
-            result.par_iter_mut().zip(&value(residual)[..]).for_each(|(a, b)| *a += b);
-        }
-        let (low, high) = group.clamp;
-        result.par_iter_mut().for_each(|v| *v = v.max(low).min(high));
-        result.into()
-    }
-
-    /// Scores of `samples` samples whose tensors have been computed up to group `from`.
-    fn finish(
-        &self,
-        plan: &Plan,
-        from: usize,
-        mut values: Vec<Option<Values>>,
-        samples: usize,
-    ) -> Vec<f32> {
-        let few = Pass { samples, ..*self };
-        for (index, group) in plan.groups.iter().enumerate().skip(from) {
-            let result = few.float(group, &values);
-            values[group.result.0] = Some(result);
-            for tensor in plan.released(self.graph, index) {
-                values[tensor.0] = None;
-            }
-        }
-        values[self.graph.output.0].as_ref().map_or_else(Vec::new, |scores| scores.to_vec())
-    }
 }

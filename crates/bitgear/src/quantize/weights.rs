@@ -7,7 +7,7 @@ use super::fit::{Grid, Limits};
 use super::methods::Constraints;
 
 /// Weights of one layer as integers: real weight ≈ `scales[o]` · code.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct QuantizedWeights {
     /// Row-major in the order of the float weights, output channel outermost.
     pub codes: Vec<i16>,

@@ -59,57 +59,26 @@ impl Lattice {
         &self.moments[k * n..][..n]
     }
 
-    /// Codes for `weights`, each chosen after those before it, keeping the `beam` best.
+    /// Codes for `weights`, each chosen after those before it.
     pub(crate) fn round(
         &self,
         weights: &[f64],
         scale: f64,
         grid: Grid,
         limits: Option<&Limits>,
-        beam: usize,
     ) -> Row {
-        // (error, differences so far, codes so far), in rounding order.
-        let mut partial: Vec<(f64, Vec<f64>, Vec<i32>)> = vec![(0.0, Vec::new(), Vec::new())];
+        let mut row = Row { codes: vec![0; weights.len()], scale, error: 0.0 };
+        // What is wrong so far, in rounding order.
+        let mut differences = Vec::with_capacity(weights.len());
         for (j, &k) in self.order.iter().enumerate() {
-            let mut next: Vec<(f64, usize, i32)> = Vec::with_capacity(2 * beam);
-            for (index, (error, differences, _)) in partial.iter().enumerate() {
-                let wanted = (weights[k] - dot(&self.ratios[j], differences)) / scale;
-                let mut offer = |code: i32| {
-                    let miss = scale * (f64::from(code) - wanted);
-                    next.push((error + miss * miss * self.weights[j], index, code));
-                };
-                let code = clamp(grid.nearest(wanted), limits, k);
-                offer(code);
-                if beam > 1 {
-                    let side = if wanted > f64::from(code) { grid.step } else { -grid.step };
-                    let other = clamp((code + side).clamp(grid.low, grid.high), limits, k);
-                    if other != code {
-                        offer(other);
-                    }
-                }
-            }
-            next.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            next.truncate(beam);
-            let single = partial.len() == 1 && next.len() == 1;
-            let mut extended = Vec::with_capacity(next.len());
-            for (error, index, code) in next {
-                let (_, mut differences, mut codes) = if single {
-                    std::mem::take(&mut partial[0])
-                } else {
-                    partial[index].clone()
-                };
-                differences.push(scale * f64::from(code) - weights[k]);
-                codes.push(code);
-                extended.push((error, differences, codes));
-            }
-            partial = extended;
+            let wanted = weights[k] - dot(&self.ratios[j], &differences);
+            let code = clamp(grid.nearest(wanted / scale), limits, k);
+            let value = scale * f64::from(code);
+            row.error += (value - wanted).powi(2) * self.weights[j];
+            row.codes[k] = code as i16;
+            differences.push(value - weights[k]);
         }
-        let (error, _, ordered) = partial.swap_remove(0);
-        let mut codes = vec![0; weights.len()];
-        for (&k, code) in self.order.iter().zip(ordered) {
-            codes[k] = code as i16;
-        }
-        Row { codes, scale, error }
+        row
     }
 
     /// Moves single codes as long as the error falls, at most `passes` times over all.

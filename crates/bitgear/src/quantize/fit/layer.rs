@@ -20,6 +20,8 @@ const SMALLEST_CLIP: f64 = 0.2;
 const LARGEST_CLIP: f64 = 1.1;
 /// Up to how many levels several scales are tried and refitted.
 const REFIT_LEVELS: i32 = 32;
+/// Times that scales are refitted.
+const REFITS: usize = 2;
 /// Layers with more inputs than this are rounded to nearest: their second moments would take more
 /// than 128 MB.
 pub(crate) const MOST_COLUMNS: usize = 4096;
@@ -73,7 +75,6 @@ impl Request<'_> {
         let errors: Vec<f64> = strategies.par_iter().map(trial).collect();
         let best = (0..errors.len()).fold(0, |b, i| if errors[i] < errors[b] { i } else { b });
         let (weights, bias) = self.fit_with(strategies[best], &moments.all(), Effort::Full);
-        if std::env::var("DBG").is_ok() { eprintln!("K {} G {} best {best} errors {:?}", self.columns, moments.fitted.len(), errors.iter().map(|e| (e*1e5).round()/1e5).collect::<Vec<_>>()); }
         LayerFit { weights, bias, held_out: errors[best], strategy: Some(strategies[best]) }
     }
 
@@ -87,13 +88,14 @@ impl Request<'_> {
         LayerFit { weights, bias: self.bias.to_vec(), held_out: f64::NAN, strategy: None }
     }
 
-    /// Error of quick integers on the samples they were fitted to: to compare input scales by.
-    pub(crate) fn quick_error(&self, moments: &LayerMoments) -> f64 {
+    /// Integers found with little effort: to compare input scales by.
+    pub(crate) fn quick_fit(&self, moments: &LayerMoments) -> LayerFit {
         let strategies = self.strategies();
         let middle = strategies.iter().find(|s| s.ridge.is_none_or(|r| r == RIDGES[1]));
         let strategy = *middle.unwrap_or(&strategies[0]);
         let (weights, bias) = self.fit_with(strategy, &moments.fitted, Effort::Quick);
-        self.error(&weights, &bias, &moments.held_out)
+        let held_out = self.error(&weights, &bias, &moments.held_out);
+        LayerFit { weights, bias, held_out, strategy: Some(strategy) }
     }
 
     fn strategies(&self) -> Vec<Strategy> {
@@ -122,10 +124,7 @@ impl Request<'_> {
         let outputs = self.bias.len() / moments.len();
         let rows = match strategy.rounding {
             Rounding::Nearest => self.nearest(),
-            Rounding::Compensated { beam } => {
-                let beam = if effort == Effort::Quick { 1 } else { beam };
-                self.compensated(strategy.ridge, beam, &centred, effort)
-            }
+            Rounding::Compensated => self.compensated(strategy.ridge, &centred, effort),
         };
         let mut weights = QuantizedWeights {
             codes: Vec::with_capacity(self.weights.len()),
@@ -172,7 +171,6 @@ impl Request<'_> {
     fn compensated(
         &self,
         ridge: Option<f64>,
-        beam: usize,
         moments: &[Centred],
         effort: Effort,
     ) -> Vec<Row> {
@@ -197,7 +195,7 @@ impl Request<'_> {
                 rows.par_iter()
                     .enumerate()
                     .map(|(o, (lattice, target))| {
-                        self.round(lattice, target, &[scale], limits(o), beam, effort)
+                        self.round(lattice, target, &[scale], limits(o), effort)
                     })
                     .collect()
             });
@@ -209,7 +207,7 @@ impl Request<'_> {
             .enumerate()
             .map(|(o, (lattice, target))| {
                 let scales = self.row_scales(lattice, target, effort);
-                self.round(lattice, target, &scales, limits(o), beam, effort)
+                self.round(lattice, target, &scales, limits(o), effort)
             })
             .collect()
     }
@@ -221,23 +219,31 @@ impl Request<'_> {
         target: &[f64],
         scales: &[f64],
         limits: Option<&Limits>,
-        beam: usize,
         effort: Effort,
     ) -> Row {
-        let trials = scales.iter().map(|&s| lattice.round(target, s, self.grid, limits, beam));
-        let mut row = trials
-            .reduce(|a, b| if b.error < a.error { b } else { a })
-            .expect("there is at least one scale");
+        let trials = scales.iter().map(|&scale| lattice.round(target, scale, self.grid, limits));
+        let best = trials.reduce(|a, b| if b.error < a.error { b } else { a });
+        let mut row = best.expect("there is at least one scale");
         if effort == Effort::Full && self.methods.descent > 0 {
-            let passes = self.methods.descent;
-            let refits = if self.refits() { 2 } else { 0 };
-            lattice.descend(&mut row, target, self.grid, limits, passes);
-            for _ in 0..refits {
-                lattice.refit(&mut row, target);
-                lattice.descend(&mut row, target, self.grid, limits, passes);
-            }
+            self.improve(lattice, &mut row, target, limits);
         }
         row
+    }
+
+    /// Moves codes, and the scale between.
+    fn improve(
+        &self,
+        lattice: &Lattice,
+        row: &mut Row,
+        target: &[f64],
+        limits: Option<&Limits>,
+    ) {
+        let passes = self.methods.descent;
+        lattice.descend(row, target, self.grid, limits, passes);
+        for _ in 0..if self.refits() { REFITS } else { 0 } {
+            lattice.refit(row, target);
+            lattice.descend(row, target, self.grid, limits, passes);
+        }
     }
 
     /// Whether scales are free enough, and codes few enough, to look for better ones.
