@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Shifts a trained network between bit-widths per input: low for the easy ones, high for the few
@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// Run the whole thing on the model and data in examples/fashion-mnist
     Demo(Demo),
     /// Find the cheapest policy for a model, data and an accelerator
-    Characterize(Characterize),
+    Characterize(Box<Characterize>),
     /// Execute a policy on labelled data
     Evaluate(Evaluate),
     /// Execute a policy on inputs and print each answer
@@ -85,6 +85,9 @@ pub(crate) struct Characterize {
     /// Nominal seconds of tracing, at 20 GMAC/s, that the choice of points keeps to [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) budget: Option<f64>,
+    /// How the weights of a policy's points are stored [default: independent]
+    #[arg(long, value_enum)]
+    pub(crate) storage: Option<Storage>,
     /// Factor of every stored value
     #[arg(long)]
     pub(crate) scale: Option<f32>,
@@ -106,6 +109,23 @@ pub(crate) struct Characterize {
     /// Print summary.json instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Storage {
+    /// Each point has weights of its own
+    Independent,
+    /// Narrow points read the leading bits of the widest one's weights
+    Nested,
+}
+
+impl From<Storage> for bitgear::energy::Storage {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::Independent => Self::Independent,
+            Storage::Nested => Self::Nested,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

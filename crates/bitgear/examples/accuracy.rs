@@ -21,7 +21,8 @@ use rayon::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, data, calibration, samples, subsets, scale, mean, std, points @ ..] = &arguments[..]
+    let [model, data, calibration, samples, subsets, scale, mean, std, points @ ..] =
+        &arguments[..]
     else {
         eprintln!("usage: accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…");
         std::process::exit(2);
@@ -46,8 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .flat_map(|chunk| float::run(&graph, &data.batch(chunk, &preprocess)).into_values())
         .collect();
     let rows = exact.chunks_exact(graph.classes());
-    let right =
-        rows.zip(&tested).filter(|(row, i)| highest(row) == labels[**i] as usize).count();
+    let right = rows.zip(&tested).filter(|(row, i)| highest(row) == labels[**i] as usize).count();
     let reference = 100.0 * right as f64 / tested.len() as f64;
     println!("float {reference:.2} % of {} samples", tested.len());
 
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })?;
         let batch = calibration.batch(&order, &preprocess);
         let quantizer =
-            Quantizer::new(&graph, &ranges, &batch, methods(), Constraints::default());
+            Quantizer::new(&graph, &ranges, &batch, Methods::best(), Constraints::default());
         for ((name, drops), total) in points.iter().zip(&mut drops).zip(&mut divergences) {
             let start = Instant::now();
             let model = match name.strip_suffix("-plain") {
@@ -84,19 +84,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     divergence += kullback_leibler(exact.next().expect("as many rows"), &real);
                 }
                 let rows = scores.chunks_exact(graph.classes());
-                right += rows.zip(chunk).filter(|(r, i)| answer(r).class == labels[**i] as usize).count();
+                right += rows
+                    .zip(chunk)
+                    .filter(|(r, i)| answer(r).class == labels[**i] as usize)
+                    .count();
             }
             let accuracy = 100.0 * right as f64 / tested.len() as f64;
             drops.push(reference - accuracy);
             *total += divergence / tested.len() as f64;
-            eprintln!("{name} subset {subset}: {accuracy:.2} % ({:+.2}), divergence {:.5}, quantized in {seconds:.1} s", accuracy - reference, divergence / tested.len() as f64);
+            eprintln!(
+                "{name} subset {subset}: {accuracy:.2} % ({:+.2}), divergence {:.5}, quantized in {seconds:.1} s",
+                accuracy - reference,
+                divergence / tested.len() as f64
+            );
         }
     }
     for ((name, drops), divergence) in points.iter().zip(&drops).zip(&divergences) {
         let n = drops.len() as f64;
         let mean = drops.iter().sum::<f64>() / n;
         let variance = drops.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        println!("{name}: loses {mean:.2} points, standard error {:.2}; divergence {:.4}", (variance / n).sqrt(), divergence / n);
+        println!(
+            "{name}: loses {mean:.2} points, standard error {:.2}; divergence {:.4}",
+            (variance / n).sqrt(),
+            divergence / n
+        );
     }
     Ok(())
 }
@@ -113,18 +124,4 @@ fn kullback_leibler(p: &[f32], q: &[f32]) -> f64 {
         scores.iter().map(|&s| f64::from(s) - largest - sum.ln()).collect()
     };
     logarithms(p).iter().zip(logarithms(q)).map(|(p, q)| p.exp() * (p - q)).sum()
-}
-
-// TEMPORARY
-fn methods() -> Methods {
-    let mut m = Methods::best();
-    let get = |k: &str| std::env::var(k).ok().and_then(|v| v.parse::<usize>().ok());
-    if let Some(v) = get("AA") { m.activation_aware = v; }
-    if let Some(v) = get("EQ") { m.equalization = v > 0; }
-    if let Some(v) = get("FB") { m.fall_back = v > 0; }
-    if let Some(v) = get("RES") { m.residual_error = v > 0; }
-    if let Some(v) = get("REFIT") { m.refit = v > 0; }
-    if let Some(v) = get("CD") { m.descent = v; }
-    if let Some(v) = get("STAT") { if v > 0 { m.correction = bitgear::quantize::Correction::Statistics; } }
-    m
 }

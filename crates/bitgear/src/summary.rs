@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::energy::Energy;
+use crate::energy::{Energy, Storage};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
 use crate::sensitivity::Sensitivity;
@@ -43,6 +43,8 @@ pub struct Summary {
     pub repeated: RepeatedSummary,
     /// Weight and activation bits of every MAC layer, for points whose layers differ.
     pub tables: BTreeMap<String, Vec<[u8; 2]>>,
+    /// How the policy's weights are stored, and what that costs.
+    pub storage: StorageSummary,
     /// What few bits do to each layer; null where points were given and nothing was measured.
     pub sensitivity: Option<Sensitivity>,
 }
@@ -192,6 +194,28 @@ pub struct RepeatedSummary {
     pub savings_mean: Savings,
 }
 
+/// How the policy's weights are stored, and what that costs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StorageSummary {
+    /// `independent` or `nested`.
+    pub kind: Storage,
+    /// Bytes of the policy's packed weights.
+    pub weight_bytes: usize,
+    /// The policy with weights of its own for every point.
+    pub independent: IndependentSummary,
+}
+
+/// A policy with weights of its own for every point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IndependentSummary {
+    /// Bytes of its packed weights.
+    pub weight_bytes: usize,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// What an inference costs on average.
+    pub energy_uj: EnergyUj,
+}
+
 /// What the trace does not know.
 pub(crate) struct Facts {
     pub(crate) model: ModelSummary,
@@ -201,6 +225,7 @@ pub(crate) struct Facts {
     pub(crate) reference: String,
     pub(crate) tables: BTreeMap<String, Vec<[u8; 2]>>,
     pub(crate) sensitivity: Option<Sensitivity>,
+    pub(crate) storage: StorageSummary,
     pub(crate) seed: u64,
     pub(crate) repeats: usize,
 }
@@ -297,6 +322,7 @@ pub(crate) fn summarize(
             savings_mean: Savings::from_array(savings_mean),
         },
         tables: facts.tables,
+        storage: facts.storage,
         sensitivity: facts.sensitivity,
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
 use bitgear::data::{Preprocess, Source};
+use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
 use bitgear::task::Task;
 use bitgear_core::bits::BitWidth;
@@ -125,6 +126,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         points: points(&names)?,
         budget: options.budget.or(task.budget).unwrap_or(Job::BUDGET),
         methods: Methods::best(),
+        storage: options.storage.map_or(Storage::Independent, Into::into),
         max_accuracy_drop: options.max_drop.or(task.constraint.max_accuracy_drop).unwrap_or(0.005),
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),

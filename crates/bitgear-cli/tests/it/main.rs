@@ -103,7 +103,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
     hint: give --data, or `data.path` in the task's file
 
     exit code 1
-    error: operating point must be `wWaA` with bit-widths W and A from 1 to 16, such as `w4a4`, got `w4`
+    error: operating point must be `wWaA` or `wWaA-fFlL` with bit-widths from 1 to 16, such as `w4a4` or `w3a3-f8l8`, got `w4`
 
     exit code 1
     error: guarantees are not supported yet: only the target, `max_accuracy_drop`

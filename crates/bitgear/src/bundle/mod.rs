@@ -12,7 +12,8 @@ use safetensors::{Dtype, SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
-use crate::execute::{Decision, Engine, IntegerModel, RunningStage, Step, decide};
+use crate::energy::Storage;
+use crate::execute::{Decision, Engine, IntegerModel, MacStep, RunningStage, Step, decide};
 use crate::policy::{EnergyUj, PolicyFile};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
@@ -31,8 +32,18 @@ pub struct Bundle {
     pub policy: PolicyFile,
     /// Which samples served what.
     pub splits: Splits,
+    /// How weights are stored.
+    pub storage: Storage,
     /// One network for each stage, the last resort included.
     pub models: Vec<IntegerModel>,
+}
+
+fn stage_tensor(stage: usize, layer: usize) -> String {
+    format!("{stage:02}.{layer:04}.weights")
+}
+
+fn shared_tensor(layer: usize) -> String {
+    format!("{layer:04}.weights")
 }
 
 /// The bundle can't be written, read or trusted.
@@ -74,9 +85,7 @@ const METADATA: &str = "bitgear";
 const BATCH: usize = 256;
 
 /// The MAC steps of a model with their numbers.
-fn mac_steps(
-    model: &mut IntegerModel,
-) -> impl Iterator<Item = (usize, &mut crate::execute::MacStep)> {
+fn mac_steps(model: &mut IntegerModel) -> impl Iterator<Item = (usize, &mut MacStep)> {
     let macs = model
         .steps
         .iter_mut()
@@ -84,37 +93,93 @@ fn mac_steps(
     macs.enumerate()
 }
 
+/// The widest weights of each layer over all networks.
+fn widest(models: &[IntegerModel]) -> Vec<u8> {
+    let layers = models.iter().map(|model| model.mac_steps().count()).max().unwrap_or(0);
+    let width = |layer: usize| {
+        let macs = models.iter().filter_map(|model| model.mac_steps().nth(layer));
+        macs.map(|mac| mac.weight_bits).max().unwrap_or(1)
+    };
+    (0..layers).map(width).collect()
+}
+
+/// Bytes that all packed weights of some networks take.
+pub fn weight_bytes(models: &[IntegerModel], storage: Storage) -> usize {
+    let bytes = |mac: &MacStep, width| pack::packed_len(mac.codes.len(), width);
+    match storage {
+        Storage::Independent => {
+            models.iter().flat_map(IntegerModel::mac_steps).map(|m| bytes(m, m.weight_bits)).sum()
+        }
+        Storage::Nested => {
+            let layers = models.iter().take(1).flat_map(IntegerModel::mac_steps);
+            layers.zip(widest(models)).map(|(mac, width)| bytes(mac, width)).sum()
+        }
+    }
+}
+
 impl Bundle {
     /// The file's bytes; equal bundles give equal bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let weights: Vec<(String, Vec<u8>)> = self
-            .models
-            .iter()
-            .enumerate()
-            .flat_map(|(stage, model)| {
-                model.mac_steps().enumerate().map(move |(layer, mac)| {
-                    (
-                        format!("{stage:02}.{layer:04}.weights"),
-                        pack::pack(&mac.codes, mac.weight_bits),
-                    )
-                })
-            })
+    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let stored = match self.storage {
+            Storage::Independent => self.independent(),
+            Storage::Nested => self.nested()?,
+        };
+        let weights: Vec<(String, Vec<u8>)> = stored
+            .into_iter()
+            .map(|(name, codes, width)| (name, pack::pack(&codes, width)))
             .collect();
         let views = weights.iter().map(|(name, bytes)| {
             (name, TensorView::new(Dtype::U8, vec![bytes.len()], bytes).expect("one byte a value"))
         });
         let text = serde_json::to_string(self).expect("a bundle has no maps with other keys");
         let metadata = HashMap::from([(METADATA.to_owned(), text)]);
-        serialize(views, Some(metadata)).expect("names are unique and sizes fit")
+        Ok(serialize(views, Some(metadata)).expect("names are unique and sizes fit"))
+    }
+
+    /// Every network's weights: name, codes, width.
+    fn independent(&self) -> Vec<(String, Vec<i16>, u8)> {
+        let models = self.models.iter().enumerate();
+        models
+            .flat_map(|(stage, model)| {
+                model.mac_steps().enumerate().map(move |(layer, mac)| {
+                    (stage_tensor(stage, layer), mac.codes.clone(), mac.weight_bits)
+                })
+            })
+            .collect()
+    }
+
+    /// One copy of each layer's widest weights, which all networks' must be leading bits of.
+    fn nested(&self) -> Result<Vec<(String, Vec<i16>, u8)>, String> {
+        let widths = widest(&self.models);
+        let mut stored = Vec::new();
+        for (layer, &width) in widths.iter().enumerate() {
+            let macs: Vec<&MacStep> =
+                self.models.iter().filter_map(|model| model.mac_steps().nth(layer)).collect();
+            let widest = macs.iter().find(|mac| mac.weight_bits == width);
+            let codes = widest.map_or_else(Vec::new, |mac| mac.codes.clone());
+            for mac in macs {
+                if mac.codes != pack::leading(&codes, width, mac.weight_bits) {
+                    return Err(format!(
+                        "layer `{}`: {}-bit weights are not the leading bits of the {width}-bit ones",
+                        mac.name, mac.weight_bits
+                    ));
+                }
+            }
+            stored.push((shared_tensor(layer), codes, width));
+        }
+        Ok(stored)
     }
 
     /// Writes the file, whole or not at all.
     ///
     /// # Errors
     ///
-    /// When it can't be written.
+    /// When it can't be written, or its networks don't share their weights as they should.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
-        crate::files::write_atomically(path, &self.to_bytes())
+        let bytes = self
+            .to_bytes()
+            .map_err(|reason| BundleError::Invalid { path: path.display().to_string(), reason })?;
+        crate::files::write_atomically(path, &bytes)
             .map_err(|reason| BundleError::Io { path: path.display().to_string(), reason })
     }
 
@@ -139,29 +204,31 @@ impl Bundle {
             return Err(format!("`schema_version` must be 1, got {}", bundle.schema_version));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let widest = widest(&bundle.models);
         for (stage, model) in bundle.models.iter_mut().enumerate() {
             for (layer, mac) in mac_steps(model) {
-                let name = format!("{stage:02}.{layer:04}.weights");
-                let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data().to_vec();
+                let (name, width) = match bundle.storage {
+                    Storage::Independent => (stage_tensor(stage, layer), mac.weight_bits),
+                    Storage::Nested => (shared_tensor(layer), widest[layer]),
+                };
+                let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data();
                 let shape = &mac.shape;
                 let group = shape.input.channels.checked_div(shape.groups).unwrap_or(0);
                 let count = [shape.kernel[0], shape.kernel[1], group, shape.out_channels]
                     .iter()
                     .try_fold(1_usize, |n, &d| n.checked_mul(d))
-                    .filter(|&count| count <= packed.len().saturating_mul(8));
-                let width = mac.weight_bits;
-                match count {
-                    Some(count)
-                        if (1..=16).contains(&width)
-                            && pack::packed_len(count, width) == packed.len() =>
-                    {
-                        mac.codes = pack::unpack(&packed, count, width);
-                    }
-                    _ => {
-                        return Err(format!(
-                            "weights `{name}` do not have the size of their layer"
-                        ));
-                    }
+                    .filter(|&count| count <= packed.len().saturating_mul(8))
+                    .filter(|&count| {
+                        (1..=width).contains(&mac.weight_bits)
+                            && width <= 16
+                            && pack::packed_len(count, width) == packed.len()
+                    })
+                    .ok_or_else(|| {
+                        format!("weights `{name}` do not have the size of their layer")
+                    })?;
+                mac.codes = pack::unpack(packed, count, width);
+                if bundle.storage == Storage::Nested {
+                    mac.codes = pack::leading(&mac.codes, width, mac.weight_bits);
                 }
             }
         }
@@ -175,6 +242,14 @@ impl Bundle {
             return Err("networks and stages differ".to_owned());
         }
         let first = self.models.first().ok_or("there is no network")?;
+        let widest = widest(&self.models);
+        for mac in self.models.iter().flat_map(|m| m.mac_steps().enumerate()) {
+            let (layer, mac) = mac;
+            let leading = self.storage == Storage::Nested && mac.weight_bits < widest[layer];
+            if mac.odd != leading {
+                return Err(format!("layer `{}`: its codes don't suit the storage", mac.name));
+            }
+        }
         for model in &self.models {
             model.validate().map_err(|e| e.to_string())?;
             if model.classes() != self.classes || model.input_shape != first.input_shape {

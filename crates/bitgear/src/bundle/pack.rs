@@ -1,5 +1,14 @@
 //! Weight codes as a dense string of bits.
 
+/// The `to` leading ones of `from` bits of each code, as the odd codes that stand for them; all bits
+/// as they are.
+pub(super) fn leading(codes: &[i16], from: u8, to: u8) -> Vec<i16> {
+    if from == to {
+        return codes.to_vec();
+    }
+    codes.iter().map(|&code| 2 * (code >> (from - to)) + 1).collect()
+}
+
 /// Packs two's complement codes of `bits` bits, first code in the lowest bits of the first byte.
 /// At 1 bit -1 is stored as 0 and +1 as 1. The last byte is padded with zeros.
 pub(super) fn pack(codes: &[i16], bits: u8) -> Vec<u8> {
@@ -65,6 +74,13 @@ mod tests {
         // -1, 1, -4 of 3 bits are 111, 001, 100: 0b00_001_111 with the low bits of 100 on top.
         assert_eq!(pack(&[-1, 1, -4], 3), [0b0000_1111, 0b1]);
         assert_eq!(pack(&[1, -1, 1], 1), [0b101]);
+    }
+
+    #[test]
+    fn leading_bits_stand_for_the_middle_of_what_begins_with_them() {
+        assert_eq!(leading(&[-8, -1, 0, 5, 7], 4, 2), [-3, -1, 1, 3, 3]);
+        assert_eq!(leading(&[-8, 7], 4, 1), [-1, 1]);
+        assert_eq!(leading(&[-8, 7], 4, 4), [-8, 7]);
     }
 
     proptest! {

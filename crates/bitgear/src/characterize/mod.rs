@@ -7,11 +7,11 @@ mod tracing;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::bundle::{Bundle, BundleError};
+use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
-    AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Workload,
+    AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Storage, Workload,
 };
 use crate::files::write_json;
 use crate::graph::Graph;
@@ -22,7 +22,9 @@ use crate::quantize::{
     Constraints, Methods, Point, Quantizer, UnsupportedOperators, calibrate, fused_residuals,
 };
 use crate::search::{Candidates, Kind, PointInfo, Pool};
-use crate::summary::{Constraint, Facts, ModelSummary, Summary, summarize};
+use crate::summary::{
+    Constraint, Facts, IndependentSummary, ModelSummary, StorageSummary, Summary, summarize,
+};
 use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal, members};
 
 /// Suffix of points that are quantized plainly, for comparison.
@@ -56,6 +58,8 @@ pub struct Job {
     pub budget: f64,
     /// How weights and scales are found.
     pub methods: Methods,
+    /// How the weights of the policy's points are stored.
+    pub storage: Storage,
     /// Target: the expected accuracy drop, as a fraction.
     pub max_accuracy_drop: f64,
     /// How samples are divided.
@@ -173,19 +177,23 @@ pub fn characterize(
         seed: job.seed,
     };
     let workload = workload(&graph);
-    let mut points = match &job.points {
-        Some(points) => points.clone(),
-        None => {
-            let uniform = points::uniform(&profile, &workload)?;
-            [points::with_ends(&uniform), uniform].concat()
-        }
+    let mut points = if let Some(points) = &job.points {
+        points.clone()
+    } else {
+        let uniform = points::uniform(&profile, &workload)?;
+        [points::with_ends(&uniform), uniform].concat()
     };
     points.push(Point::widest());
     points.sort();
     points.dedup();
     // Before hours of tracing, not after: can the profile price every point?
     for point in &points {
-        crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
+        crate::energy::policy_cost(
+            &profile,
+            &workload,
+            &[&widths(point, &workload)],
+            Storage::Independent,
+        )?;
     }
 
     std::fs::create_dir_all(&job.out)
@@ -210,7 +218,7 @@ pub fn characterize(
         points.extend(points::mixed(&measured, &pairs, &profile, &workload, count)?);
         sensitivity = Some(measured);
     }
-    let trace = tracing::Tracing {
+    let tracing = tracing::Tracing {
         job,
         graph: &graph,
         quantizer: &quantizer,
@@ -218,30 +226,53 @@ pub fn characterize(
         labels,
         splits: &splits,
         provenance: &provenance,
-    }
-    .run(&points, progress)
-    .map_err(|e| match e {
+    };
+    let failed = |failure| match failure {
         tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
         tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
-    })?;
+    };
+    let mut trace = tracing.run(&points, progress).map_err(failed)?;
 
     progress.begin("search", 0);
-    let infos = points.iter().flat_map(|point| {
-        let info = |kind, suffix| PointInfo {
-            point: format!("{point}{suffix}"),
-            view: View::AsIs,
-            kind,
-            widths: widths(point, &workload),
-        };
-        if point.is_uniform() {
-            vec![info(Kind::Uniform, ""), info(Kind::Plain, PLAIN)]
-        } else {
-            vec![info(Kind::Mixed, "")]
-        }
-    });
-    let candidates = Candidates::new(&trace, FLOAT, infos.collect(), &profile, &workload)?;
+    let mut infos: Vec<PointInfo> =
+        points.iter().flat_map(|point| point_infos(point, &workload)).collect();
+    let mut candidates = Candidates::new(&trace, FLOAT, infos.clone(), &profile, &workload)?;
     let search = trace.rows(Split::Search);
-    let choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
+    let mut choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
+    let chosen: Vec<Point> = candidates
+        .stages(choice)
+        .map(|info| {
+            points.iter().find(|p| p.to_string() == info.point).expect("it was traced").clone()
+        })
+        .collect();
+    let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
+    let mut models: Vec<_> = chosen
+        .iter()
+        .map(|p| quantizer.quantize(p))
+        .collect::<Result<_, _>>()
+        .map_err(quantized)?;
+    let mut storage = Storage::Independent;
+    let independent = candidates.outcome(choice, &trace.rows(Split::Test));
+    let independent_bytes = weight_bytes(&models, storage);
+    if job.storage == Storage::Nested && chosen.len() > 1 {
+        let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
+        tracing.nested(&mut trace, &nested, progress).map_err(failed)?;
+        infos.extend(nested.iter().zip(&chosen).map(|(model, point)| PointInfo {
+            point: model.point.clone(),
+            view: View::AsIs,
+            kind: Kind::Nested,
+            widths: widths(point, &workload),
+        }));
+        candidates = Candidates::new(&trace, FLOAT, infos, &profile, &workload)?;
+        let best = candidates.choose(&search, job.max_accuracy_drop, Pool::Nested, job.seed);
+        // One network alone shares nothing: then the independent policy stands.
+        if best.escalation.is_some() {
+            (choice, models, storage) = (best, nested, Storage::Nested);
+            models.sort_by_key(|model| {
+                candidates.stages(choice).position(|i| i.point == model.point)
+            });
+        }
+    }
     let expected = candidates.outcome(choice, &search);
     let policy = PolicyFile::new(&trace, &candidates, choice, &expected, provenance.clone());
     let facts = Facts {
@@ -261,23 +292,26 @@ pub fn characterize(
         reference: "float".to_owned(),
         tables: points.iter().filter(|p| !p.is_uniform()).map(|p| table(p, &workload)).collect(),
         sensitivity,
+        storage: StorageSummary {
+            kind: storage,
+            weight_bytes: weight_bytes(&models, storage),
+            independent: IndependentSummary {
+                weight_bytes: independent_bytes,
+                accuracy: independent.accuracy,
+                energy_uj: independent.energy.into(),
+            },
+        },
         seed: job.seed,
         repeats: REPEATS,
     };
     let summary = summarize(&trace, &candidates, choice, &policy, facts);
-    let models = policy
-        .points()
-        .map(|name| {
-            let point = points.iter().find(|p| p.to_string() == name).expect("it was traced");
-            quantizer.quantize(point).map_err(|e| CharacterizeError::Quantize(model.clone(), e))
-        })
-        .collect::<Result<_, _>>()?;
     let bundle = Bundle {
         schema_version: 1,
         classes: graph.classes(),
         preprocess: job.preprocess.clone(),
         policy: policy.clone(),
         splits,
+        storage,
         models,
     };
     bundle.write(&job.out.join("model.bitgear"))?;
@@ -376,6 +410,21 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
             EnergyWidths { weights: widths.weights.get(), activations: widths.activations.get() }
         })
         .collect()
+}
+
+/// What can be chosen of a point.
+fn point_infos(point: &Point, workload: &Workload) -> Vec<PointInfo> {
+    let info = |kind, suffix| PointInfo {
+        point: format!("{point}{suffix}"),
+        view: View::AsIs,
+        kind,
+        widths: widths(point, workload),
+    };
+    if point.is_uniform() {
+        vec![info(Kind::Uniform, ""), info(Kind::Plain, PLAIN)]
+    } else {
+        vec![info(Kind::Mixed, "")]
+    }
 }
 
 /// Name and widths of a point whose name does not say them all.

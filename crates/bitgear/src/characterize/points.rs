@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitgear_core::bits::BitWidth;
 
 use super::widths;
-use crate::energy::{AcceleratorProfile, EnergyError, Workload, policy_cost};
+use crate::energy::{AcceleratorProfile, EnergyError, Storage, Workload, policy_cost};
 use crate::hash::sha256;
 use crate::quantize::{Point, Widths};
 use crate::sensitivity::Sensitivity;
@@ -32,9 +32,9 @@ pub(super) fn uniform(
         let least = chip(profile, workload, pair)?;
         let free = |pair| chip(profile, workload, pair).is_ok_and(|cost| cost <= least);
         let wider = |from: BitWidth| (from.get()..=16).map(width);
-        let activations = wider(bits).filter(|&a| free(Widths { activations: a, ..pair })).last();
+        let activations = wider(bits).rfind(|&a| free(Widths { activations: a, ..pair }));
         pair.activations = activations.unwrap_or(bits);
-        let weights = wider(bits).filter(|&w| free(Widths { weights: w, ..pair })).last();
+        let weights = wider(bits).rfind(|&w| free(Widths { weights: w, ..pair }));
         pair.weights = weights.unwrap_or(bits);
         points.push(Point::uniform(pair.weights, pair.activations));
     }
@@ -75,7 +75,8 @@ pub(super) fn mixed(
     let mut energies: Vec<Vec<f64>> = Vec::new();
     for pair in pairs {
         let point = Point::uniform(pair.weights, pair.activations);
-        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
+        let cost =
+            policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?;
         energies.push(cost[0].layers.iter().map(|layer| layer.energy.total_uj()).collect());
     }
     // Wider is never worse: noise must not say so.
@@ -105,7 +106,8 @@ pub(super) fn mixed(
         }
         let table: Vec<Widths> = path.iter().map(|&pair| pairs[pair]).collect();
         let point = Point::mixed(number(&table), table);
-        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
+        let cost =
+            policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?;
         priced.push((cost[0].energy.total_uj(), loss, point));
     }
     // The frontier, cheapest first.
@@ -129,7 +131,8 @@ fn spread(priced: Vec<(f64, f64, Point)>, count: usize) -> Vec<Point> {
         .map(|i| {
             let wanted = low + (high - low) * (i as f64 + 0.5) / count as f64;
             let distance = |p: &(f64, f64, Point)| (p.0.ln() - wanted).abs();
-            let nearest = priced.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+            let nearest =
+                priced.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
             nearest.map_or(0, |(index, _)| index)
         })
         .collect();
@@ -150,7 +153,9 @@ impl Changes {
         let two = Workload { layers: workload.layers[..2].to_vec() };
         let cost = |a: Widths, b: Widths| -> Result<f64, EnergyError> {
             let point = Point::mixed(0, vec![a, b]);
-            Ok(policy_cost(profile, &two, &[&widths(&point, &two)])?[0].transitions_uj / 2.0)
+            Ok(policy_cost(profile, &two, &[&widths(&point, &two)], Storage::Independent)?[0]
+                .transitions_uj
+                / 2.0)
         };
         let rows = pairs.iter().map(|&a| pairs.iter().map(|&b| cost(a, b)).collect());
         Ok(Self(rows.collect::<Result<_, _>>()?))
@@ -201,7 +206,9 @@ fn chip(
     pair: Widths,
 ) -> Result<f64, EnergyError> {
     let point = Point::uniform(pair.weights, pair.activations);
-    Ok(policy_cost(profile, workload, &[&widths(&point, workload)])?[0].energy.chip_uj)
+    Ok(policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?[0]
+        .energy
+        .chip_uj)
 }
 
 fn width(bits: u8) -> BitWidth {

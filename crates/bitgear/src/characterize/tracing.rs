@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Job, PLAIN, Progress};
 use crate::data::Dataset;
-use crate::execute::Engine;
+use crate::execute::{Engine, IntegerModel};
 use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
@@ -56,7 +56,7 @@ impl Tracing<'_> {
         let earlier = trace::provenance(&path, FINGERPRINT)
             .filter(|found| *found == fingerprint)
             .and_then(|_| trace::read(&path).ok());
-        let parts = Parts::open(&self.job.out.join(PARTS), fingerprint.clone())?;
+        let parts = Parts::open(&self.job.out.join(PARTS), fingerprint)?;
         let mut trace = self.empty();
         let earlier = |point: &str| {
             let block = earlier.as_ref()?.block(point, View::AsIs)?;
@@ -82,9 +82,14 @@ impl Tracing<'_> {
             }
         }
         trace.blocks = blocks;
+        self.write(&trace)?;
+        Ok(trace)
+    }
+
+    fn write(&self, trace: &Trace) -> Result<(), TraceError> {
         let p = self.provenance;
         let metadata = [
-            (FINGERPRINT, fingerprint),
+            (FINGERPRINT, self.fingerprint()),
             ("bitgear.tool_version", p.tool_version.clone()),
             ("bitgear.model_sha256", p.model_sha256.clone()),
             ("bitgear.data_sha256", p.data_sha256.clone()),
@@ -92,8 +97,26 @@ impl Tracing<'_> {
             ("bitgear.seed", p.seed.to_string()),
         ];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-        trace::write(&trace, &path, &metadata)?;
-        Ok(trace)
+        trace::write(trace, &self.job.out.join(FILE), &metadata)
+    }
+
+    /// Adds what every sample does at points that share their weights.
+    pub(super) fn nested(
+        &self,
+        trace: &mut Trace,
+        models: &[IntegerModel],
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let parts = Parts::open(&self.job.out.join(PARTS), self.fingerprint())?;
+        let chain: Vec<&str> = models.iter().map(|model| model.point.as_str()).collect();
+        let chain = chain.join("+");
+        for model in models {
+            // The same name means other weights in other company.
+            let key = format!("{} of {chain}", model.point);
+            let block = self.block(model, &model.point, &key, trace, &parts, progress)?;
+            trace.blocks.push(block);
+        }
+        Ok(self.write(trace)?)
     }
 
     /// Everything that a sample's answers depend on, but for the point.
@@ -174,8 +197,21 @@ impl Tracing<'_> {
             self.quantizer.quantize(point)
         };
         let model = model.map_err(Failure::Quantize)?;
-        let engine = Engine::new(&model, Kernels::detect());
-        let answers = batches(&name, trace, parts, progress, |samples| {
+        self.block(&model, &name, &name, trace, parts, progress)
+    }
+
+    /// What every sample does in one network; batches are kept under `key`.
+    fn block(
+        &self,
+        model: &IntegerModel,
+        name: &str,
+        key: &str,
+        trace: &Trace,
+        parts: &Parts,
+        progress: &dyn Progress,
+    ) -> Result<Block, Failure> {
+        let engine = Engine::new(model, Kernels::detect());
+        let answers = batches(key, trace, parts, progress, |samples| {
             let mut answers = Answers::default();
             let scores = engine.scores(&self.data.batch(samples, &self.job.preprocess));
             for scores in scores.chunks_exact(trace.classes) {
@@ -185,7 +221,7 @@ impl Tracing<'_> {
             answers
         })?;
         let score_scale = model.score_scale();
-        Ok(Block { point: name, view: View::AsIs, score_scale, answers })
+        Ok(Block { point: name.to_owned(), view: View::AsIs, score_scale, answers })
     }
 }
 

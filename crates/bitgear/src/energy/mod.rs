@@ -5,11 +5,10 @@ mod profile;
 mod schema;
 
 pub use model::{
-    Energy, EnergyError, LayerCost, LayerWork, StageCost, Widths, Workload, policy_cost,
+    Energy, EnergyError, LayerCost, LayerWork, StageCost, Storage, Widths, Workload, policy_cost,
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{
-    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Quantization, Scope,
-    Style,
-    SupplyPoint, Transition, TransitionKind, VoltageTransition,
+    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Quantization,
+    Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };

@@ -10,6 +10,8 @@
 //!
 //! The published efficiency already contains utilization, on-chip memory, control and leakage.
 
+use serde::{Deserialize, Serialize};
+
 use super::profile::AcceleratorProfile;
 use super::schema::{Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition};
 
@@ -53,6 +55,18 @@ impl Workload {
     pub fn macs(&self) -> u64 {
         self.layers.iter().map(|l| l.macs).sum()
     }
+}
+
+/// How the weights of a policy's points are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// Each point has its own.
+    #[default]
+    Independent,
+    /// One copy of the widest; narrower points read its leading bits, which lie together in memory,
+    /// so that a narrow point moves no more bits than with weights of its own.
+    Nested,
 }
 
 /// Energy in microjoule.
@@ -142,7 +156,7 @@ pub enum EnergyError {
 }
 
 /// Costs of the stages of a policy, each as if it ran once. `points` holds the widths of every layer
-/// for each stage. A stage after the first pays for switching from the one before and back to the
+/// for each stage, `storage` how their weights are stored. A stage after the first pays for switching from the one before and back to the
 /// first.
 ///
 /// # Errors
@@ -152,6 +166,7 @@ pub fn policy_cost(
     profile: &AcceleratorProfile,
     workload: &Workload,
     points: &[&[Widths]],
+    storage: Storage,
 ) -> Result<Vec<StageCost>, EnergyError> {
     let id = || profile.accelerator.id.clone();
     if profile.accelerator.style == Style::BottomUp {
@@ -160,7 +175,7 @@ pub fn policy_cost(
     let pricing = Pricing { profile, workload };
     let modes: Vec<Vec<Setting<'_>>> =
         points.iter().map(|point| pricing.settings(point)).collect::<Result<_, _>>()?;
-    let resident = pricing.is_resident(points);
+    let resident = pricing.is_resident(points, storage);
     let mut costs = Vec::with_capacity(points.len());
     for (index, (point, settings)) in points.iter().zip(&modes).enumerate() {
         let mut layers = Vec::with_capacity(settings.len());
@@ -329,10 +344,20 @@ impl<'a> Pricing<'a> {
             + self.stored(work.residual, activations.max(8))
     }
 
-    fn is_resident(&self, points: &[&[Widths]]) -> bool {
+    fn is_resident(&self, points: &[&[Widths]], storage: Storage) -> bool {
         let layers = 0..self.workload.layers.len();
-        let weights: f64 =
-            points.iter().flat_map(|p| layers.clone().map(|l| self.weight_bits(p, l))).sum();
+        let of_layer = |layer: usize| -> f64 {
+            let bits = points.iter().map(|point| self.weight_bits(point, layer));
+            match storage {
+                Storage::Independent => bits.sum(),
+                Storage::Nested => {
+                    // Biases are every point's own.
+                    let biases = (self.workload.layers[layer].biases * 32) as f64;
+                    bits.fold(0.0, f64::max) + biases * (points.len() - 1) as f64
+                }
+            }
+        };
+        let weights: f64 = layers.clone().map(of_layer).sum();
         let live = points
             .iter()
             .flat_map(|p| layers.clone().map(|l| self.live_bits(p, l)))

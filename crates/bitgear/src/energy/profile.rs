@@ -6,8 +6,8 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::schema::{
-    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Quantization, Scope, Style, SupplyPoint,
-    Transition, TransitionKind, VoltageTransition,
+    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Quantization, Scope, Style,
+    SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };
 use crate::hash::sha256;
 

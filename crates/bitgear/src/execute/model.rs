@@ -89,6 +89,10 @@ pub struct MacStep {
     pub shape: ConvShape,
     /// Bit-width of the weights.
     pub weight_bits: u8,
+    /// Whether the codes are odd numbers 2p + 1: p is the leading bits of the code of a wider point,
+    /// and the code the middle of all that begin with them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub odd: bool,
     /// Weight codes, (out channel, ky, kx, channel within the group). Stored apart from the rest.
     #[serde(skip)]
     pub codes: Vec<i16>,

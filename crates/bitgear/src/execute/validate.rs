@@ -185,9 +185,14 @@ impl IntegerModel {
             format!("expected {} weights, got {}", window * shape.out_channels, mac.codes.len())
         })?;
         let width = BitWidth::new(mac.weight_bits).map_err(|e| e.to_string())?;
-        let (low, high) = width.weight_range();
-        ensure(mac.codes.iter().all(|&c| (low..=high).contains(&i32::from(c))), || {
-            format!("weight outside {low} … {high}")
+        let (low, high) = if mac.odd {
+            (-(width.code_max() as i32), width.code_max() as i32)
+        } else {
+            width.weight_range()
+        };
+        let fits = |&c: &i16| (low..=high).contains(&i32::from(c)) && (!mac.odd || c % 2 != 0);
+        ensure(mac.codes.iter().all(fits), || {
+            format!("weight outside {low} … {high}, or not odd")
         })?;
         let channels = shape.out_channels;
         ensure(mac.bias.len() == channels && mac.shift <= 32, || {

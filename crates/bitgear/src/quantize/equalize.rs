@@ -99,5 +99,11 @@ pub(super) fn apply<'w>(op: &Op, weight: &'w Tensor, factors: &[f32]) -> Cow<'w,
         // A filter of a depthwise layer reads the channel of its group.
         if depthwise { i / taps * factors.len() / shape[0] } else { i / taps % shape[1] }
     };
-    weight.values().iter().enumerate().map(|(i, w)| w * factors[channel(i)]).collect::<Vec<_>>().into()
+    weight
+        .values()
+        .iter()
+        .enumerate()
+        .map(|(i, w)| w * factors[channel(i)])
+        .collect::<Vec<_>>()
+        .into()
 }

@@ -68,7 +68,9 @@ impl<'a> Judge<'a> {
             result.iter_mut().zip(residual.iter()).for_each(|(a, b)| *a += b);
         }
         let (low, high) = group.clamp;
-        result.iter_mut().for_each(|value| *value = value.max(low).min(high));
+        for value in &mut result {
+            *value = value.max(low).min(high);
+        }
         let mut values = self.values.clone();
         values[group.result.0] = Some(result.into());
         for tensor in self.plan.released(self.pass.graph, self.index) {
@@ -122,9 +124,7 @@ impl Pass<'_> {
     /// A group's result in float.
     pub(super) fn float(&self, group: &Group, values: &[Option<Values>]) -> Values {
         let node = &self.graph.nodes[group.head];
-        let value = |t: &TensorId| {
-            values[t.0].as_ref().expect("operands are computed before")
-        };
+        let value = |t: &TensorId| values[t.0].as_ref().expect("operands are computed before");
         let operands: Vec<_> = node.inputs.iter().map(|t| (*t, &value(t)[..])).collect();
         let mut result = self.apply(&node.op, &operands, node.output);
         if let Some(residual) = &group.residual {

@@ -4,14 +4,15 @@
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
+use super::Range;
 use super::equalize;
 use super::fit::{Grid, LayerFit, LayerMoments, MOST_COLUMNS, Request, Unfolded, is_held_out};
 use super::lower::demand;
 use super::lower::group::Group;
 use super::methods::{Methods, RangeRule};
+use super::nest::LayerNest;
 use super::parameters::{InputScale, Parameters};
 use super::pass::{Pass, Plan};
-use super::Range;
 use crate::graph::{Op, TensorId};
 use crate::tensor::Tensor;
 
@@ -27,7 +28,8 @@ const TRIAL_ROWS: f64 = 0.25;
 pub(super) struct Layer<'a> {
     pub(super) pass: &'a Pass<'a>,
     pub(super) group: &'a Group,
-    pub(super) layer: usize,
+    /// Its number among the MAC layers.
+    pub(super) number: usize,
     /// Real values of its operand, before they are quantized.
     pub(super) input: &'a [f32],
     /// What its result should be.
@@ -35,6 +37,8 @@ pub(super) struct Layer<'a> {
     /// What is added to its result.
     pub(super) residual: Option<&'a [f32]>,
     pub(super) plan: &'a Plan,
+    /// What other points that share this layer's weights leave free.
+    pub(super) nest: Option<&'a LayerNest>,
 }
 
 impl Layer<'_> {
@@ -42,13 +46,11 @@ impl Layer<'_> {
     pub(super) fn fit(&self, parameters: &mut Parameters) -> (LayerFit, Vec<f32>) {
         let node = &self.pass.graph.nodes[self.group.head];
         let layers = self.pass.graph.mac_layers().len();
-        let widths = self.pass.point.widths(self.layer, layers);
-        let methods = if widths.weights.get() >= Methods::EXACT_BITS {
-            Methods::plain()
-        } else {
-            self.pass.methods
-        };
-        let grid = Grid::new(widths.weights);
+        let widths = self.pass.point.widths(self.number, layers);
+        let wide = widths.weights.get() >= Methods::EXACT_BITS;
+        let methods =
+            if wide && self.nest.is_none() { Methods::plain() } else { self.pass.methods };
+        let grid = self.nest.map_or(Grid::new(widths.weights), |nest| nest.grid(widths.weights));
         let (input, bits) = (node.inputs[0], widths.activations);
         let scale = match parameters.scales.get(&(input, bits)) {
             Some(scale) => scale.clone(),
@@ -140,13 +142,15 @@ impl Layer<'_> {
     ) -> T {
         let op = &self.pass.graph.nodes[self.group.head].op;
         let (weight, bias) = op.weight_and_bias().expect("only MAC layers are fitted");
+        let bits = self.pass.point.widths(self.number, self.pass.graph.mac_layers().len()).weights;
+        let bounds = self.nest.and_then(|nest| nest.bounds(bits));
         let weights = equalize::apply(op, weight, &scale.factors);
         run(Request {
             weights: &weights,
             bias,
             columns: weight.shape()[1..].iter().product(),
             grid,
-            limits: None,
+            bounds: bounds.as_ref(),
             methods,
             constraints: self.pass.constraints,
         })
@@ -198,7 +202,8 @@ impl Layer<'_> {
             InputScale { scale, factors }.within(self.clamp_high(tensor))
         };
         let mut best = scale_of(Vec::new());
-        if !(few && methods.range == RangeRule::OutputError) && !methods.equalization {
+        let by_output = few && methods.range == RangeRule::OutputError;
+        if !by_output && !methods.equalization {
             return best;
         }
         let mut error = self.trial(&best, grid, methods);
@@ -208,12 +213,15 @@ impl Layer<'_> {
                 (error, *best) = (trial, scale);
             }
         };
-        if methods.equalization && bits.get() <= EQUALIZED_BITS {
-            if let Some(factors) = self.equalization(tensor, bits) {
-                offer(scale_of(factors), &mut best);
-            }
+        // Points that share weights would need the same factors.
+        if methods.equalization
+            && self.nest.is_none()
+            && bits.get() <= EQUALIZED_BITS
+            && let Some(factors) = self.equalization(tensor, bits)
+        {
+            offer(scale_of(factors), &mut best);
         }
-        if few && methods.range == RangeRule::OutputError {
+        if by_output {
             let clips: &[f64] = if power_of_two { &POWER_OF_TWO_CLIPS } else { &CLIPS };
             let base = best.clone();
             for clip in clips {
@@ -248,7 +256,10 @@ impl Layer<'_> {
             graph.nodes[producer.head].op,
             Op::Conv(_) | Op::Linear(_) | Op::Affine { .. }
         );
-        if read_elsewhere || !per_channel || constraints.per_tensor_scales || producer.clamp.0 > 0.0
+        if read_elsewhere
+            || !per_channel
+            || constraints.per_tensor_scales
+            || producer.clamp.0 > 0.0
             || (producer.clamp.0 < 0.0 && producer.clamp.0 > f32::NEG_INFINITY)
         {
             return None;

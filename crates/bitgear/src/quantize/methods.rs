@@ -41,6 +41,7 @@ pub enum Correction {
 /// The steps of quantization. Each can be switched by itself; [`Methods::plain`] and
 /// [`Methods::best`] are the two that are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent switches")]
 pub struct Methods {
     /// Ranges of activations.
     pub range: RangeRule,

@@ -11,6 +11,7 @@ mod judge;
 mod layer;
 mod lower;
 mod methods;
+mod nest;
 mod parameters;
 mod pass;
 mod point;
@@ -27,10 +28,12 @@ pub use weights::{QuantizedWeights, quantize_plain};
 
 use std::borrow::Cow;
 
-
 use crate::execute::IntegerModel;
 use crate::graph::{Graph, Op};
 use crate::tensor::Tensor;
+
+/// Suffix of points that share their weights.
+pub const NESTED: &str = "-nested";
 
 /// The graph holds operators that have no integer form: (node, reason) of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +65,7 @@ pub fn quantize(
         let bits = point.widths((*number)?, layers).weights;
         Some(LayerParameters {
             weights: quantize_plain(weight.values(), weight.shape()[0], bits),
+            odd: false,
             bias: bias.to_vec(),
             held_out_error: f64::NAN,
         })
@@ -114,7 +118,35 @@ impl<'a> Quantizer<'a> {
 
     /// Parameters of an operating point.
     pub fn fit(&self, point: &Point) -> Parameters {
-        self.pass(point, self.methods).run(&self.samples)
+        self.pass(point, self.methods).run(&self.samples, &mut [])
+    }
+
+    /// The integer networks of several points that share one copy of weights: narrow points read the
+    /// leading bits of the widest one's codes. Their names end in `-nested`.
+    ///
+    /// # Errors
+    ///
+    /// All operators that have no integer form, each with its node.
+    pub fn quantize_nested(
+        &self,
+        points: &[Point],
+    ) -> Result<Vec<IntegerModel>, UnsupportedOperators> {
+        let layers = self.graph.mac_layers().len();
+        let bits = |point: &Point| -> u32 {
+            (0..layers).map(|l| u32::from(point.widths(l, layers).weights.get())).sum()
+        };
+        let mut nests = nest::nests(&points.iter().collect::<Vec<_>>(), layers);
+        let mut order: Vec<usize> = (0..points.len()).collect();
+        order.sort_by_key(|&index| (bits(&points[index]), index));
+        let mut models: Vec<Option<IntegerModel>> = vec![None; points.len()];
+        for index in order {
+            let point = &points[index];
+            let parameters = self.pass(point, self.methods).run(&self.samples, &mut nests);
+            let mut model = lower::lower(self.graph, self.ranges, &parameters, point)?;
+            model.point += NESTED;
+            models[index] = Some(model);
+        }
+        Ok(models.into_iter().flatten().collect())
     }
 
     fn pass<'p>(&'p self, point: &'p Point, methods: Methods) -> pass::Pass<'p> {

@@ -23,6 +23,8 @@ pub struct Parameters {
 pub struct LayerParameters {
     /// Weights, in the domain of the input's factors.
     pub weights: QuantizedWeights,
+    /// Whether the codes are odd numbers that stand for the leading bits of a wider point's codes.
+    pub odd: bool,
     /// One per output channel.
     pub bias: Vec<f32>,
     /// Squared error of the result on held-out calibration samples over the result's variance; not

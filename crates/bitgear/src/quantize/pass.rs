@@ -14,6 +14,7 @@ use super::layer::Layer;
 use super::lower::demand::{self, Demand};
 use super::lower::group::{Group, groups};
 use super::methods::{Constraints, Methods, RangeRule};
+use super::nest::LayerNest;
 use super::parameters::{InputScale, LayerParameters, Parameters};
 use super::{Point, Ranges, mac_numbers};
 use crate::float;
@@ -96,7 +97,8 @@ struct State {
 
 impl Pass<'_> {
     /// Integers of all layers, fitted to `samples` (N, sample shape).
-    pub(super) fn run(&self, samples: &Tensor) -> Parameters {
+    /// `nests`, one per layer if any, say what earlier points leave free, and take in what is fitted.
+    pub(super) fn run(&self, samples: &Tensor, nests: &mut [LayerNest]) -> Parameters {
         let graph = self.graph;
         let plan = Plan::new(graph, self.point);
         let float = self.inputs(samples);
@@ -108,7 +110,7 @@ impl Pass<'_> {
         let mut state = State { quantized: float.clone(), float, parameters };
         for (index, group) in plan.groups.iter().enumerate() {
             match plan.numbers[group.head] {
-                Some(layer) => self.mac(group, layer, &plan, &mut state),
+                Some(layer) => self.mac(group, layer, &plan, nests.get_mut(layer), &mut state),
                 None => self.side(group, &plan, &mut state),
             }
             for tensor in plan.released(graph, index) {
@@ -119,7 +121,14 @@ impl Pass<'_> {
         state.parameters
     }
 
-    fn mac(&self, group: &Group, layer: usize, plan: &Plan, state: &mut State) {
+    fn mac(
+        &self,
+        group: &Group,
+        layer: usize,
+        plan: &Plan,
+        nest: Option<&mut LayerNest>,
+        state: &mut State,
+    ) {
         let node = &self.graph.nodes[group.head];
         let (input, output) = (node.inputs[0], node.output);
         let float_input = state.float[input.0].clone().expect("operands are computed before");
@@ -128,7 +137,8 @@ impl Pass<'_> {
         let residual = group.residual.map(|tensor| {
             let bits = demand::side_path_bits(&plan.demands[group.result.0]);
             let quantized = self.read(tensor, bits, state);
-            let exact: Values = state.float[tensor.0].clone().expect("operands are computed before");
+            let exact: Values =
+                state.float[tensor.0].clone().expect("operands are computed before");
             (exact, quantized)
         });
         let corrected = match (&residual, self.methods.residual_error) {
@@ -138,25 +148,32 @@ impl Pass<'_> {
         let work = Layer {
             pass: self,
             group,
-            layer,
+            number: layer,
             input: &quantized_input,
             wanted: corrected.as_deref().unwrap_or(&float),
             residual: residual.as_ref().map(|(_, quantized)| &quantized[..]),
             plan,
+            nest: nest.as_deref(),
         };
         let (fit, mut quantized) = work.fit(&mut state.parameters);
         drop(corrected);
         // Layers run in another order than they are numbered in where one takes in an addition.
-        state.parameters.layers[layer] = LayerParameters {
+        let bits = self.point.widths(layer, state.parameters.layers.len()).weights;
+        let fitted = LayerParameters {
+            odd: nest.as_deref().is_some_and(|nest| nest.is_odd(bits)),
             weights: fit.weights,
             bias: fit.bias,
             held_out_error: fit.held_out,
         };
+        if let Some(nest) = nest {
+            nest.take(bits, &fitted);
+        }
+        state.parameters.layers[layer] = fitted;
         if let Some((exact, approximate)) = residual {
             add(&mut float, &exact);
             add(&mut quantized, &approximate);
         }
-        self.store(group, float, quantized, state);
+        store(group, float, quantized, state);
     }
 
     fn side(&self, group: &Group, plan: &Plan, state: &mut State) {
@@ -180,19 +197,7 @@ impl Pass<'_> {
             self.apply(&node.op, &operands, node.output)
         };
         let (float, quantized) = (run(&exact), run(&approximate));
-        self.store(group, float, quantized, state);
-    }
-
-    /// Clamps and keeps a group's result.
-    fn store(&self, group: &Group, mut float: Vec<f32>, mut quantized: Vec<f32>, state: &mut State) {
-        let (low, high) = group.clamp;
-        for values in [&mut float, &mut quantized] {
-            if low > f32::NEG_INFINITY || high < f32::INFINITY {
-                values.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
-            }
-        }
-        state.float[group.result.0] = Some(float.into());
-        state.quantized[group.result.0] = Some(quantized.into());
+        store(group, float, quantized, state);
     }
 
     /// What a step that is no MAC layer reads of a tensor.
@@ -207,7 +212,11 @@ impl Pass<'_> {
         self.quantize_all(values, tensor, &scale)
     }
 
-    pub(super) fn side_scale(&self, tensor: TensorId, bits: BitWidth) -> crate::execute::ActivationScale {
+    pub(super) fn side_scale(
+        &self,
+        tensor: TensorId,
+        bits: BitWidth,
+    ) -> crate::execute::ActivationScale {
         let rule = match self.methods.range {
             RangeRule::OutputError => RangeRule::SquaredError,
             rule => rule,
@@ -215,7 +224,12 @@ impl Pass<'_> {
         self.ranges.of(tensor).scale_by(rule, bits, false, self.constraints.power_of_two_scales)
     }
 
-    pub(super) fn quantize_all(&self, values: &[f32], tensor: TensorId, scale: &InputScale) -> Vec<f32> {
+    pub(super) fn quantize_all(
+        &self,
+        values: &[f32],
+        tensor: TensorId,
+        scale: &InputScale,
+    ) -> Vec<f32> {
         let shape = self.graph.shape(tensor);
         let size: usize = shape.iter().product();
         let mut out = vec![0.0; values.len()];
@@ -226,7 +240,12 @@ impl Pass<'_> {
     }
 
     /// An operator over all samples.
-    pub(super) fn apply(&self, op: &Op, operands: &[(TensorId, &[f32])], output: TensorId) -> Vec<f32> {
+    pub(super) fn apply(
+        &self,
+        op: &Op,
+        operands: &[(TensorId, &[f32])],
+        output: TensorId,
+    ) -> Vec<f32> {
         let shape = self.graph.shape(output);
         let size: usize = shape.iter().product();
         let mut out = vec![0.0; self.samples * size];
@@ -243,6 +262,18 @@ impl Pass<'_> {
         });
         out
     }
+}
+
+/// Clamps and keeps a group's result.
+fn store(group: &Group, mut float: Vec<f32>, mut quantized: Vec<f32>, state: &mut State) {
+    let (low, high) = group.clamp;
+    for values in [&mut float, &mut quantized] {
+        if low > f32::NEG_INFINITY || high < f32::INFINITY {
+            values.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
+        }
+    }
+    state.float[group.result.0] = Some(float.into());
+    state.quantized[group.result.0] = Some(quantized.into());
 }
 
 /// a + b - c

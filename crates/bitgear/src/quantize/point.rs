@@ -154,7 +154,9 @@ mod tests {
     fn ends_are_never_narrower_in_activations_than_the_rest() {
         let names = |point: &str| {
             let point: Point = point.parse().unwrap();
-            [0, 1, 2].map(|l| point.widths(l, 3)).map(|w| format!("{}/{}", w.weights, w.activations))
+            [0, 1, 2]
+                .map(|l| point.widths(l, 3))
+                .map(|w| format!("{}/{}", w.weights, w.activations))
         };
         assert_eq!(names("w3a3-f8l6"), ["8/8", "3/3", "6/6"]);
         assert_eq!(names("w4a16-f8l8"), ["8/16", "4/16", "8/16"]);
@@ -163,8 +165,22 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_expected_form() {
         for text in [
-            "", "w", "w4", "w4a", "w0a4", "w17a4", "w4a+4", "w04a4", "a4w4", "w4a4 ", "W4A4", "w4a4-",
-            "w4a4-f8", "w4a4-l8f8", "w4a4-f8l0", "mix-001",
+            "",
+            "w",
+            "w4",
+            "w4a",
+            "w0a4",
+            "w17a4",
+            "w4a+4",
+            "w04a4",
+            "a4w4",
+            "w4a4 ",
+            "W4A4",
+            "w4a4-",
+            "w4a4-f8",
+            "w4a4-l8f8",
+            "w4a4-f8l0",
+            "mix-001",
         ] {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }

@@ -3,9 +3,9 @@
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
-use super::lower::group::Group;
 use super::judge::{self, Judge};
 use super::layer::Layer;
+use super::lower::group::Group;
 use super::methods::{Methods, RangeRule};
 use super::parameters::Parameters;
 use super::pass::{Pass, Plan, Values};
@@ -28,8 +28,12 @@ impl Quantizer<'_> {
         let points: Vec<Point> =
             pairs.iter().map(|w| Point::uniform(w.weights, w.activations)).collect();
         let best: Vec<Pass<'_>> = points.iter().map(|p| self.pass(p, methods)).collect();
-        let plain: Vec<Pass<'_>> =
-            points.iter().map(|p| self.pass(p, Methods { correction: super::Correction::None, ..Methods::plain() })).collect();
+        let plain: Vec<Pass<'_>> = points
+            .iter()
+            .map(|p| {
+                self.pass(p, Methods { correction: super::Correction::None, ..Methods::plain() })
+            })
+            .collect();
         let plans: Vec<Plan> = points.iter().map(|p| Plan::new(self.graph, p)).collect();
         let Some(first) = best.first() else { return Sensitivity { layers: Vec::new() } };
         let compared = judge::samples(self.graph, WORK / pairs.len() as u64).min(first.samples);
@@ -76,10 +80,7 @@ impl Quantizer<'_> {
         let input = values[node.inputs[0].0].as_ref().expect("operands are computed before");
         let (weight, _) = node.op.weight_and_bias().expect("a MAC layer has weights");
         let row = weight.values().len() / weight.shape()[0];
-        let ranges = super::equalize::channel_ranges(
-            input,
-            self.graph.shape(node.inputs[0]),
-        );
+        let ranges = super::equalize::channel_ranges(input, self.graph.shape(node.inputs[0]));
         let mut sorted = ranges.clone();
         sorted.sort_by(f32::total_cmp);
         let ratio = |a: f32, b: f32| if b > 0.0 { f64::from(a) / f64::from(b) } else { 1.0 };
@@ -127,17 +128,19 @@ impl Alone<'_> {
         let node = &graph.nodes[self.group.head];
         let input = self.values[node.inputs[0].0].as_ref().expect("operands come before");
         let wanted = self.pass.apply(&node.op, &[(node.inputs[0], input)], node.output);
-        let residual = self.group.residual.map(|t| {
-            self.values[t.0].clone().expect("operands are computed before")
-        });
+        let residual = self
+            .group
+            .residual
+            .map(|t| self.values[t.0].clone().expect("operands are computed before"));
         let reached = Layer {
             pass: self.pass,
             group: self.group,
-            layer: self.layer,
+            number: self.layer,
             input,
             wanted: &wanted,
             residual: residual.as_ref().map(|values| &values[..]),
             plan: self.plan,
+            nest: None,
         };
         let (_, result) = reached.fit(&mut Parameters::default());
         let quality = Quality::new(&wanted, &result, graph.shape(node.output), self.pass.samples);

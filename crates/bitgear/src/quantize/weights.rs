@@ -3,7 +3,7 @@
 
 use bitgear_core::bits::BitWidth;
 
-use super::fit::{Grid, Limits};
+use super::fit::Grid;
 use super::methods::Constraints;
 
 /// Weights of one layer as integers: real weight ≈ `scales[o]` · code.
@@ -30,7 +30,7 @@ const SCALE_FLOOR: f64 = 1.0 / 4096.0;
 /// Channels whose weights are all zero get code 0, or +1 at 1 bit with the smallest scale.
 pub fn quantize_plain(weights: &[f32], channels: usize, bits: BitWidth) -> QuantizedWeights {
     let row = weights.len() / channels;
-    quantize_rows(weights, row, Grid::new(bits), None, Constraints::default())
+    quantize_rows(weights, row, Grid::new(bits), Constraints::default())
 }
 
 /// Rounds rows of `columns` weights to the nearest codes of a grid.
@@ -38,7 +38,6 @@ pub(super) fn quantize_rows(
     weights: &[f32],
     columns: usize,
     grid: Grid,
-    limits: Option<&Limits>,
     constraints: Constraints,
 ) -> QuantizedWeights {
     let power_of_two = constraints.power_of_two_scales;
@@ -52,14 +51,11 @@ pub(super) fn quantize_rows(
     for scale in &mut scales {
         *scale = scale.max(floor);
     }
-    let mut codes: Vec<i16> = weights
+    let codes = weights
         .chunks_exact(columns)
         .zip(&scales)
         .flat_map(|(row, &scale)| row.iter().map(move |&w| code(w, scale, grid)))
         .collect();
-    for (code, &(low, high)) in codes.iter_mut().zip(limits.unwrap_or_default()) {
-        *code = (*code).clamp(low, high);
-    }
     QuantizedWeights { codes, scales }
 }
 

@@ -12,7 +12,9 @@ mod sweep;
 
 pub use repeated::{Drop, Repeated, repeat};
 
-use crate::energy::{AcceleratorProfile, Energy, EnergyError, Widths, Workload, policy_cost};
+use crate::energy::{
+    AcceleratorProfile, Energy, EnergyError, Storage, Widths, Workload, policy_cost,
+};
 use crate::trace::{Random, Trace, View, deal};
 
 /// What kind of point a candidate is.
@@ -24,6 +26,8 @@ pub enum Kind {
     Mixed,
     /// Plain quantization: for comparison only, never a stage.
     Plain,
+    /// Shares its weights with the other nested points.
+    Nested,
 }
 
 impl Kind {
@@ -33,6 +37,7 @@ impl Kind {
             Self::Uniform => "uniform",
             Self::Mixed => "mixed",
             Self::Plain => "plain",
+            Self::Nested => "nested",
         }
     }
 }
@@ -94,12 +99,15 @@ pub enum Pool {
     StaticUniform,
     /// One plain point.
     StaticPlain,
+    /// One or two stages of nested points.
+    Nested,
 }
 
 impl Pool {
     fn holds(self, kind: Kind) -> bool {
         match self {
-            Self::Policies | Self::Static => kind != Kind::Plain,
+            Self::Policies | Self::Static => kind != Kind::Plain && kind != Kind::Nested,
+            Self::Nested => kind == Kind::Nested,
             Self::StaticUniform => kind == Kind::Uniform,
             Self::StaticPlain => kind == Kind::Plain,
         }
@@ -148,7 +156,7 @@ impl Candidates {
             let margins = block.answers.margins.clone();
             let mut order: Vec<u32> = (0..margins.len() as u32).collect();
             order.sort_by_key(|&row| (std::cmp::Reverse(margins[row as usize]), row));
-            let cost = policy_cost(profile, workload, &[&info.widths])?;
+            let cost = policy_cost(profile, workload, &[&info.widths], Storage::Independent)?;
             let correct = trace.correct(block);
             candidates.push(Candidate { info, correct, margins, order, energy: cost[0].energy });
         }
@@ -159,7 +167,9 @@ impl Candidates {
                     .iter()
                     .map(|high| {
                         let points = [&low.info.widths[..], &high.info.widths[..]];
-                        let cost = policy_cost(profile, workload, &points)?;
+                        let nested = [low, high].iter().all(|c| c.info.kind == Kind::Nested);
+                        let storage = if nested { Storage::Nested } else { Storage::Independent };
+                        let cost = policy_cost(profile, workload, &points, storage)?;
                         Ok([cost[0].energy, cost[1].energy])
                     })
                     .collect()
@@ -177,6 +187,12 @@ impl Candidates {
     /// What candidate `index` costs alone.
     pub fn energy(&self, index: usize) -> Energy {
         self.all[index].energy
+    }
+
+    /// The stages of a choice.
+    pub fn stages(&self, choice: Choice) -> impl Iterator<Item = &PointInfo> {
+        let high = choice.escalation.map(|(_, high)| high);
+        std::iter::once(choice.low).chain(high).map(|index| &self.all[index].info)
     }
 
     /// What each stage of a choice costs when it runs.

@@ -39,7 +39,7 @@ impl Candidates {
                 }
             }
         }
-        if pool == Pool::Policies {
+        if matches!(pool, Pool::Policies | Pool::Nested) {
             let loosest = limits.iter().copied().max().unwrap_or(0);
             for &low in &members {
                 for &high in members.iter().filter(|&&high| high != low) {

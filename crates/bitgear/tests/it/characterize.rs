@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use bitgear::bundle::Bundle;
 use bitgear::characterize::{Characterization, Job, Progress, characterize};
 use bitgear::data::{Dataset, Preprocess, Source};
+use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
 use bitgear::trace::{Shares, View};
 use bitgear_core::kernels::Kernels;
@@ -78,6 +79,7 @@ fn job(out: &Path, points: &[&str]) -> Job {
         points: Some(points.iter().map(|p| p.parse::<Point>().unwrap()).collect()),
         budget: Job::BUDGET,
         methods: Methods::best(),
+        storage: Storage::Independent,
         max_accuracy_drop: 0.01,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
@@ -128,7 +130,10 @@ fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
     // A finished trace is used again: nothing but a new point is traced.
     let more = Watch::new(1000);
     run(&job(killed.path(), &["w4a4", "w5a5"]), &more, 2);
-    assert_eq!(*more.steps.lock().unwrap(), ["calibrate", "w5a5", "search"]);
+    assert_eq!(
+        *more.steps.lock().unwrap(),
+        ["calibrate", "quantize w5a5", "w5a5", "quantize w5a5-plain", "w5a5-plain", "search"]
+    );
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn a_uniform_point_costs_its_mode_gated_to_its_width() {
         (5, 1.90 * 0.625_f64.powf(0.61)),
     ] {
         let point = [widths(bits); 2];
-        let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
+        let cost =
+            policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
         // 2 M MACs · pJ, no transition: everything runs in one mode.
         assert!(close(cost[0].energy.chip_uj, 2.0 * pj), "{bits} bits: {:?}", cost[0]);
         assert_eq!(cost[0].transitions_uj, 0.0);
@@ -52,14 +53,14 @@ fn a_uniform_point_costs_its_mode_gated_to_its_width() {
 #[test]
 fn asymmetric_widths_take_the_mode_of_the_wider() {
     let point = [Widths { weights: 2, activations: 8 }; 2];
-    let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
+    let cost = policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
     assert!(close(cost[0].energy.chip_uj, 2.0 * 1.90));
 }
 
 #[test]
 fn changes_of_mode_within_a_stage_and_back_are_charged() {
     let point = [widths(8), widths(4)];
-    let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
+    let cost = policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
     // To 4 bits and back to 8 for the next inference: 2 · (0.05 + 3.2) nJ.
     assert!(close(cost[0].transitions_uj, 2.0 * 3.25e-3));
     assert!(close(cost[0].energy.chip_uj, 1.90 + 0.474 + 6.5e-3));
@@ -68,7 +69,8 @@ fn changes_of_mode_within_a_stage_and_back_are_charged() {
 #[test]
 fn an_escalation_pays_for_switching_there_and_back() {
     let (low, high) = ([widths(4); 2], [widths(8); 2]);
-    let cost = policy_cost(&envision(), &workload(100), &[&low, &high]).unwrap();
+    let cost =
+        policy_cost(&envision(), &workload(100), &[&low, &high], Storage::Independent).unwrap();
     assert_eq!(cost[0].transitions_uj, 0.0);
     assert!(close(cost[1].transitions_uj, 2.0 * 3.25e-3));
 }
@@ -81,8 +83,9 @@ fn weights_of_all_points_must_fit_together_to_stay_on_chip() {
         layer.weights = 24_000;
     }
     let (low, high) = ([widths(8); 2], [widths(16); 2]);
-    let alone = policy_cost(&envision(), &workload, &[&low]).unwrap();
-    let together = policy_cost(&envision(), &workload, &[&low, &high]).unwrap();
+    let alone = policy_cost(&envision(), &workload, &[&low], Storage::Independent).unwrap();
+    let together =
+        policy_cost(&envision(), &workload, &[&low, &high], Storage::Independent).unwrap();
     assert!(alone[0].resident && !together[0].resident);
     // 48,000 · 8 + 2 · 10 · 32 bits of weights and biases and 800 bits of input, at 8 pJ.
     assert!(close(together[0].energy.offchip_uj, (384_000.0 + 640.0 + 800.0) * 8e-6));
@@ -92,7 +95,8 @@ fn weights_of_all_points_must_fit_together_to_stay_on_chip() {
 fn activations_that_do_not_fit_go_off_chip_and_come_back() {
     // 100,000 elements at 16 bits: operand and result take 3.2 Mbit of 1.05 Mbit.
     let point = [widths(16); 2];
-    let cost = policy_cost(&envision(), &workload(100_000), &[&point]).unwrap();
+    let cost =
+        policy_cost(&envision(), &workload(100_000), &[&point], Storage::Independent).unwrap();
     // Each layer reads and writes 1.6 Mbit, and loads 1,000 · 16 + 320 bits of weights.
     assert!(close(cost[0].energy.offchip_uj, 2.0 * (3_200_000.0 + 16_320.0) * 8e-6));
 }
@@ -103,7 +107,7 @@ fn without_a_regulator_everything_runs_at_the_widest_layers_supply() {
         SHIPPED[0].1.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let point = [widths(8), widths(4)];
-    let cost = policy_cost(&profile, &workload(100), &[&point]).unwrap();
+    let cost = policy_cost(&profile, &workload(100), &[&point], Storage::Independent).unwrap();
     // The 4-bit layer at 0.80 V instead of 0.65 V; two changes of precision at 0.05 nJ.
     let raised = 0.474 * (0.80_f64 / 0.65).powf(1.7);
     assert!(close(cost[0].energy.chip_uj, 1.90 + raised + 1e-4));
@@ -114,7 +118,8 @@ fn real_throughput_and_power_give_the_published_efficiency() {
     // 76 GOPS at 18 mW and at 290 mW, within 1 %: two operations a MAC.
     for (bits, mw) in [(4, 18.0), (16, 290.0)] {
         let point = [widths(bits); 2];
-        let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
+        let cost =
+            policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
         let pj_per_mac = cost[0].energy.chip_uj / 2.0;
         let power_mw = pj_per_mac * 76.0 / 2.0;
         assert!((power_mw / mw - 1.0).abs() < 0.01, "{bits} bits: {power_mw} mW");
@@ -160,7 +165,8 @@ fn what_is_unknown_is_listed_and_never_zero() {
     assert_eq!(unknown, ["static.idle_mw", "static.sleep_mw"]);
     let text = SHIPPED[0].1.replace("e_mac_pj = 0.474 ", "e_mac_pj = \"unknown\" ");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
-    let error = policy_cost(&profile, &workload(1), &[&[widths(4); 2]]).unwrap_err();
+    let error =
+        policy_cost(&profile, &workload(1), &[&[widths(4); 2]], Storage::Independent).unwrap_err();
     assert_eq!(
         error.to_string(),
         "profile `envision-28nm`: `mode.4x4b.e_mac_pj` is unknown, and without it no energy can be given"

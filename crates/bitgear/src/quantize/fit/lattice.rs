@@ -135,7 +135,8 @@ impl Lattice {
                 let h = self.row(k);
                 let code = f64::from(code);
                 along += code * dot(h, weights);
-                across += code * h.iter().zip(&row.codes).map(|(h, &c)| h * f64::from(c)).sum::<f64>();
+                across +=
+                    code * h.iter().zip(&row.codes).map(|(h, &c)| h * f64::from(c)).sum::<f64>();
             }
         }
         if across > 0.0 && along != 0.0 {

@@ -8,6 +8,7 @@ use super::grid::Grid;
 use super::lattice::{Lattice, Limits, Row};
 use super::moments::{LayerMoments, Moments};
 use crate::quantize::methods::{Constraints, Correction, Methods, Rounding};
+use crate::quantize::nest::Bounds;
 use crate::quantize::weights::{QuantizedWeights, quantize_rows};
 
 /// Ridges that regression tries, as shares of the mean second moment.
@@ -33,7 +34,8 @@ pub(crate) struct Request<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) columns: usize,
     pub(crate) grid: Grid,
-    pub(crate) limits: Option<&'a Limits>,
+    /// What other points that share these weights leave free.
+    pub(crate) bounds: Option<&'a Bounds>,
     pub(crate) methods: Methods,
     pub(crate) constraints: Constraints,
 }
@@ -106,8 +108,10 @@ impl Request<'_> {
         } else {
             all.push(Strategy { ridge: None, rounding, correction });
         }
-        if self.methods.fall_back {
-            let nearest = |correction| Strategy { ridge: None, rounding: Rounding::Nearest, correction };
+        // Nearest codes know nothing of bounds.
+        if self.methods.fall_back && self.bounds.is_none() {
+            let nearest =
+                |correction| Strategy { ridge: None, rounding: Rounding::Nearest, correction };
             all.extend([nearest(correction), nearest(Correction::None)]);
             all.push(Strategy { ridge: None, rounding, correction });
         }
@@ -153,13 +157,10 @@ impl Request<'_> {
     }
 
     fn nearest(&self) -> Vec<Row> {
-        let quantized = quantize_rows(
-            self.weights,
-            self.columns,
-            self.grid,
-            self.limits,
-            self.constraints,
-        );
+        let quantized = match self.bounds {
+            Some(bounds) => within(self.weights, self.columns, self.grid, bounds),
+            None => quantize_rows(self.weights, self.columns, self.grid, self.constraints),
+        };
         quantized
             .codes
             .chunks_exact(self.columns)
@@ -168,19 +169,15 @@ impl Request<'_> {
             .collect()
     }
 
-    fn compensated(
-        &self,
-        ridge: Option<f64>,
-        moments: &[Centred],
-        effort: Effort,
-    ) -> Vec<Row> {
+    fn compensated(&self, ridge: Option<f64>, moments: &[Centred], effort: Effort) -> Vec<Row> {
         let outputs = self.bias.len() / moments.len();
         let width = outputs * self.columns;
-        let groups: Vec<(Lattice, Vec<f64>)> = moments
+        let groups: Option<Vec<(Lattice, Vec<f64>)>> = moments
             .par_iter()
             .zip(self.weights.par_chunks_exact(width))
             .map(|(moments, weights)| moments.regress(weights, ridge))
             .collect();
+        let Some(groups) = groups else { return self.nearest() };
         let rows: Vec<(&Lattice, &[f64])> = groups
             .iter()
             .flat_map(|(lattice, targets)| {
@@ -188,7 +185,7 @@ impl Request<'_> {
             })
             .collect();
         let shared = self.constraints.per_tensor_scales.then(|| self.shared_scales(&rows));
-        let limits = |o: usize| self.limits.map(|l| &l[o * self.columns..][..self.columns]);
+        let limits = |o: usize| self.bounds.map(|b| &b.limits[o * self.columns..][..self.columns]);
         if let Some(scales) = shared {
             // One scale for all: the best of a few by the sum of errors.
             let trials = scales.iter().map(|&scale| -> Vec<Row> {
@@ -206,7 +203,10 @@ impl Request<'_> {
         rows.par_iter()
             .enumerate()
             .map(|(o, (lattice, target))| {
-                let scales = self.row_scales(lattice, target, effort);
+                let scales = match self.bounds {
+                    Some(bounds) => self.around(bounds.scales[o], effort),
+                    None => self.row_scales(lattice, target, effort),
+                };
                 self.round(lattice, target, &scales, limits(o), effort)
             })
             .collect()
@@ -231,13 +231,7 @@ impl Request<'_> {
     }
 
     /// Moves codes, and the scale between.
-    fn improve(
-        &self,
-        lattice: &Lattice,
-        row: &mut Row,
-        target: &[f64],
-        limits: Option<&Limits>,
-    ) {
+    fn improve(&self, lattice: &Lattice, row: &mut Row, target: &[f64], limits: Option<&Limits>) {
         let passes = self.methods.descent;
         lattice.descend(row, target, self.grid, limits, passes);
         for _ in 0..if self.refits() { REFITS } else { 0 } {
@@ -249,7 +243,10 @@ impl Request<'_> {
     /// Whether scales are free enough, and codes few enough, to look for better ones.
     fn refits(&self) -> bool {
         let Constraints { per_tensor_scales, power_of_two_scales, .. } = self.constraints;
-        self.methods.refit && self.levels() <= REFIT_LEVELS && !per_tensor_scales && !power_of_two_scales
+        self.methods.refit
+            && self.levels() <= REFIT_LEVELS
+            && !per_tensor_scales
+            && !power_of_two_scales
     }
 
     fn levels(&self) -> i32 {
@@ -264,21 +261,36 @@ impl Request<'_> {
             scales.truncate(2);
             return scales;
         }
-        let best = scales[0];
-        let around: &[f64] = match self.levels() {
-            _ if effort == Effort::Quick || !self.methods.refit => &[1.0],
-            ..=8 if self.methods.signed_scales => &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17, -1.0, -0.85],
-            ..=8 => &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17],
-            ..=REFIT_LEVELS => &[1.0, 0.93, 1.07],
-            _ => &[1.0],
+        self.around(scales[0], effort)
+    }
+
+    /// A scale and a few beside it.
+    fn around(&self, scale: f64, effort: Effort) -> Vec<f64> {
+        let levels = self.levels();
+        let factors: &[f64] = if effort == Effort::Quick || !self.methods.refit {
+            &[1.0]
+        } else if self.bounds.is_some() {
+            &[1.0, 0.87, 0.93, 1.07, 1.15]
+        } else if levels <= 8 && self.methods.signed_scales {
+            &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17, -1.0, -0.85]
+        } else if levels <= 8 {
+            &[1.0, 0.72, 0.85, 0.92, 1.08, 1.17]
+        } else if levels <= REFIT_LEVELS {
+            &[1.0, 0.93, 1.07]
+        } else {
+            &[1.0]
         };
-        around.iter().map(|factor| best * factor).collect()
+        factors.iter().map(|factor| scale * factor).collect()
     }
 
     fn shared_scales(&self, rows: &[(&Lattice, &[f64])]) -> Vec<f64> {
         let targets: Vec<&[f64]> = rows.iter().map(|row| row.1).collect();
         let error = |scale: f64| -> f64 {
-            rows.par_iter().map(|(l, t)| l.nearest_error(t, scale, self.grid)).collect::<Vec<_>>().iter().sum()
+            rows.par_iter()
+                .map(|(l, t)| l.nearest_error(t, scale, self.grid))
+                .collect::<Vec<_>>()
+                .iter()
+                .sum()
         };
         let mut scales = best_first(self.candidates(&targets), error);
         scales.truncate(2);
@@ -327,6 +339,16 @@ impl Request<'_> {
     }
 }
 
+/// The nearest codes that bounds leave.
+fn within(weights: &[f32], columns: usize, grid: Grid, bounds: &Bounds) -> QuantizedWeights {
+    let code = |(i, (&weight, &(low, high))): (usize, (&f32, &(i16, i16)))| {
+        let nearest = grid.nearest(f64::from(weight) / bounds.scales[i / columns]);
+        nearest.clamp(i32::from(low), i32::from(high)) as i16
+    };
+    let codes = weights.iter().zip(&bounds.limits).enumerate().map(code).collect();
+    QuantizedWeights { codes, scales: bounds.scales.clone() }
+}
+
 fn best_first(mut scales: Vec<f64>, error: impl Fn(f64) -> f64) -> Vec<f64> {
     let mut rated: Vec<(f64, f64)> = scales.drain(..).map(|scale| (error(scale), scale)).collect();
     rated.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -368,7 +390,8 @@ impl Centred {
         let mut sum = 0.0;
         for (j, &q) in row.codes.iter().enumerate().filter(|(_, q)| **q != 0) {
             let column = self.xx.col(j);
-            let along: f64 = row.codes.iter().zip(column.iter()).map(|(&q, h)| f64::from(q) * h).sum();
+            let along: f64 =
+                row.codes.iter().zip(column.iter()).map(|(&q, h)| f64::from(q) * h).sum();
             sum += f64::from(q) * along;
         }
         row.scale * row.scale * sum
@@ -382,8 +405,8 @@ impl Centred {
     }
 
     /// The weights that give the wanted result, drawn towards `weights` by the ridge, and the
-    /// moments that rounding them is measured on.
-    fn regress(&self, weights: &[f32], ridge: Option<f64>) -> (Lattice, Vec<f64>) {
+    /// moments that rounding them is measured on. None where the moments are no numbers.
+    fn regress(&self, weights: &[f32], ridge: Option<f64>) -> Option<(Lattice, Vec<f64>)> {
         let columns = self.x.len();
         let mean = (0..columns).map(|k| self.xx[(k, k)]).sum::<f64>() / columns as f64;
         // An input that never varies leaves nothing to fit; any positive number does.
@@ -394,18 +417,15 @@ impl Centred {
                 self.xx[(i, j)] + if i == j { diagonal } else { 0.0 }
             })
         };
-        let target = match ridge {
-            None => weights.iter().map(|&w| f64::from(w)).collect(),
-            Some(_) => {
-                let wanted = Mat::from_fn(columns, self.t.len(), |k, r| {
-                    self.tx[(r, k)] + pull * f64::from(weights[r * columns + k])
-                });
-                let factor = plus(pull).llt(Side::Lower).expect("a ridge makes it definite");
-                let solution = factor.solve(wanted);
-                (0..self.t.len() * columns).map(|i| solution[(i % columns, i / columns)]).collect()
-            }
+        let target = if ridge.is_some() {
+            let wanted = Mat::from_fn(columns, self.t.len(), |k, r| {
+                self.tx[(r, k)] + pull * f64::from(weights[r * columns + k])
+            });
+            let solution = plus(pull).llt(Side::Lower).ok()?.solve(wanted);
+            (0..self.t.len() * columns).map(|i| solution[(i % columns, i / columns)]).collect()
+        } else {
+            weights.iter().map(|&w| f64::from(w)).collect()
         };
-        let lattice = Lattice::new(&plus(pull + DAMPING * mean));
-        (lattice.expect("a ridge makes it definite"), target)
+        Some((Lattice::new(&plus(pull + DAMPING * mean))?, target))
     }
 }

@@ -6,6 +6,5 @@ mod layer;
 mod moments;
 
 pub(crate) use grid::Grid;
-pub(crate) use lattice::Limits;
 pub(crate) use layer::{LayerFit, MOST_COLUMNS, Request};
 pub(crate) use moments::{LayerMoments, Unfolded, is_held_out};

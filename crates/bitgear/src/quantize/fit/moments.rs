@@ -256,7 +256,7 @@ impl<'a> Unfolded<'a> {
             a
         };
         let golden = (n as f64 * 0.618).round() as usize;
-        (golden.max(1)..).find(|&step| gcd(step, n) == 1).unwrap_or(1)
+        (golden.max(1)..=2 * n).find(|&step| gcd(step, n) == 1).unwrap_or(1)
     }
 
     /// Index of a result in the graph's layout.
@@ -282,9 +282,8 @@ impl<'a> Unfolded<'a> {
                 .checked_sub(conv.pads[axis])
                 .filter(|&at| at < size)
         };
-        for plane in values[group * channels * height * width..]
-            .chunks_exact(height * width)
-            .take(channels)
+        for plane in
+            values[group * channels * height * width..].chunks_exact(height * width).take(channels)
         {
             for ky in 0..kh {
                 let line = at(0, y, ky, height).map(|y| &plane[y * width..][..width]);

@@ -6,7 +6,7 @@ use bitgear_core::kernels::{ConvShape, channel_bound};
 use super::{Group, Lowering, layout};
 use crate::execute::{MacStep, MapId, Step};
 use crate::graph::{Conv, Op};
-use crate::quantize::{LayerParameters, QuantizedWeights, Widths};
+use crate::quantize::{LayerParameters, Widths};
 
 /// The accumulator is counted this finely: rounding the bias and the residual's multiplier to
 /// whole units moves no result by more than this share of a code.
@@ -43,7 +43,7 @@ impl Lowering<'_> {
         let input = self.version(node.inputs[0], widths.activations);
         let in_layout = self.maps[input].layout;
         let out_layout = layout(self.graph.shape(node.output));
-        let LayerParameters { weights, bias, .. } = parameters;
+        let weights = &parameters.weights;
         let (shape, codes) = match &node.op {
             Op::Conv(conv) => (
                 ConvShape {
@@ -73,13 +73,14 @@ impl Lowering<'_> {
         };
         let residual = group.residual.map(|tensor| self.side_version(tensor, group.result));
         let step =
-            self.epilogue(group, Layer { input, shape, codes, bias, weights, widths, residual });
+            self.epilogue(group, Layer { input, shape, codes, parameters, widths, residual });
         self.steps.push(Step::Mac(step));
     }
 
     /// Counts everything in units of the accumulator, shifted up until that is fine enough.
     fn epilogue(&self, group: &Group, layer: Layer<'_>) -> MacStep {
-        let Layer { input, shape, codes, bias, weights, widths, residual } = layer;
+        let Layer { input, shape, codes, parameters, widths, residual } = layer;
+        let LayerParameters { weights, bias, .. } = parameters;
         let in_scale = self.maps[input].scale();
         let channels = shape.out_channels;
         let per_channel = codes.len() / channels;
@@ -134,6 +135,7 @@ impl Lowering<'_> {
             input,
             shape,
             weight_bits: widths.weights.get(),
+            odd: parameters.odd,
             codes,
             shift,
             bias,
@@ -147,8 +149,7 @@ struct Layer<'a> {
     input: MapId,
     shape: ConvShape,
     codes: Vec<i16>,
-    bias: &'a [f32],
-    weights: &'a QuantizedWeights,
+    parameters: &'a LayerParameters,
     widths: Widths,
     residual: Option<MapId>,
 }
