@@ -218,7 +218,7 @@ impl Runner<'_> {
             .engines
             .iter()
             .zip(thresholds.chain([None]))
-            .map(|(engine, accept_at)| RunningStage { engine, accept_at })
+            .map(|(engine, accept_at)| RunningStage { engine, accept_at, handoff: None })
             .collect();
         decide(&stages, batch)
     }

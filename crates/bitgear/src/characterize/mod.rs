@@ -10,14 +10,16 @@ use crate::bundle::{Bundle, BundleError};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
-    AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Workload,
+    AcceleratorProfile, EnergyError, LayerWork, Live, NotCounted, ProfileError, Workload,
 };
 use crate::files::write_json;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
-use crate::quantize::{Point, UnsupportedOperators, calibrate, fused_residuals, quantize};
+use crate::quantize::{
+    Crossing, Point, UnsupportedOperators, calibrate, crossings, fused_residuals, quantize,
+};
 use crate::search::{Candidates, Kind, PointInfo, Pool};
 use crate::summary::{Constraint, Facts, ModelSummary, Summary, summarize};
 use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal, members};
@@ -324,15 +326,27 @@ fn splits(
 pub fn workload(graph: &Graph) -> Workload {
     let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let residuals = fused_residuals(graph);
-    let layers = graph.mac_layers().into_iter().zip(residuals).map(|(layer, residual)| LayerWork {
-        macs: layer.macs,
-        weights: layer.weights,
-        biases: layer.parameters - layer.weights,
-        inputs: size(&layer.input),
-        outputs: size(&layer.output),
-        residual: residual as u64,
-        name: layer.name,
+    let boundaries = crossings(graph).into_iter().map(|crossings| {
+        let live = |crossing: Crossing| Live {
+            tensor: crossing.tensor.0,
+            elements: size(graph.shape(crossing.tensor)),
+            layer: crossing.layer,
+            side: crossing.side,
+        };
+        crossings.map(|crossings| crossings.into_iter().map(live).collect())
     });
+    let layers = graph.mac_layers().into_iter().zip(residuals).zip(boundaries).map(
+        |((layer, residual), boundary)| LayerWork {
+            macs: layer.macs,
+            weights: layer.weights,
+            biases: layer.parameters - layer.weights,
+            inputs: size(&layer.input),
+            outputs: size(&layer.output),
+            residual: residual as u64,
+            name: layer.name,
+            boundary,
+        },
+    );
     Workload { layers: layers.collect() }
 }
 

@@ -10,6 +10,7 @@ mod ranges;
 mod weights;
 
 pub use calibrate::calibrate;
+pub use lower::{Crossing, crossings};
 pub use point::{InvalidPoint, Point, Widths};
 pub use ranges::{Extremes, Histograms, Range, Ranges};
 pub use weights::{QuantizedWeights, quantize_plain};

@@ -19,12 +19,24 @@ pub struct Widths {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point {
     widths: Widths,
+    #[cfg(test)]
+    table: Option<&'static [Widths]>,
 }
 
 impl Point {
     /// The point that runs all layers alike.
     pub fn uniform(weights: BitWidth, activations: BitWidth) -> Self {
-        Self { widths: Widths { weights, activations } }
+        Self {
+            widths: Widths { weights, activations },
+            #[cfg(test)]
+            table: None,
+        }
+    }
+
+    /// A point with widths of its own for every layer.
+    #[cfg(test)]
+    pub(crate) fn table(widths: Vec<Widths>) -> Self {
+        Self { widths: widths[0], table: Some(widths.leak()) }
     }
 
     /// `w16a16`, the widest point: always traced.
@@ -35,6 +47,10 @@ impl Point {
     /// Widths of MAC layer `layer` (in execution order) of a network of `layers`.
     pub fn widths(&self, layer: usize, layers: usize) -> Widths {
         debug_assert!(layer < layers, "layer {layer} of {layers}");
+        #[cfg(test)]
+        if let Some(table) = self.table {
+            return table[layer];
+        }
         self.widths
     }
 }

@@ -39,6 +39,7 @@ fn candidates(trace: &Trace) -> Candidates {
         inputs: 10,
         outputs: 2,
         residual: 0,
+        boundary: None,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
     Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }).unwrap()

@@ -15,6 +15,7 @@ fn workload(inputs: u64) -> Workload {
         inputs,
         outputs: inputs,
         residual: 0,
+        boundary: None,
     };
     Workload { layers: vec![layer("a"), layer("b")] }
 }
