@@ -12,7 +12,9 @@ use safetensors::{Dtype, SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
-use crate::execute::{Decision, Engine, IntegerModel, RunningStage, Step, decide};
+use crate::execute::{
+    Decision, Engine, Handoff, IntegerModel, Leg, RunningStage, Step, decide, relay,
+};
 use crate::policy::{EnergyUj, PolicyFile};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
@@ -112,8 +114,10 @@ impl Bundle {
     ///
     /// # Errors
     ///
-    /// When it can't be written.
+    /// When it can't be written, or contradicts itself.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
+        let path_name = || path.display().to_string();
+        self.check().map_err(|reason| BundleError::Invalid { path: path_name(), reason })?;
         crate::files::write_atomically(path, &self.to_bytes())
             .map_err(|reason| BundleError::Io { path: path.display().to_string(), reason })
     }
@@ -181,6 +185,9 @@ impl Bundle {
                 return Err("networks differ in input or classes".to_owned());
             }
         }
+        for leg in self.legs()? {
+            leg.model.validate().map_err(|e| e.to_string())?;
+        }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
             if stage.score_scale != model.score_scale() {
                 return Err(format!(
@@ -197,10 +204,21 @@ impl Bundle {
         &self.models[0].input_shape
     }
 
+    /// What each stage runs.
+    fn legs(&self) -> Result<Vec<Leg<'_>>, String> {
+        relay(&self.models, &self.policy.shared_layers()).map_err(|e| e.to_string())
+    }
+
     /// Packs the networks for this CPU.
+    ///
+    /// # Panics
+    ///
+    /// When the networks differ in the layers that the policy says they share.
     pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
-        let engines = self.models.iter().map(|model| Engine::new(model, kernels)).collect();
-        Runner { bundle: self, engines }
+        let legs = self.legs().expect("bundles are checked when read and written").into_iter();
+        let (engines, handoffs) =
+            legs.map(|leg| (Engine::of(leg.model, kernels), leg.handoff)).unzip();
+        Runner { bundle: self, engines, handoffs }
     }
 }
 
@@ -208,6 +226,8 @@ impl Bundle {
 pub struct Runner<'b> {
     bundle: &'b Bundle,
     engines: Vec<Engine<'b>>,
+    /// How each stage goes on from the one before.
+    handoffs: Vec<Option<Handoff>>,
 }
 
 impl Runner<'_> {
@@ -217,8 +237,13 @@ impl Runner<'_> {
         let stages: Vec<RunningStage<'_>> = self
             .engines
             .iter()
+            .zip(&self.handoffs)
             .zip(thresholds.chain([None]))
-            .map(|(engine, accept_at)| RunningStage { engine, accept_at, handoff: None })
+            .map(|((engine, handoff), accept_at)| RunningStage {
+                engine,
+                accept_at,
+                handoff: handoff.as_ref(),
+            })
             .collect();
         decide(&stages, batch)
     }

@@ -3,15 +3,13 @@
 mod model;
 mod profile;
 mod schema;
-mod sharing;
 
 pub use model::{
-    Energy, EnergyError, LayerCost, LayerWork, StageCost, Widths, Workload, policy_cost,
-    stage_costs,
+    Energy, EnergyError, LayerCost, LayerWork, Live, StageCost, StagePoint, Storage, Widths,
+    Workload, policy_cost, stage_costs,
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{
     Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Scope, Style,
     SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };
-pub use sharing::{Live, StagePoint, Storage};

@@ -13,13 +13,13 @@
 //!
 //! The published efficiency already contains utilization, on-chip memory, control and leakage.
 
-use std::collections::BTreeMap;
+mod sharing;
 
+pub use sharing::{Live, StagePoint, Storage};
+
+use self::sharing::SIDE_PATH_BITS;
 use super::profile::AcceleratorProfile;
-use super::schema::{
-    Match, Memory, Mode, Packing, Quantity, Style, TransitionKind, VoltageTransition,
-};
-use super::sharing::{Live, SIDE_PATH_BITS, StagePoint, Storage};
+use super::schema::{Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition};
 
 /// Bit-widths of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -355,41 +355,6 @@ impl<'a> Pricing<'a> {
         (elements * bits) as f64
     }
 
-    /// Bits of a layer's weights and biases that a stage reads.
-    fn weight_bits(&self, point: &[Widths], layer: usize) -> f64 {
-        let work = &self.workload.layers[layer];
-        let bits = match (self.storage, self.offchip().map(|m| m.packing)) {
-            // Leading bits can be read alone only where codes aren't padded to whole bytes.
-            (Storage::Nested, Some(Packing::Byte | Packing::Word)) => self.widest_bits(layer),
-            _ => point[layer].weights,
-        };
-        self.stored(work.weights, bits) + (work.biases * 32) as f64
-    }
-
-    /// The stages that run a layer.
-    fn runs(&self, layer: usize) -> impl Iterator<Item = &StagePoint<'a>> {
-        self.stages.iter().filter(move |stage| layer >= stage.shared)
-    }
-
-    fn widest_bits(&self, layer: usize) -> u8 {
-        self.runs(layer).map(|stage| stage.widths[layer].weights).max().unwrap_or(0)
-    }
-
-    /// Bits of all weights and biases that the policy's stages keep between them.
-    fn all_weight_bits(&self) -> f64 {
-        let layers = self.workload.layers.iter().enumerate();
-        let bits = layers.map(|(layer, work)| match self.storage {
-            Storage::Independent => {
-                self.runs(layer).map(|stage| self.weight_bits(stage.widths, layer)).sum()
-            }
-            Storage::Nested => {
-                let biases = work.biases * 32 * self.runs(layer).count() as u64;
-                self.stored(work.weights, self.widest_bits(layer)) + biases as f64
-            }
-        });
-        bits.fold(0.0, |sum: f64, bits: f64| sum + bits)
-    }
-
     /// Bits that must be held while a layer runs; a residual keeps at least 8 bits.
     fn live_bits(&self, point: &[Widths], layer: usize) -> f64 {
         let work = &self.workload.layers[layer];
@@ -436,32 +401,6 @@ impl<'a> Pricing<'a> {
         }
         let [written, read] = self.traffic_uj(written, read)?;
         Ok(read + written)
-    }
-
-    /// What the stage before stage `index` pays for writing, and this one for reading what crosses
-    /// the boundary between them: nothing where it fits on chip beside the largest live activations
-    /// of the rest of the stage before.
-    fn boundary_uj(&self, index: usize, resident: bool) -> Result<[f64; 2], EnergyError> {
-        let StagePoint { widths, shared } = self.stages[index];
-        let boundary = self.workload.layers[shared].boundary.as_ref();
-        let boundary = boundary.expect("stages share layers up to a boundary");
-        // Readers of one version share it. A layer that spills is charged for its operand already.
-        let mut versions: BTreeMap<(usize, u8), (u64, bool)> = BTreeMap::new();
-        for live in boundary {
-            let version = versions.entry((live.tensor, live.bits(widths))).or_default();
-            version.0 = live.elements;
-            version.1 |= live.side || !self.spills(widths, live.layer);
-        }
-        let bits = |read_only: bool| {
-            let counted = versions.iter().filter(|&(_, &(_, read))| read || !read_only);
-            counted.fold(0.0, |sum, (&(_, bits), &(elements, _))| sum + self.stored(elements, bits))
-        };
-        let weights = if resident { self.all_weight_bits() } else { 0.0 };
-        let beside = weights + self.most_live_bits(self.stages[index - 1].widths, shared);
-        if self.onchip_bits().is_some_and(|capacity| beside + bits(false) <= capacity) {
-            return Ok([0.0; 2]);
-        }
-        self.traffic_uj(bits(false), bits(true))
     }
 
     /// Energy of off-chip traffic: \[written, read\].

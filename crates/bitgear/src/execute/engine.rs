@@ -124,6 +124,12 @@ impl<'m> Engine<'m> {
             .map(|(step, layer)| (step.name.as_str(), layer.class))
     }
 
+    /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
+    /// faster; see [`Bias::Narrow`].
+    pub fn narrow(&self) -> impl Iterator<Item = bool> {
+        self.layers.iter().map(|layer| matches!(layer.terms, LayerTerms::Narrow { .. }))
+    }
+
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
     /// samples spread over the current thread pool.
     pub fn scores(&self, batch: &Tensor) -> Vec<i32> {

@@ -243,8 +243,37 @@ fn points_that_differ_in_every_layer_share_none() {
     assert!(relay(&[low, high], &[0, 1]).is_err());
 }
 
+/// Boundaries and what crosses them; `-` where a fused addition waits for a later layer.
+#[test]
+fn boundaries_lie_where_no_earlier_layer_needs_a_later_one() {
+    let graph = &fixture().graph;
+    let shown: Vec<String> = workload(graph)
+        .layers
+        .iter()
+        .map(|layer| {
+            let Some(live) = &layer.boundary else { return "-".to_owned() };
+            let each = live.iter().map(|live| {
+                let side = if live.side { " aside" } else { "" };
+                format!("{} for {}{side}", graph.tensors[live.tensor].name, live.layer)
+            });
+            each.collect::<Vec<_>>().join(", ")
+        })
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"), @r"
+    -
+    n2 for 1, n2 for 2 aside
+    n2 for 2 aside, n4 for 2
+    n7 for 3, n7 for 4
+    -
+    -
+    n13 for 6 aside, n14 for 6
+    n17 for 7, n17 for 7 aside
+    n21 for 8
+    ");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn points_share_what_their_widths_say_and_resume_bit_for_bit(
