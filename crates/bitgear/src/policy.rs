@@ -52,6 +52,9 @@ pub struct StageFile {
     pub view: String,
     /// `replace`: its scores stand alone.
     pub scores: String,
+    /// Leading MAC layers that the stage before ran for it.
+    #[serde(default)]
+    pub shared_layers: usize,
     /// Smallest accepted score margin, in the unit of the scores.
     pub accept_at: f64,
     /// The same in integer units: what a device compares.
@@ -70,6 +73,9 @@ pub struct LastResort {
     pub view: String,
     /// `replace`: its scores stand alone.
     pub scores: String,
+    /// Leading MAC layers that the stage before ran for it.
+    #[serde(default)]
+    pub shared_layers: usize,
 }
 
 /// What the policy did on the samples that it was chosen on: optimistic, see `summary.json`.
@@ -126,6 +132,7 @@ impl PolicyFile {
     ) -> Self {
         let info = |index: usize| candidates.points().nth(index).expect("choices index candidates");
         let last = info(choice.escalation.map_or(choice.low, |(_, high)| high));
+        let shared = candidates.shared_layers(choice);
         let stages = choice.escalation.iter().map(|&(accept_at, _)| {
             let low = info(choice.low);
             let block = trace.block(&low.point, low.view).expect("candidates were traced");
@@ -133,6 +140,7 @@ impl PolicyFile {
                 point: low.point.clone(),
                 view: low.view.name().to_owned(),
                 scores: "replace".to_owned(),
+                shared_layers: 0,
                 accept_at: f64::from(accept_at) * block.score_scale,
                 accept_at_code: accept_at,
                 score_scale: block.score_scale,
@@ -146,6 +154,7 @@ impl PolicyFile {
                 point: last.point.clone(),
                 view: last.view.name().to_owned(),
                 scores: "replace".to_owned(),
+                shared_layers: shared.last().copied().unwrap_or(0),
             },
             stage_energy_uj: candidates
                 .stage_energies(choice)
@@ -180,6 +189,9 @@ impl PolicyFile {
                 self.stage_energy_uj.len()
             ));
         }
+        if let Some(&layers) = self.shared_layers().first().filter(|&&layers| layers > 0) {
+            return fail(format!("the first stage shares no layers, got `shared_layers` {layers}"));
+        }
         let last = (&self.last_resort.view, &self.last_resort.scores);
         for (view, scores) in self.stages.iter().map(|s| (&s.view, &s.scores)).chain([last]) {
             if View::from_name(view) != Some(View::AsIs) {
@@ -195,5 +207,11 @@ impl PolicyFile {
     /// Names of the points, stage by stage, the last resort included.
     pub fn points(&self) -> impl Iterator<Item = &str> {
         self.stages.iter().map(|s| s.point.as_str()).chain([self.last_resort.point.as_str()])
+    }
+
+    /// Leading MAC layers that each stage, the last resort included, leaves to the one before.
+    pub fn shared_layers(&self) -> Vec<usize> {
+        let stages = self.stages.iter().map(|stage| stage.shared_layers);
+        stages.chain([self.last_resort.shared_layers]).collect()
     }
 }

@@ -130,6 +130,8 @@ pub struct StageSummary {
     pub view: String,
     /// `replace`.
     pub scores: String,
+    /// Leading MAC layers that the stage before ran for it.
+    pub shared_layers: usize,
     /// Smallest accepted margin.
     pub accept_at: f64,
 }
@@ -301,6 +303,7 @@ pub(crate) fn summarize(
                     point: s.point.clone(),
                     view: s.view.clone(),
                     scores: s.scores.clone(),
+                    shared_layers: s.shared_layers,
                     accept_at: s.accept_at,
                 })
                 .collect(),

@@ -67,6 +67,13 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             policy.last_resort.point
         );
     }
+    if policy.last_resort.shared_layers > 0 {
+        let _ = writeln!(
+            text,
+            "{} goes on from the first {} MAC layers, which the stage before ran for it",
+            policy.last_resort.point, policy.last_resort.shared_layers
+        );
+    }
     let _ = writeln!(text, "not certified: the drop is an expectation, not a guarantee\n");
 
     let others = [

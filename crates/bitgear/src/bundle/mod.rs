@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
 use crate::energy::Storage;
-use crate::execute::{Decision, Engine, IntegerModel, MacStep, RunningStage, Step, decide};
+use crate::execute::{
+    Decision, Engine, Handoff, IntegerModel, Leg, MacStep, RunningStage, Step, decide, relay,
+};
 use crate::policy::{EnergyUj, PolicyFile};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
@@ -174,10 +176,12 @@ impl Bundle {
     ///
     /// # Errors
     ///
-    /// When it can't be written, or its networks don't share their weights as they should.
+    /// When it can't be written, contradicts itself, or its networks don't share their weights as they
+    /// should.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
         let bytes = self
-            .to_bytes()
+            .check()
+            .and_then(|()| self.to_bytes())
             .map_err(|reason| BundleError::Invalid { path: path.display().to_string(), reason })?;
         crate::files::write_atomically(path, &bytes)
             .map_err(|reason| BundleError::Io { path: path.display().to_string(), reason })
@@ -256,6 +260,9 @@ impl Bundle {
                 return Err("networks differ in input or classes".to_owned());
             }
         }
+        for leg in self.legs()? {
+            leg.model.validate().map_err(|e| e.to_string())?;
+        }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
             if stage.score_scale != model.score_scale() {
                 return Err(format!(
@@ -272,10 +279,21 @@ impl Bundle {
         &self.models[0].input_shape
     }
 
+    /// What each stage runs.
+    fn legs(&self) -> Result<Vec<Leg<'_>>, String> {
+        relay(&self.models, &self.policy.shared_layers()).map_err(|e| e.to_string())
+    }
+
     /// Packs the networks for this CPU.
+    ///
+    /// # Panics
+    ///
+    /// When the networks differ in the layers that the policy says they share.
     pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
-        let engines = self.models.iter().map(|model| Engine::new(model, kernels)).collect();
-        Runner { bundle: self, engines }
+        let legs = self.legs().expect("bundles are checked when read and written").into_iter();
+        let (engines, handoffs) =
+            legs.map(|leg| (Engine::of(leg.model, kernels), leg.handoff)).unzip();
+        Runner { bundle: self, engines, handoffs }
     }
 }
 
@@ -283,6 +301,8 @@ impl Bundle {
 pub struct Runner<'b> {
     bundle: &'b Bundle,
     engines: Vec<Engine<'b>>,
+    /// How each stage goes on from the one before.
+    handoffs: Vec<Option<Handoff>>,
 }
 
 impl Runner<'_> {
@@ -292,8 +312,13 @@ impl Runner<'_> {
         let stages: Vec<RunningStage<'_>> = self
             .engines
             .iter()
+            .zip(&self.handoffs)
             .zip(thresholds.chain([None]))
-            .map(|(engine, accept_at)| RunningStage { engine, accept_at })
+            .map(|((engine, handoff), accept_at)| RunningStage {
+                engine,
+                accept_at,
+                handoff: handoff.as_ref(),
+            })
             .collect();
         decide(&stages, batch)
     }

@@ -11,15 +11,17 @@ use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
-    AcceleratorProfile, EnergyError, LayerWork, NotCounted, ProfileError, Storage, Workload,
+    AcceleratorProfile, EnergyError, LayerWork, Live, NotCounted, ProfileError, Storage, Workload,
 };
+use crate::execute::{IntegerModel, relay};
 use crate::files::write_json;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
 use crate::quantize::{
-    Constraints, Methods, Point, Quantizer, UnsupportedOperators, calibrate, fused_residuals,
+    Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate, crossings,
+    fused_residuals,
 };
 use crate::search::{Candidates, Kind, PointInfo, Pool};
 use crate::summary::{
@@ -188,12 +190,7 @@ pub fn characterize(
     points.dedup();
     // Before hours of tracing, not after: can the profile price every point?
     for point in &points {
-        crate::energy::policy_cost(
-            &profile,
-            &workload,
-            &[&widths(point, &workload)],
-            Storage::Independent,
-        )?;
+        crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
     }
 
     std::fs::create_dir_all(&job.out)
@@ -236,21 +233,29 @@ pub fn characterize(
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
         points.iter().flat_map(|point| point_infos(point, &workload)).collect();
-    let mut candidates = Candidates::new(&trace, FLOAT, infos.clone(), &profile, &workload)?;
+    let mut workload = workload;
     let search = trace.rows(Split::Search);
-    let mut choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
-    let chosen: Vec<Point> = candidates
-        .stages(choice)
-        .map(|info| {
-            points.iter().find(|p| p.to_string() == info.point).expect("it was traced").clone()
-        })
-        .collect();
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let mut models: Vec<_> = chosen
-        .iter()
-        .map(|p| quantizer.quantize(p))
-        .collect::<Result<_, _>>()
-        .map_err(quantized)?;
+    let (mut candidates, mut choice, chosen, mut models) = loop {
+        let candidates = Candidates::new(&trace, FLOAT, infos.clone(), &profile, &workload)?;
+        let choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
+        let chosen: Vec<Point> = candidates
+            .stages(choice)
+            .filter_map(|info| points.iter().find(|p| p.to_string() == info.point).cloned())
+            .collect();
+        let models: Vec<IntegerModel> = chosen
+            .iter()
+            .map(|p| quantizer.quantize(p))
+            .collect::<Result<_, _>>()
+            .map_err(quantized)?;
+        if relay(&models, &candidates.shared_layers(choice)).is_ok() {
+            break (candidates, choice, chosen, models);
+        }
+        // Equal widths did not give equal layers: then every stage begins with the input.
+        for layer in &mut workload.layers {
+            layer.boundary = None;
+        }
+    };
     let mut storage = Storage::Independent;
     let independent = candidates.outcome(choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
@@ -268,9 +273,9 @@ pub fn characterize(
         // One network alone shares nothing: then the independent policy stands.
         if best.escalation.is_some() {
             (choice, models, storage) = (best, nested, Storage::Nested);
-            models.sort_by_key(|model| {
-                candidates.stages(choice).position(|i| i.point == model.point)
-            });
+            let place =
+                |m: &IntegerModel| candidates.stages(choice).position(|i| i.point == m.point);
+            models.sort_by_key(place);
         }
     }
     let expected = candidates.outcome(choice, &search);
@@ -389,15 +394,27 @@ fn splits(
 pub fn workload(graph: &Graph) -> Workload {
     let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let residuals = fused_residuals(graph);
-    let layers = graph.mac_layers().into_iter().zip(residuals).map(|(layer, residual)| LayerWork {
-        macs: layer.macs,
-        weights: layer.weights,
-        biases: layer.parameters - layer.weights,
-        inputs: size(&layer.input),
-        outputs: size(&layer.output),
-        residual: residual as u64,
-        name: layer.name,
+    let boundaries = crossings(graph).into_iter().map(|crossings| {
+        let live = |crossing: Crossing| Live {
+            tensor: crossing.tensor.0,
+            elements: size(graph.shape(crossing.tensor)),
+            layer: crossing.layer,
+            side: crossing.side,
+        };
+        crossings.map(|crossings| crossings.into_iter().map(live).collect())
     });
+    let layers = graph.mac_layers().into_iter().zip(residuals).zip(boundaries).map(
+        |((layer, residual), boundary)| LayerWork {
+            macs: layer.macs,
+            weights: layer.weights,
+            biases: layer.parameters - layer.weights,
+            inputs: size(&layer.input),
+            outputs: size(&layer.output),
+            residual: residual as u64,
+            name: layer.name,
+            boundary,
+        },
+    );
     Workload { layers: layers.collect() }
 }
 

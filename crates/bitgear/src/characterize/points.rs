@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitgear_core::bits::BitWidth;
 
 use super::widths;
-use crate::energy::{AcceleratorProfile, EnergyError, Storage, Workload, policy_cost};
+use crate::energy::{AcceleratorProfile, EnergyError, Workload, policy_cost};
 use crate::hash::sha256;
 use crate::quantize::{Point, Widths};
 use crate::sensitivity::Sensitivity;
@@ -75,8 +75,7 @@ pub(super) fn mixed(
     let mut energies: Vec<Vec<f64>> = Vec::new();
     for pair in pairs {
         let point = Point::uniform(pair.weights, pair.activations);
-        let cost =
-            policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?;
+        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
         energies.push(cost[0].layers.iter().map(|layer| layer.energy.total_uj()).collect());
     }
     // Wider is never worse: noise must not say so.
@@ -106,8 +105,7 @@ pub(super) fn mixed(
         }
         let table: Vec<Widths> = path.iter().map(|&pair| pairs[pair]).collect();
         let point = Point::mixed(number(&table), table);
-        let cost =
-            policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?;
+        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
         priced.push((cost[0].energy.total_uj(), loss, point));
     }
     // The frontier, cheapest first.
@@ -153,9 +151,7 @@ impl Changes {
         let two = Workload { layers: workload.layers[..2].to_vec() };
         let cost = |a: Widths, b: Widths| -> Result<f64, EnergyError> {
             let point = Point::mixed(0, vec![a, b]);
-            Ok(policy_cost(profile, &two, &[&widths(&point, &two)], Storage::Independent)?[0]
-                .transitions_uj
-                / 2.0)
+            Ok(policy_cost(profile, &two, &[&widths(&point, &two)])?[0].transitions_uj / 2.0)
         };
         let rows = pairs.iter().map(|&a| pairs.iter().map(|&b| cost(a, b)).collect());
         Ok(Self(rows.collect::<Result<_, _>>()?))
@@ -206,9 +202,7 @@ fn chip(
     pair: Widths,
 ) -> Result<f64, EnergyError> {
     let point = Point::uniform(pair.weights, pair.activations);
-    Ok(policy_cost(profile, workload, &[&widths(&point, workload)], Storage::Independent)?[0]
-        .energy
-        .chip_uj)
+    Ok(policy_cost(profile, workload, &[&widths(&point, workload)])?[0].energy.chip_uj)
 }
 
 fn width(bits: u8) -> BitWidth {
@@ -230,6 +224,7 @@ mod tests {
             inputs: 100,
             outputs: 100,
             residual: 0,
+            boundary: None,
         };
         Workload { layers: vec![layer("a", 1_000), layer("b", 100_000), layer("c", 1_000)] }
     }

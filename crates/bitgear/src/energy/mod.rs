@@ -5,7 +5,8 @@ mod profile;
 mod schema;
 
 pub use model::{
-    Energy, EnergyError, LayerCost, LayerWork, StageCost, Storage, Widths, Workload, policy_cost,
+    Energy, EnergyError, LayerCost, LayerWork, Live, StageCost, StagePoint, Storage, Widths,
+    Workload, policy_cost, stage_costs,
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{

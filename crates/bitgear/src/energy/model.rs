@@ -8,10 +8,16 @@
 //!   the largest live activations fit into the on-chip memory together; activations of layers whose
 //!   operand, result and residual do not fit.
 //!
+//! A stage that goes on from the one before pays for the layers that it runs, and for what is read
+//! across the boundary where that has no place on chip: the stage before writes it, this one reads it.
+//!
 //! The published efficiency already contains utilization, on-chip memory, control and leakage.
 
-use serde::{Deserialize, Serialize};
+mod sharing;
 
+pub use sharing::{Live, StagePoint, Storage};
+
+use self::sharing::SIDE_PATH_BITS;
 use super::profile::AcceleratorProfile;
 use super::schema::{Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition};
 
@@ -41,6 +47,9 @@ pub struct LayerWork {
     pub outputs: u64,
     /// Elements of an addition's other operand that is fused into the layer.
     pub residual: u64,
+    /// What is made before this layer and read from it on; `None` where no later stage can take
+    /// over.
+    pub boundary: Option<Vec<Live>>,
 }
 
 /// Counts of one model, in execution order.
@@ -55,18 +64,6 @@ impl Workload {
     pub fn macs(&self) -> u64 {
         self.layers.iter().map(|l| l.macs).sum()
     }
-}
-
-/// How the weights of a policy's points are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Storage {
-    /// Each point has its own.
-    #[default]
-    Independent,
-    /// One copy of the widest; narrower points read its leading bits, which lie together in memory,
-    /// so that a narrow point moves no more bits than with weights of its own.
-    Nested,
 }
 
 /// Energy in microjoule.
@@ -116,7 +113,7 @@ pub struct StageCost {
     pub energy: Energy,
     /// Part of it that goes into changes of mode and supply.
     pub transitions_uj: f64,
-    /// Part of it of each layer.
+    /// Part of it of each layer; nothing for those that the stage before ran.
     pub layers: Vec<LayerCost>,
     /// Whether weights stay on chip between inferences.
     pub resident: bool,
@@ -155,9 +152,9 @@ pub enum EnergyError {
     BottomUp(String),
 }
 
-/// Costs of the stages of a policy, each as if it ran once. `points` holds the widths of every layer
-/// for each stage, `storage` how their weights are stored. A stage after the first pays for switching from the one before and back to the
-/// first.
+/// Costs of the stages of a policy, each as if it ran once, from the input and with weights of its
+/// own. `points` holds the widths of every layer for each stage. A stage after the first pays for
+/// switching from the one before and back to the first.
 ///
 /// # Errors
 ///
@@ -166,34 +163,59 @@ pub fn policy_cost(
     profile: &AcceleratorProfile,
     workload: &Workload,
     points: &[&[Widths]],
+) -> Result<Vec<StageCost>, EnergyError> {
+    let stages: Vec<StagePoint<'_>> =
+        points.iter().map(|widths| StagePoint { widths, shared: 0 }).collect();
+    stage_costs(profile, workload, &stages, Storage::Independent)
+}
+
+/// As [`policy_cost`], for stages that go on from the one before.
+///
+/// # Errors
+///
+/// When the profile has no mode or number for something.
+///
+/// # Panics
+///
+/// When a stage shares layers up to where there is no boundary.
+pub fn stage_costs(
+    profile: &AcceleratorProfile,
+    workload: &Workload,
+    stages: &[StagePoint<'_>],
     storage: Storage,
 ) -> Result<Vec<StageCost>, EnergyError> {
     let id = || profile.accelerator.id.clone();
     if profile.accelerator.style == Style::BottomUp {
         return Err(EnergyError::BottomUp(id()));
     }
-    let pricing = Pricing { profile, workload };
+    let pricing = Pricing { profile, workload, stages, storage };
     let modes: Vec<Vec<Setting<'_>>> =
-        points.iter().map(|point| pricing.settings(point)).collect::<Result<_, _>>()?;
-    let resident = pricing.is_resident(points, storage);
-    let mut costs = Vec::with_capacity(points.len());
-    for (index, (point, settings)) in points.iter().zip(&modes).enumerate() {
+        stages.iter().map(|&stage| pricing.settings(stage)).collect::<Result<_, _>>()?;
+    let resident = pricing.is_resident();
+    let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
+    for (index, (stage, settings)) in stages.iter().zip(&modes).enumerate() {
         let mut layers = Vec::with_capacity(settings.len());
         for (layer, setting) in settings.iter().enumerate() {
-            let work = &workload.layers[layer];
-            let chip_uj = work.macs as f64 * setting.mac_pj * 1e-6;
-            let offchip_uj = pricing.offchip_uj(point, layer, resident)?;
-            let energy = Energy { chip_uj, offchip_uj };
+            let mut energy = Energy::default();
+            if layer >= stage.shared {
+                energy.chip_uj = workload.layers[layer].macs as f64 * setting.mac_pj * 1e-6;
+                energy.offchip_uj = pricing.offchip_uj(stage.widths, layer, resident)?;
+            }
             layers.push(LayerCost { mode: setting.mode.clone(), energy });
         }
         let first = &modes[0][0];
-        let mut path: Vec<&Setting<'_>> = settings.iter().chain([first]).collect();
+        let mut path: Vec<&Setting<'_>> = settings[stage.shared..].iter().chain([first]).collect();
         if let Some(before) = index.checked_sub(1).and_then(|i| modes[i].last()) {
             path.insert(0, before);
         }
         let transitions_uj = pricing.transitions_uj(&path)?;
         let sum = layers.iter().fold(Energy::default(), |sum, l| sum.plus(l.energy));
-        let energy = Energy { chip_uj: sum.chip_uj + transitions_uj, ..sum };
+        let mut energy = Energy { chip_uj: sum.chip_uj + transitions_uj, ..sum };
+        if stage.shared > 0 {
+            let [written, read] = pricing.boundary_uj(index, resident)?;
+            costs[index - 1].energy.offchip_uj += written;
+            energy.offchip_uj += read;
+        }
         costs.push(StageCost { energy, transitions_uj, layers, resident });
     }
     Ok(costs)
@@ -214,18 +236,21 @@ const VOLTAGE_EXPONENT: f64 = 1.7;
 struct Pricing<'a> {
     profile: &'a AcceleratorProfile,
     workload: &'a Workload,
+    stages: &'a [StagePoint<'a>],
+    storage: Storage,
 }
 
 impl<'a> Pricing<'a> {
-    fn settings(&self, point: &[Widths]) -> Result<Vec<Setting<'a>>, EnergyError> {
-        assert_eq!(point.len(), self.workload.layers.len(), "widths of every layer");
-        let mut settings: Vec<Setting<'a>> = point
+    fn settings(&self, stage: StagePoint<'_>) -> Result<Vec<Setting<'a>>, EnergyError> {
+        assert_eq!(stage.widths.len(), self.workload.layers.len(), "widths of every layer");
+        let mut settings: Vec<Setting<'a>> = stage
+            .widths
             .iter()
             .zip(&self.workload.layers)
             .map(|(&widths, work)| self.setting(widths, work))
             .collect::<Result<_, _>>()?;
         if self.profile.matching.voltage_transition == VoltageTransition::None {
-            self.raise_supply(&mut settings)?;
+            self.raise_supply(&mut settings[stage.shared..])?;
         }
         Ok(settings)
     }
@@ -330,39 +355,29 @@ impl<'a> Pricing<'a> {
         (elements * bits) as f64
     }
 
-    fn weight_bits(&self, point: &[Widths], layer: usize) -> f64 {
-        let work = &self.workload.layers[layer];
-        self.stored(work.weights, point[layer].weights) + (work.biases * 32) as f64
-    }
-
     /// Bits that must be held while a layer runs; a residual keeps at least 8 bits.
     fn live_bits(&self, point: &[Widths], layer: usize) -> f64 {
         let work = &self.workload.layers[layer];
         let activations = point[layer].activations;
         self.stored(work.inputs, activations)
             + self.stored(work.outputs, result_bits(point, layer))
-            + self.stored(work.residual, activations.max(8))
+            + self.stored(work.residual, activations.max(SIDE_PATH_BITS))
     }
 
-    fn is_resident(&self, points: &[&[Widths]], storage: Storage) -> bool {
-        let layers = 0..self.workload.layers.len();
-        let of_layer = |layer: usize| -> f64 {
-            let bits = points.iter().map(|point| self.weight_bits(point, layer));
-            match storage {
-                Storage::Independent => bits.sum(),
-                Storage::Nested => {
-                    // Biases are every point's own.
-                    let biases = (self.workload.layers[layer].biases * 32) as f64;
-                    bits.fold(0.0, f64::max) + biases * (points.len() - 1) as f64
-                }
-            }
-        };
-        let weights: f64 = layers.clone().map(of_layer).sum();
-        let live = points
-            .iter()
-            .flat_map(|p| layers.clone().map(|l| self.live_bits(p, l)))
-            .fold(0.0, f64::max);
-        self.onchip_bits().is_some_and(|capacity| weights + live <= capacity)
+    /// The most bits that must be held while the layers from `first` on run.
+    fn most_live_bits(&self, point: &[Widths], first: usize) -> f64 {
+        let layers = first..self.workload.layers.len();
+        layers.map(|layer| self.live_bits(point, layer)).fold(0.0, f64::max)
+    }
+
+    fn is_resident(&self) -> bool {
+        let live = self.stages.iter().map(|s| self.most_live_bits(s.widths, s.shared));
+        let bits = self.all_weight_bits() + live.fold(0.0, f64::max);
+        self.onchip_bits().is_some_and(|capacity| bits <= capacity)
+    }
+
+    fn spills(&self, point: &[Widths], layer: usize) -> bool {
+        self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity)
     }
 
     fn offchip_uj(
@@ -371,12 +386,8 @@ impl<'a> Pricing<'a> {
         layer: usize,
         resident: bool,
     ) -> Result<f64, EnergyError> {
-        let Some(memory) = self.offchip() else {
-            return Ok(0.0);
-        };
         let work = &self.workload.layers[layer];
-        let spills =
-            self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity);
+        let spills = self.spills(point, layer);
         let (mut read, mut written) = (0.0, 0.0);
         if !resident {
             read += self.weight_bits(point, layer);
@@ -385,9 +396,18 @@ impl<'a> Pricing<'a> {
             read += self.stored(work.inputs, point[layer].activations);
         }
         if spills {
-            read += self.stored(work.residual, point[layer].activations.max(8));
+            read += self.stored(work.residual, point[layer].activations.max(SIDE_PATH_BITS));
             written += self.stored(work.outputs, result_bits(point, layer));
         }
+        let [written, read] = self.traffic_uj(written, read)?;
+        Ok(read + written)
+    }
+
+    /// Energy of off-chip traffic: \[written, read\].
+    fn traffic_uj(&self, written: f64, read: f64) -> Result<[f64; 2], EnergyError> {
+        let Some(memory) = self.offchip() else {
+            return Ok([0.0; 2]);
+        };
         let energy = |bits: f64, value: Option<Quantity>, key: &str| {
             if bits == 0.0 {
                 return Ok(0.0);
@@ -396,8 +416,10 @@ impl<'a> Pricing<'a> {
             pj.map(|pj| bits * pj * 1e-6)
                 .ok_or_else(|| self.unknown(format!("memory.{}.{key}", memory.name)))
         };
-        Ok(energy(read, memory.read_pj_per_bit, "read_pj_per_bit")?
-            + energy(written, memory.write_pj_per_bit, "write_pj_per_bit")?)
+        Ok([
+            energy(written, memory.write_pj_per_bit, "write_pj_per_bit")?,
+            energy(read, memory.read_pj_per_bit, "read_pj_per_bit")?,
+        ])
     }
 
     fn transitions_uj(&self, path: &[&Setting<'_>]) -> Result<f64, EnergyError> {

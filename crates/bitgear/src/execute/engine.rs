@@ -1,5 +1,6 @@
 //! Runs an [`IntegerModel`]: weights packed once, memory laid out once, samples over all threads.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use bitgear_core::bits::BitWidth;
@@ -19,7 +20,7 @@ const NARROW_RESULT: f64 = (1 << 22) as f64;
 
 /// One operating point, ready to run.
 pub struct Engine<'m> {
-    model: &'m IntegerModel,
+    model: Cow<'m, IntegerModel>,
     kernels: Kernels,
     /// One per MAC step, in order.
     layers: Vec<Layer>,
@@ -49,6 +50,23 @@ pub struct Workspace {
     buffers: Vec<Buffer>,
 }
 
+/// Where the samples of a batch begin.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// At the network's input: (N, sample shape).
+    Input(&'a Tensor),
+    /// At maps that the stage before kept, one `Kept` a sample.
+    Maps {
+        /// Which maps of this network they are.
+        given: &'a [MapId],
+        /// Their contents.
+        kept: &'a [Kept],
+    },
+}
+
+/// Maps of one sample, for the next stage.
+pub(super) struct Kept(Vec<Buffer>);
+
 #[derive(Clone)]
 enum Buffer {
     U8(Vec<u8>),
@@ -77,20 +95,25 @@ impl Buffer {
 impl<'m> Engine<'m> {
     /// Packs the model's weights for `kernels`.
     pub fn new(model: &'m IntegerModel, kernels: Kernels) -> Self {
+        Self::of(Cow::Borrowed(model), kernels)
+    }
+
+    /// The same for a model that may be the engine's own.
+    pub fn of(model: Cow<'m, IntegerModel>, kernels: Kernels) -> Self {
         let layers = model
             .mac_steps()
             .map(|step| {
                 let bits = model.maps[step.input].scale().bits;
                 let class = kernels.class(&step.shape, &step.codes, bits);
-                Layer { packed: pack(class, step), terms: terms(model, step, bits), class }
+                Layer { packed: pack(class, step), terms: terms(&model, step, bits), class }
             })
             .collect();
         Self { model, kernels, layers, idle: Mutex::default() }
     }
 
     /// The model that runs.
-    pub fn model(&self) -> &'m IntegerModel {
-        self.model
+    pub fn model(&self) -> &IntegerModel {
+        &self.model
     }
 
     /// How each MAC layer's multiply-accumulates are done: (name, class).
@@ -101,27 +124,63 @@ impl<'m> Engine<'m> {
             .map(|(step, layer)| (step.name.as_str(), layer.class))
     }
 
+    /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
+    /// faster; see [`Bias::Narrow`].
+    pub fn narrow(&self) -> impl Iterator<Item = bool> {
+        self.layers.iter().map(|layer| matches!(layer.terms, LayerTerms::Narrow { .. }))
+    }
+
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
     /// samples spread over the current thread pool.
     pub fn scores(&self, batch: &Tensor) -> Vec<i32> {
+        self.run_batch(Start::Input(batch), &[], &|_| false).0
+    }
+
+    /// Scores of a batch, and the maps `keep` of the samples that `hands_on` picks by their scores.
+    pub(super) fn run_batch(
+        &self,
+        start: Start<'_>,
+        keep: &[MapId],
+        hands_on: &(dyn Fn(&[i32]) -> bool + Sync),
+    ) -> (Vec<i32>, Vec<Option<Kept>>) {
         let sample_len: usize = self.model.input_shape.iter().product();
         let classes = self.model.classes();
-        let samples = batch.values().len() / sample_len.max(1);
+        let samples = match start {
+            Start::Input(batch) => batch.values().len() / sample_len.max(1),
+            Start::Maps { kept, .. } => kept.len(),
+        };
         let mut scores = vec![0; samples * classes];
+        let mut kept: Vec<Option<Kept>> = (0..samples).map(|_| None).collect();
         let share = samples.div_ceil(4 * rayon::current_num_threads()).max(1);
         scores
             .par_chunks_mut(share * classes)
-            .zip(batch.values().par_chunks(share * sample_len))
-            .for_each(|(scores, inputs)| {
+            .zip(kept.par_chunks_mut(share))
+            .enumerate()
+            .for_each(|(chunk, (scores, kept))| {
                 let mut workspace = self.workspace();
-                for (scores, input) in
-                    scores.chunks_exact_mut(classes).zip(inputs.chunks_exact(sample_len))
-                {
-                    scores.copy_from_slice(self.run(&mut workspace, input));
+                let of_chunk = scores.chunks_exact_mut(classes).zip(kept).enumerate();
+                for (i, (scores, kept)) in of_chunk {
+                    let sample = chunk * share + i;
+                    match start {
+                        Start::Input(batch) => {
+                            let inputs = &batch.values()[sample * sample_len..][..sample_len];
+                            self.quantize(&mut workspace, inputs);
+                        }
+                        Start::Maps { given, kept } => {
+                            for (&map, buffer) in given.iter().zip(&kept[sample].0) {
+                                workspace.buffers[map].clone_from(buffer);
+                            }
+                        }
+                    }
+                    scores.copy_from_slice(self.run(&mut workspace));
+                    if hands_on(scores) {
+                        let maps = keep.iter().map(|&map| workspace.buffers[map].clone());
+                        *kept = Some(Kept(maps.collect()));
+                    }
                 }
                 self.lock().push(workspace);
             });
-        scores
+        (scores, kept)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
@@ -152,9 +211,10 @@ impl<'m> Engine<'m> {
         workspace
     }
 
-    /// Scores of one preprocessed sample, in the graph's layout. The workspace is of this engine.
-    fn run<'w>(&self, workspace: &'w mut Workspace, input: &[f32]) -> &'w [i32] {
-        let model = self.model;
+    /// Stores one preprocessed sample, in the graph's layout, as codes. The workspace is of this
+    /// engine.
+    fn quantize(&self, workspace: &mut Workspace, input: &[f32]) {
+        let model = &self.model;
         for &map in &model.inputs {
             let map_ref = &model.maps[map];
             let planar = model.input_shape.len() == 3;
@@ -167,6 +227,11 @@ impl<'m> Engine<'m> {
                 scale.code(f64::from(input[i]))
             });
         }
+    }
+
+    /// Runs all steps on what the workspace holds, and gives the scores.
+    fn run<'w>(&self, workspace: &'w mut Workspace) -> &'w [i32] {
+        let model = &self.model;
         let mut layers = self.layers.iter();
         for step in &model.steps {
             self.step(step, &mut layers, &mut workspace.buffers);

@@ -3,11 +3,13 @@
 mod engine;
 mod model;
 mod policy;
+mod prefix;
 mod scale;
 mod validate;
 
 pub use engine::{Engine, Workspace};
 pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
 pub use policy::{Decision, RunningStage, decide};
+pub use prefix::{Handoff, InvalidPrefix, Leg, relay, shared_layers};
 pub use scale::ActivationScale;
 pub use validate::InvalidModel;

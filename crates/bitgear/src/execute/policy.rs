@@ -4,7 +4,8 @@
 use bitgear_core::margin::{Answer, answer};
 use bitgear_core::policy::accepts;
 
-use super::Engine;
+use super::engine::{Kept, Start};
+use super::{Engine, Handoff};
 use crate::tensor::Tensor;
 
 /// What a policy answered to one input.
@@ -24,6 +25,8 @@ pub struct RunningStage<'m> {
     pub engine: &'m Engine<'m>,
     /// Smallest accepted margin in units of the point's score scale; `None` accepts everything.
     pub accept_at: Option<i32>,
+    /// How it goes on from the stage before; `None` starts from the input.
+    pub handoff: Option<&'m Handoff>,
 }
 
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
@@ -32,26 +35,39 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let samples = batch.shape().first().copied().unwrap_or(0);
     let mut decisions: Vec<Option<Decision>> = vec![None; samples];
     let mut unsure: Vec<usize> = (0..samples).collect();
-    let mut pending = batch.clone();
+    let mut maps: Vec<Kept> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
         if unsure.is_empty() {
             break;
         }
-        let scores = stage.engine.scores(&pending);
-        let classes = stage.engine.model().classes();
         let last = index + 1 == stages.len();
+        let accepted = |answer| last || stage.accept_at.is_none_or(|at| accepts(answer, at));
+        let pending;
+        let start = match stage.handoff {
+            Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },
+            _ if index == 0 => Start::Input(batch),
+            _ => {
+                pending = rows(batch, &unsure);
+                Start::Input(&pending)
+            }
+        };
+        let keep = stages.get(index + 1).and_then(|next| next.handoff);
+        let keep = keep.map_or(&[][..], |handoff| &handoff.kept);
+        let (scores, kept) =
+            stage.engine.run_batch(start, keep, &|scores| !accepted(answer(scores)));
+        let classes = stage.engine.model().classes();
         let mut handed_on = Vec::new();
         for (row, scores) in scores.chunks_exact(classes).enumerate() {
             let answer = answer(scores);
-            if last || stage.accept_at.is_none_or(|at| accepts(answer, at)) {
+            if accepted(answer) {
                 let scores = scores.to_vec();
                 decisions[unsure[row]] = Some(Decision { stage: index, answer, scores });
             } else {
-                handed_on.push(row);
+                handed_on.push(unsure[row]);
             }
         }
-        pending = rows(&pending, &handed_on);
-        unsure = handed_on.iter().map(|&row| unsure[row]).collect();
+        maps = kept.into_iter().flatten().collect();
+        unsure = handed_on;
     }
     decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
 }

@@ -20,6 +20,7 @@ mod sensitivity;
 mod weights;
 
 pub use calibrate::calibrate;
+pub use lower::{Crossing, crossings};
 pub use methods::{Constraints, Correction, Methods, RangeRule, Rounding};
 pub use parameters::{InputScale, LayerParameters, Parameters};
 pub use point::{InvalidPoint, Point, Widths};

@@ -13,7 +13,8 @@ mod sweep;
 pub use repeated::{Drop, Repeated, repeat};
 
 use crate::energy::{
-    AcceleratorProfile, Energy, EnergyError, Storage, Widths, Workload, policy_cost,
+    AcceleratorProfile, Energy, EnergyError, StagePoint, Storage, Widths, Workload, policy_cost,
+    stage_costs,
 };
 use crate::trace::{Random, Trace, View, deal};
 
@@ -55,6 +56,22 @@ pub struct PointInfo {
     pub widths: Vec<Widths>,
 }
 
+impl PointInfo {
+    /// Leading layers that a stage at `high` can leave to one at this point: none when they see the
+    /// input differently or their weights are made in different ways.
+    fn shared_layers(&self, high: &Self, workload: &Workload) -> usize {
+        if self.view != high.view || self.family() != high.family() {
+            return 0;
+        }
+        workload.shared_layers(&self.widths, &high.widths)
+    }
+
+    /// How the weights are made, beyond their widths: the suffix of the name.
+    fn family(&self) -> Option<&str> {
+        ["-plain", "-nested"].into_iter().find(|suffix| self.point.ends_with(suffix))
+    }
+}
+
 /// A candidate's answers, row by row of the trace.
 #[derive(Clone, Debug)]
 struct Candidate {
@@ -76,6 +93,8 @@ pub struct Candidates {
     all: Vec<Candidate>,
     /// \[low\]\[high\]: what the low and what the high stage costs.
     pairs: Vec<Vec<[Energy; 2]>>,
+    /// \[low\]\[high\]: leading layers that the high stage leaves to the low one.
+    shared: Vec<Vec<usize>>,
 }
 
 /// A policy of one or two stages, by the candidates' indices.
@@ -133,7 +152,8 @@ const FOLDS: usize = 5;
 const TIGHTENING: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 
 impl Candidates {
-    /// Prices every candidate alone and in every pair.
+    /// Prices every candidate alone and in every pair: nested points with one copy of weights, others
+    /// with weights of their own, and going on from shared layers where that is cheaper.
     ///
     /// # Errors
     ///
@@ -156,27 +176,39 @@ impl Candidates {
             let margins = block.answers.margins.clone();
             let mut order: Vec<u32> = (0..margins.len() as u32).collect();
             order.sort_by_key(|&row| (std::cmp::Reverse(margins[row as usize]), row));
-            let cost = policy_cost(profile, workload, &[&info.widths], Storage::Independent)?;
+            let cost = policy_cost(profile, workload, &[&info.widths])?;
             let correct = trace.correct(block);
             candidates.push(Candidate { info, correct, margins, order, energy: cost[0].energy });
         }
-        let pairs = candidates
-            .iter()
-            .map(|low| {
-                candidates
-                    .iter()
-                    .map(|high| {
-                        let points = [&low.info.widths[..], &high.info.widths[..]];
-                        let nested = [low, high].iter().all(|c| c.info.kind == Kind::Nested);
-                        let storage = if nested { Storage::Nested } else { Storage::Independent };
-                        let cost = policy_cost(profile, workload, &points, storage)?;
-                        Ok([cost[0].energy, cost[1].energy])
-                    })
-                    .collect()
-            })
-            .collect::<Result<_, EnergyError>>()?;
+        let count = candidates.len();
+        let mut pairs = Vec::with_capacity(count);
+        let mut shared = vec![vec![0; count]; count];
+        for (low, from) in candidates.iter().enumerate() {
+            let mut row = Vec::with_capacity(count);
+            for (high, to) in candidates.iter().enumerate() {
+                let nested = [from, to].iter().all(|c| c.info.kind == Kind::Nested);
+                let storage = if nested { Storage::Nested } else { Storage::Independent };
+                let cost = |shared: usize| {
+                    let stages = [(&from.info, 0), (&to.info, shared)]
+                        .map(|(info, shared)| StagePoint { widths: &info.widths, shared });
+                    let cost = stage_costs(profile, workload, &stages, storage)?;
+                    Ok::<_, EnergyError>([cost[0].energy, cost[1].energy])
+                };
+                let mut best = cost(0)?;
+                // Nested points have scales of their own even where they share all bits.
+                let layers = if nested { 0 } else { from.info.shared_layers(&to.info, workload) };
+                if layers > 0 {
+                    let resumed = cost(layers)?;
+                    if resumed[1].chip_uj < best[1].chip_uj {
+                        (best, shared[low][high]) = (resumed, layers);
+                    }
+                }
+                row.push(best);
+            }
+            pairs.push(row);
+        }
         let reference = trace.correct(block(reference, View::AsIs));
-        Ok(Self { labels: trace.labels.clone(), reference, all: candidates, pairs })
+        Ok(Self { labels: trace.labels.clone(), reference, all: candidates, pairs, shared })
     }
 
     /// The candidates, in the order in which choices number them.
@@ -201,6 +233,12 @@ impl Candidates {
             None => vec![self.all[choice.low].energy],
             Some((_, high)) => self.pairs[choice.low][high].to_vec(),
         }
+    }
+
+    /// Leading layers that each stage of a choice leaves to the one before.
+    pub fn shared_layers(&self, choice: Choice) -> Vec<usize> {
+        let second = choice.escalation.map(|(_, high)| self.shared[choice.low][high]);
+        std::iter::once(0).chain(second).collect()
     }
 
     /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.

@@ -39,6 +39,7 @@ fn candidates(trace: &Trace) -> Candidates {
         inputs: 10,
         outputs: 2,
         residual: 0,
+        boundary: None,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
     Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }).unwrap()
@@ -159,4 +160,69 @@ fn the_same_seed_repeats_to_the_last_bit_at_any_thread_count() {
         pool.install(|| repeat(&candidates, 0.02, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
     };
     assert_eq!(run(1), run(4));
+}
+
+#[test]
+fn a_pair_shares_layers_where_that_is_cheaper_and_never_without_a_boundary() {
+    let trace = trace(40, 3, 1);
+    let layer = |boundary| LayerWork {
+        name: "layer".to_owned(),
+        macs: 1_000_000,
+        weights: 10,
+        biases: 1,
+        inputs: 10,
+        outputs: 10,
+        residual: 0,
+        boundary,
+    };
+    let live = crate::energy::Live { tensor: 0, elements: 10, layer: 1, side: false };
+    let workload = Workload { layers: vec![layer(None), layer(Some(vec![live]))] };
+    let widths = |bits: [u8; 2]| bits.map(|b| Widths { weights: b, activations: b }).to_vec();
+    let info = |point: &str, kind, bits| PointInfo {
+        point: point.to_owned(),
+        view: View::AsIs,
+        kind,
+        widths: widths(bits),
+    };
+    let points = vec![
+        info("p0", Kind::Uniform, [4, 4]),
+        info("p1", Kind::Mixed, [4, 8]),
+        info("p2", Kind::Uniform, [8, 8]),
+    ];
+    let profile = AcceleratorProfile::find("envision-28nm").unwrap();
+    let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload).unwrap();
+    let choice = |low, high| Choice { low, escalation: Some((1, high)) };
+    assert_eq!(candidates.shared_layers(choice(0, 1)), [0, 1]);
+    assert_eq!(candidates.shared_layers(choice(0, 2)), [0, 0]);
+    assert_eq!(candidates.shared_layers(Choice { low: 1, escalation: None }), [0]);
+    // One 8-bit layer of a million MACs and the way to its mode and back.
+    let energy = candidates.stage_energies(choice(0, 1))[1].chip_uj;
+    assert!((energy - (1.90 + 6.5e-3)).abs() < 1e-12, "{energy}");
+}
+
+#[test]
+fn points_of_other_views_or_other_quantizers_share_nothing() {
+    let info = |point: &str, view| PointInfo {
+        point: point.to_owned(),
+        view,
+        kind: Kind::Uniform,
+        widths: vec![Widths { weights: 4, activations: 4 }; 2],
+    };
+    let live = crate::energy::Live { tensor: 0, elements: 10, layer: 1, side: false };
+    let layer = LayerWork {
+        name: "layer".to_owned(),
+        macs: 1,
+        weights: 1,
+        biases: 1,
+        inputs: 1,
+        outputs: 1,
+        residual: 0,
+        boundary: Some(vec![live]),
+    };
+    let workload = Workload { layers: vec![layer; 2] };
+    let point = info("w4a4", View::AsIs);
+    assert_eq!(point.shared_layers(&point, &workload), 1);
+    assert_eq!(point.shared_layers(&info("w4a4", View::Mirror), &workload), 0);
+    assert_eq!(point.shared_layers(&info("w4a4-plain", View::AsIs), &workload), 0);
+    assert_eq!(point.shared_layers(&info("w4a4-nested", View::AsIs), &workload), 0);
 }

@@ -139,7 +139,7 @@ fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
 #[test]
 fn the_executed_policy_does_exactly_what_the_summary_says() {
     let folder = tempfile::tempdir().unwrap();
-    let result = run(&job(folder.path(), &["w3a3", "w8a8"]), &Watch::new(1000), 2);
+    let result = run(&job(folder.path(), &["w2a2-f8l8", "w8a8"]), &Watch::new(1000), 2);
     let bundle = Bundle::read(&folder.path().join("model.bitgear")).unwrap();
     assert_eq!(bundle.policy, result.policy);
     assert!(!bundle.policy.stages.is_empty(), "expected a dynamic policy: {:?}", result.policy);

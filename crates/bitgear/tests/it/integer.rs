@@ -76,3 +76,19 @@ fn every_kernel_set_gives_the_same_scores_at_every_width() {
         }
     }
 }
+
+#[test]
+fn most_layers_of_four_bits_have_the_narrow_epilogue() {
+    let Some(shared) = shared("most_layers_of_four_bits_have_the_narrow_epilogue") else {
+        return;
+    };
+    for (name, least) in [("cifar10_resnet20", 16), ("mlperftiny_kws_dscnn", 10)] {
+        let real = REAL.iter().find(|r| r.name == name).unwrap();
+        let (graph, data) = (real.graph(&shared), real.dataset(&shared));
+        let batch = |indices: &[usize]| data.batch(indices, &real.preprocess());
+        let ranges = ranges(&graph, batch, 16);
+        let model = quantize(&graph, &ranges, &point("w4a4")).unwrap();
+        let narrow = Engine::new(&model, Kernels::scalar()).narrow().filter(|&n| n).count();
+        assert!(narrow >= least, "{name}: {narrow} of {}", model.mac_steps().count());
+    }
+}

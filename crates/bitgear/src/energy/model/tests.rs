@@ -15,6 +15,7 @@ fn workload(inputs: u64) -> Workload {
         inputs,
         outputs: inputs,
         residual: 0,
+        boundary: None,
     };
     Workload { layers: vec![layer("a"), layer("b")] }
 }
@@ -39,8 +40,7 @@ fn a_uniform_point_costs_its_mode_gated_to_its_width() {
         (5, 1.90 * 0.625_f64.powf(0.61)),
     ] {
         let point = [widths(bits); 2];
-        let cost =
-            policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
+        let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
         // 2 M MACs · pJ, no transition: everything runs in one mode.
         assert!(close(cost[0].energy.chip_uj, 2.0 * pj), "{bits} bits: {:?}", cost[0]);
         assert_eq!(cost[0].transitions_uj, 0.0);
@@ -53,14 +53,14 @@ fn a_uniform_point_costs_its_mode_gated_to_its_width() {
 #[test]
 fn asymmetric_widths_take_the_mode_of_the_wider() {
     let point = [Widths { weights: 2, activations: 8 }; 2];
-    let cost = policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
+    let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
     assert!(close(cost[0].energy.chip_uj, 2.0 * 1.90));
 }
 
 #[test]
 fn changes_of_mode_within_a_stage_and_back_are_charged() {
     let point = [widths(8), widths(4)];
-    let cost = policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
+    let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
     // To 4 bits and back to 8 for the next inference: 2 · (0.05 + 3.2) nJ.
     assert!(close(cost[0].transitions_uj, 2.0 * 3.25e-3));
     assert!(close(cost[0].energy.chip_uj, 1.90 + 0.474 + 6.5e-3));
@@ -69,8 +69,7 @@ fn changes_of_mode_within_a_stage_and_back_are_charged() {
 #[test]
 fn an_escalation_pays_for_switching_there_and_back() {
     let (low, high) = ([widths(4); 2], [widths(8); 2]);
-    let cost =
-        policy_cost(&envision(), &workload(100), &[&low, &high], Storage::Independent).unwrap();
+    let cost = policy_cost(&envision(), &workload(100), &[&low, &high]).unwrap();
     assert_eq!(cost[0].transitions_uj, 0.0);
     assert!(close(cost[1].transitions_uj, 2.0 * 3.25e-3));
 }
@@ -83,9 +82,8 @@ fn weights_of_all_points_must_fit_together_to_stay_on_chip() {
         layer.weights = 24_000;
     }
     let (low, high) = ([widths(8); 2], [widths(16); 2]);
-    let alone = policy_cost(&envision(), &workload, &[&low], Storage::Independent).unwrap();
-    let together =
-        policy_cost(&envision(), &workload, &[&low, &high], Storage::Independent).unwrap();
+    let alone = policy_cost(&envision(), &workload, &[&low]).unwrap();
+    let together = policy_cost(&envision(), &workload, &[&low, &high]).unwrap();
     assert!(alone[0].resident && !together[0].resident);
     // 48,000 · 8 + 2 · 10 · 32 bits of weights and biases and 800 bits of input, at 8 pJ.
     assert!(close(together[0].energy.offchip_uj, (384_000.0 + 640.0 + 800.0) * 8e-6));
@@ -95,8 +93,7 @@ fn weights_of_all_points_must_fit_together_to_stay_on_chip() {
 fn activations_that_do_not_fit_go_off_chip_and_come_back() {
     // 100,000 elements at 16 bits: operand and result take 3.2 Mbit of 1.05 Mbit.
     let point = [widths(16); 2];
-    let cost =
-        policy_cost(&envision(), &workload(100_000), &[&point], Storage::Independent).unwrap();
+    let cost = policy_cost(&envision(), &workload(100_000), &[&point]).unwrap();
     // Each layer reads and writes 1.6 Mbit, and loads 1,000 · 16 + 320 bits of weights.
     assert!(close(cost[0].energy.offchip_uj, 2.0 * (3_200_000.0 + 16_320.0) * 8e-6));
 }
@@ -107,7 +104,7 @@ fn without_a_regulator_everything_runs_at_the_widest_layers_supply() {
         SHIPPED[0].1.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let point = [widths(8), widths(4)];
-    let cost = policy_cost(&profile, &workload(100), &[&point], Storage::Independent).unwrap();
+    let cost = policy_cost(&profile, &workload(100), &[&point]).unwrap();
     // The 4-bit layer at 0.80 V instead of 0.65 V; two changes of precision at 0.05 nJ.
     let raised = 0.474 * (0.80_f64 / 0.65).powf(1.7);
     assert!(close(cost[0].energy.chip_uj, 1.90 + raised + 1e-4));
@@ -118,8 +115,7 @@ fn real_throughput_and_power_give_the_published_efficiency() {
     // 76 GOPS at 18 mW and at 290 mW, within 1 %: two operations a MAC.
     for (bits, mw) in [(4, 18.0), (16, 290.0)] {
         let point = [widths(bits); 2];
-        let cost =
-            policy_cost(&envision(), &workload(100), &[&point], Storage::Independent).unwrap();
+        let cost = policy_cost(&envision(), &workload(100), &[&point]).unwrap();
         let pj_per_mac = cost[0].energy.chip_uj / 2.0;
         let power_mw = pj_per_mac * 76.0 / 2.0;
         assert!((power_mw / mw - 1.0).abs() < 0.01, "{bits} bits: {power_mw} mW");
@@ -165,10 +161,125 @@ fn what_is_unknown_is_listed_and_never_zero() {
     assert_eq!(unknown, ["static.idle_mw", "static.sleep_mw"]);
     let text = SHIPPED[0].1.replace("e_mac_pj = 0.474 ", "e_mac_pj = \"unknown\" ");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
-    let error =
-        policy_cost(&profile, &workload(1), &[&[widths(4); 2]], Storage::Independent).unwrap_err();
+    let error = policy_cost(&profile, &workload(1), &[&[widths(4); 2]]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "profile `envision-28nm`: `mode.4x4b.e_mac_pj` is unknown, and without it no energy can be given"
     );
+}
+
+/// The second layer reads `elements` of a tensor, and the same as a residual.
+fn resumable(elements: u64) -> Workload {
+    let mut workload = workload(elements);
+    let last = &mut workload.layers[1];
+    (last.outputs, last.residual) = (10, 0);
+    let live = |side| Live { tensor: 7, elements, layer: 1, side };
+    last.boundary = Some(vec![live(false), live(true)]);
+    workload
+}
+
+fn costs(workload: &Workload, low: &[Widths], high: &[Widths], shared: usize) -> Vec<StageCost> {
+    let stages = [StagePoint { widths: low, shared: 0 }, StagePoint { widths: high, shared }];
+    stage_costs(&envision(), workload, &stages, Storage::Independent).unwrap()
+}
+
+#[test]
+fn a_resumed_stage_pays_for_the_layers_that_it_runs() {
+    let (low, high) = ([widths(4); 2], [widths(4), widths(8)]);
+    let anew = costs(&resumable(100), &low, &high, 0);
+    let cost = costs(&resumable(100), &low, &high, 1);
+    // To 8 bits and back to 4 either way: 2 · (0.05 + 3.2) nJ.
+    assert!(close(anew[1].energy.chip_uj, 0.474 + 1.90 + 6.5e-3));
+    assert!(close(cost[1].energy.chip_uj, 1.90 + 6.5e-3));
+    assert_eq!(cost[1].layers[0].energy, Energy::default());
+    // What crosses the boundary stays on chip, and the input isn't read again.
+    assert_eq!((cost[0].energy, cost[1].energy.offchip_uj), (anew[0].energy, 0.0));
+}
+
+#[test]
+fn what_crosses_the_boundary_goes_off_chip_where_it_does_not_fit() {
+    let (low, high) = ([widths(4); 2], [widths(4), widths(8)]);
+    // One version of 8 bits, for operand and residual: 640,000 bits beside 320,000 + 160 of the
+    // low stage's second layer and 17,280 of weights and biases, of 1,048,576.
+    let fits = costs(&resumable(80_000), &low, &high, 1);
+    assert_eq!(fits[1].energy.offchip_uj, 0.0);
+    // 720,000 bits beside 360,160 do not fit.
+    let cost = costs(&resumable(90_000), &low, &high, 1);
+    assert!(cost[0].resident);
+    assert!(close(cost[0].energy.offchip_uj, (360_000.0 + 720_000.0) * 8e-6));
+    assert!(close(cost[1].energy.offchip_uj, 720_000.0 * 8e-6));
+}
+
+#[test]
+fn a_spilled_operand_is_read_once() {
+    // The second layer's operand alone takes 1.6 Mbit: its layer reads it from outside anyway.
+    let mut workload = resumable(200_000);
+    workload.layers[1].boundary.as_mut().unwrap().pop();
+    let cost =
+        costs(&workload, &[widths(8); 2], &[widths(8), Widths { weights: 4, activations: 8 }], 1);
+    // 1.6 Mbit of operand; its 4-bit weights, 32-bit biases and 10 results of 16 bits.
+    let spilled = 1_600_000.0 + 160.0;
+    let weights = if cost[1].resident { 0.0 } else { 4_320.0 };
+    assert!(close(cost[1].energy.offchip_uj, (spilled + weights) * 8e-6));
+}
+
+#[test]
+fn weights_that_a_resumed_stage_does_not_run_need_no_place() {
+    let mut workload = resumable(100);
+    workload.layers[0].weights = 60_000;
+    // 480,000 bits of 8-bit weights twice leave too little room for 100,000 bits of the others.
+    let (low, high) = ([widths(8); 2], [widths(8), widths(16)]);
+    workload.layers[1].weights = 5_000;
+    assert!(!costs(&workload, &low, &high, 0)[0].resident);
+    assert!(costs(&workload, &low, &high, 1)[0].resident);
+}
+
+#[test]
+fn layers_are_shared_up_to_the_last_boundary_within_equal_widths() {
+    let mut workload = workload(10);
+    let layer = workload.layers[0].clone();
+    workload.layers = vec![layer; 5];
+    let live = |layer, side| Live { tensor: layer, elements: 10, layer, side };
+    workload.layers[1].boundary = Some(vec![live(1, false)]);
+    workload.layers[3].boundary = Some(vec![live(3, false), live(4, true)]);
+    let point = |bits: [u8; 5]| bits.map(widths);
+    let shared = |low, high| workload.shared_layers(&point(low), &point(high));
+    assert_eq!(shared([3; 5], [3, 3, 3, 3, 8]), 3);
+    assert_eq!(shared([3; 5], [3, 3, 3, 8, 8]), 3);
+    assert_eq!(shared([3; 5], [3, 3, 8, 8, 8]), 1);
+    assert_eq!(shared([3; 5], [8; 5]), 0);
+    // A residual of more than 8 bits is computed differently; here the second layer reads no wide
+    // tensor across its boundary.
+    assert_eq!(shared([3; 5], [3, 3, 3, 8, 10]), 1);
+    assert_eq!(shared([3; 5], [3, 12, 3, 3, 3]), 0);
+    // Even points that agree in all layers leave the last to the later stage.
+    assert_eq!(shared([3; 5], [3; 5]), 3);
+}
+
+#[test]
+fn nested_weights_take_the_place_of_the_widest() {
+    let mut workload = workload(100);
+    for layer in &mut workload.layers {
+        layer.weights = 24_000;
+    }
+    let (low, high) = ([widths(8); 2], [widths(16); 2]);
+    let stages = [&low[..], &high].map(|widths| StagePoint { widths, shared: 0 });
+    let cost = |profile: &AcceleratorProfile, workload: &Workload, storage| {
+        stage_costs(profile, workload, &stages, storage).unwrap()
+    };
+    // 48,000 weights of 16 bits are 768,000 bits; with 8-bit copies beside them 1,152,000.
+    assert!(cost(&envision(), &workload, Storage::Nested)[0].resident);
+    assert!(!cost(&envision(), &workload, Storage::Independent)[0].resident);
+    // 40,000 a layer do not fit either way. Packed by bit, the low stage reads leading bits only;
+    // packed by byte, 16-bit codes are read whole.
+    for layer in &mut workload.layers {
+        layer.weights = 40_000;
+    }
+    let rest = 640.0 + 800.0;
+    let got = cost(&envision(), &workload, Storage::Nested);
+    assert!(close(got[0].energy.offchip_uj, (640_000.0 + rest) * 8e-6));
+    let text = SHIPPED[0].1.replace("packing = \"bit\"", "packing = \"byte\"");
+    let bytes = AcceleratorProfile::parse("test", &text).unwrap();
+    let got = cost(&bytes, &workload, Storage::Nested);
+    assert!(close(got[0].energy.offchip_uj, (1_280_000.0 + rest) * 8e-6));
 }

@@ -3,13 +3,14 @@
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{ConvShape, channel_bound};
 
+use super::demand::Demand;
 use super::{Group, Lowering, layout};
 use crate::execute::{MacStep, MapId, Step};
 use crate::graph::{Conv, Op};
 use crate::quantize::{LayerParameters, Widths};
 
 /// The accumulator is counted this finely: rounding the bias and the residual's multiplier to
-/// whole units moves no result by more than this share of a code.
+/// whole units moves no result by more than this share of a code of 8 bits, or of the widest version.
 const UNIT_ERROR: f64 = 1.0 / 16.0;
 /// Most bits that the accumulator is shifted up.
 const MAX_SHIFT: u32 = 24;
@@ -117,11 +118,11 @@ impl Lowering<'_> {
                 acc + i128::from(bias.abs()) + side < 1 << TERM_BITS
             })
         };
+        let steps = self.result_steps(group);
         let fine_enough = |shift: u32| {
             let error = (1 + residual_codes) as f64 / 2.0;
-            let step = |map: MapId| self.maps[map].format.step();
-            self.versions_of(group.result).all(|(_, map)| {
-                (0..channels).all(|c| unit(c, shift).abs() / step(map) * error <= UNIT_ERROR)
+            steps.iter().all(|step| {
+                (0..channels).all(|c| unit(c, shift).abs() / step * error <= UNIT_ERROR)
             })
         };
         // A sign's zero point is half a code, so its accumulator needs halves.
@@ -142,6 +143,21 @@ impl Lowering<'_> {
             residual: residual.map(|map| (map, multipliers)),
             outputs: self.requantizations(group, |c| unit(c, shift)),
         }
+    }
+
+    /// Worth of one code of each version of a group's result. Versions of fewer bits count as if
+    /// they had 8, so that points which agree in a layer compute the same there, in whatever
+    /// versions they store it.
+    fn result_steps(&self, group: &Group) -> Vec<f64> {
+        let byte = BitWidth::new(8).expect("8 is a bit-width");
+        self.versions_of(group.result)
+            .map(|(demand, map)| match demand {
+                Demand::Codes { bits, origin } if bits < byte => {
+                    self.ranges.of(origin).scale(byte).scale
+                }
+                _ => self.maps[map].format.step(),
+            })
+            .collect()
     }
 }
 

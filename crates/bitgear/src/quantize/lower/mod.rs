@@ -1,10 +1,13 @@
 //! From a float graph, quantized weights and calibrated ranges to an [`IntegerModel`].
 
+mod boundary;
 pub(super) mod demand;
 pub(super) mod group;
 mod mac;
 mod movement;
 mod side;
+
+pub use boundary::{Crossing, crossings};
 
 use std::collections::BTreeMap;
 
