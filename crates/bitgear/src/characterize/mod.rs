@@ -328,7 +328,8 @@ pub fn workload(graph: &Graph) -> Workload {
         macs: layer.macs,
         weights: layer.weights,
         biases: layer.parameters - layer.weights,
-        inputs: size(&layer.input),
+        // Of a matrix product both operands, at the width of activations.
+        inputs: size(&layer.input) + layer.second_operand,
         outputs: size(&layer.output),
         residual: residual as u64,
         name: layer.name,

@@ -1,12 +1,14 @@
 //! Networks in integers: what they are, and running them.
 
 mod engine;
+mod island;
 mod model;
 mod policy;
 mod scale;
 mod validate;
 
 pub use engine::{Engine, Workspace};
+pub use island::{Island, IslandStep, MatMulStep};
 pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
 pub use policy::{Decision, RunningStage, decide};
 pub use scale::ActivationScale;

@@ -50,6 +50,10 @@ pub fn quantize(
             let weight = match &node.op {
                 Op::Conv(conv) => &conv.weight,
                 Op::Linear(linear) => &linear.weight,
+                // Counted among the layers, without weights of its own.
+                Op::MatMul { .. } => {
+                    return Some(QuantizedWeights { codes: Vec::new(), scales: Vec::new() });
+                }
                 _ => return None,
             };
             let bits = point.widths(number?, layers).weights;
@@ -76,7 +80,7 @@ fn mac_numbers(graph: &Graph) -> Vec<Option<usize>> {
         .nodes
         .iter()
         .map(|node| {
-            matches!(node.op, Op::Conv(_) | Op::Linear(_)).then(|| {
+            matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::MatMul { .. }).then(|| {
                 next += 1;
                 next - 1
             })
