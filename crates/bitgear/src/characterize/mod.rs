@@ -19,7 +19,7 @@ use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
 use crate::quantize::{Point, UnsupportedOperators, calibrate, fused_residuals, quantize};
 use crate::search::{Candidates, Kind, PointInfo, Pool};
-use crate::summary::{Constraint, Facts, ModelSummary, Summary, summarize};
+use crate::summary::{Constraint, Facts, FloatIsland, ModelSummary, Summary, summarize};
 use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal, members};
 
 /// Suffix of points that are quantized plainly, for comparison.
@@ -220,6 +220,7 @@ pub fn characterize(
             sha256: provenance.model_sha256.clone(),
             macs: workload.macs(),
             parameters: graph.mac_layers().iter().map(|l| l.parameters).sum(),
+            float_islands: float_islands(&graph),
         },
         calibration: splits.calibration.len(),
         accelerator: profile.accelerator.id.clone(),
@@ -335,6 +336,14 @@ pub fn workload(graph: &Graph) -> Workload {
         name: layer.name,
     });
     Workload { layers: layers.collect() }
+}
+
+fn float_islands(graph: &Graph) -> Vec<FloatIsland> {
+    let island = |(node, operator): (&str, &str)| FloatIsland {
+        node: node.to_owned(),
+        operator: operator.to_owned(),
+    };
+    graph.float_islands().into_iter().map(island).collect()
 }
 
 /// A point's widths in every layer.

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{
-    Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut, Source, Terms,
-    Weights, channel_bound,
+    Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut,
+    Source, Terms, Weights, channel_bound,
 };
 use rayon::prelude::*;
 

@@ -11,7 +11,8 @@ pub(super) fn matmul(scale: f32, operands: &[(&[usize], &[f32])], out: &mut [f32
     let [(a_shape, a), (b_shape, b)] = *operands else { unreachable!("checked on import") };
     let ([.., m, k], [.., n]) = (a_shape, b_shape) else { unreachable!("checked on import") };
     out.fill(0.0);
-    let matrices = a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(out.chunks_exact_mut(m * n));
+    let matrices =
+        a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(out.chunks_exact_mut(m * n));
     for ((a, b), out) in matrices {
         add_product(*m, *k, *n, a, b, out);
     }

@@ -118,9 +118,7 @@ fn fold_affine(
     let (weight, bias) = match &mut source.op {
         Op::Conv(conv) if axis == 0 => (&mut conv.weight, &mut conv.bias),
         // The channel of a fully connected layer's result is its last axis.
-        Op::Linear(linear) if axis == last => {
-            (&mut linear.weight, &mut linear.bias)
-        }
+        Op::Linear(linear) if axis == last => (&mut linear.weight, &mut linear.bias),
         Op::MatMul { scale: factor } => {
             let alike = scale.iter().all(|&s| s == scale[0]) && shift.iter().all(|&s| s == 0.0);
             if alike {

@@ -30,9 +30,7 @@ impl IntegerModel {
         for (index, &output) in step.outputs.iter().enumerate() {
             let (to, _) = self.codes(output)?;
             ensure(same_pixels(&from, &to), || "shapes differ".to_owned())?;
-            ensure(output != step.input, || {
-                "a map is operand and result of one step".to_owned()
-            })?;
+            ensure(output != step.input, || "a map is operand and result of one step".to_owned())?;
             ensure(!step.outputs[..index].contains(&output), || {
                 format!("map {output} is written twice")
             })?;

@@ -29,7 +29,9 @@ impl Importer {
         let shape = self.shape(input).to_vec();
         let axis = sample_axis(node.attributes.int("axis", -1), shape.len())?;
         if axis + 1 != shape.len() {
-            return Err(format!("attribute `axis` must be the last axis, got that of {axis} of a sample {shape:?}"));
+            return Err(format!(
+                "attribute `axis` must be the last axis, got that of {axis} of a sample {shape:?}"
+            ));
         }
         let epsilon = node.attributes.float("epsilon", 1e-5);
         if !(epsilon > 0.0 && epsilon.is_finite()) {
@@ -81,8 +83,7 @@ impl Importer {
         }
         let mut ranges: Vec<SliceRange> =
             shape.iter().map(|&count| SliceRange { start: 0, count, step: 1 }).collect();
-        ranges[axis] =
-            SliceRange { start: at[0] as usize, count: at.len(), step: step as isize };
+        ranges[axis] = SliceRange { start: at[0] as usize, count: at.len(), step: step as isize };
         let part = self.push(&node.name, Op::Slice { ranges }, vec![input])?;
         if !indices.shape.is_empty() {
             return Ok(Value::Sample(part));

@@ -84,10 +84,7 @@ fn output_demand(graph: &Graph, groups: &[Group]) -> Demand {
     let makes_scores = groups.iter().any(|group| {
         let op = &graph.nodes[group.head].op;
         let table = matches!(op, Op::Activation(_));
-        group.result == graph.output
-            && !moves_codes(op)
-            && !table
-            && op.float_island().is_none()
+        group.result == graph.output && !moves_codes(op) && !table && op.float_island().is_none()
     });
     if makes_scores {
         Demand::Scores
