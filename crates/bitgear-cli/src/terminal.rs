@@ -102,6 +102,16 @@ pub(crate) fn energy(uj: f64) -> String {
     if uj.abs() >= 100.0 { format!("{uj:.0}") } else { format!("{uj:.3}") }
 }
 
+/// Float islands counted by kind, such as `12 layer norm, 6 softmax`; nothing where there are none.
+pub(crate) fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut counts = std::collections::BTreeMap::new();
+    for kind in kinds {
+        *counts.entry(kind).or_insert(0) += 1;
+    }
+    let texts: Vec<String> = counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
 /// A count with thin separators.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();

@@ -60,6 +60,18 @@ pub struct ModelSummary {
     pub macs: u64,
     /// Weights and biases of its MAC layers.
     pub parameters: u64,
+    /// Operators that stay in float inside the integer networks; their energy is not counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub float_islands: Vec<FloatIsland>,
+}
+
+/// An operator that has no integer form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatIsland {
+    /// Name of its node.
+    pub node: String,
+    /// `layer norm` or `softmax`.
+    pub operator: String,
 }
 
 /// Number of samples in each split.

@@ -23,6 +23,7 @@ MODELS = {
     "mlperftiny_kws_dscnn": ("speech_commands_600", "1", "83", "1.7102676153182983"),
     "mlperftiny_vww_mobilenetv1_025_96": (None, "0.00392156862745098", "0", "1"),
     "mnist_cnn_zoo": ("mnist_test_5000", "0.00392156862745098", "0", "1"),
+    "mnist_vit_d64x6": ("mnist_test_5000", "0.00392156862745098", "0.1307", "0.3081"),
     "imagenet_efficientnet_lite0": ("imagenet_sample_a_250", "1", "127", "128"),
 }
 

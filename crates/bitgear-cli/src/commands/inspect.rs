@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::arguments::Inspect;
-use crate::terminal::{count, table};
+use crate::terminal::{count, float_islands, table};
 
 #[derive(Serialize)]
 struct Model {
@@ -15,6 +15,14 @@ struct Model {
     macs: u64,
     parameters: u64,
     layers: Vec<Layer>,
+    float_islands: Vec<Island>,
+}
+
+/// An operator that stays in float.
+#[derive(Serialize)]
+struct Island {
+    name: String,
+    kind: &'static str,
 }
 
 #[derive(Serialize)]
@@ -56,6 +64,11 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         macs: layers.iter().map(|l| l.macs).sum(),
         parameters: layers.iter().map(|l| l.parameters).sum(),
         layers,
+        float_islands: graph
+            .float_islands()
+            .into_iter()
+            .map(|(name, kind)| Island { name: name.to_owned(), kind })
+            .collect(),
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&model)?);
@@ -89,5 +102,11 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         count(model.macs),
         count(model.parameters)
     );
+    if let Some(islands) = float_islands(model.float_islands.iter().map(|i| i.kind)) {
+        println!("float islands, in float at every bit-width: {islands}");
+        for island in &model.float_islands {
+            println!("  {} ({})", island.name, island.kind);
+        }
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use bitgear::characterize::{Characterization, outputs};
 use bitgear::policy::EnergyUj;
 
-use crate::terminal::{count, energy, percent, points, table};
+use crate::terminal::{count, energy, float_islands, percent, points, table};
 
 pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let summary = &result.summary;
@@ -135,6 +135,10 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     if !result.not_counted.is_empty() {
         let names: Vec<&str> = result.not_counted.iter().map(|n| n.0.as_str()).collect();
         let _ = writeln!(text, "not counted, because unknown: {}", names.join(", "));
+    }
+    let islands = summary.model.float_islands.iter().map(|island| island.operator.as_str());
+    if let Some(islands) = float_islands(islands) {
+        let _ = writeln!(text, "not counted, because they stay in float: {islands}");
     }
     let _ = writeln!(text, "\nfiles:");
     for path in outputs(out) {

@@ -20,6 +20,7 @@
 //! | [`Class::Scalar`] | any | any | i64 | nothing |
 
 mod bound;
+mod matmul;
 mod scalar;
 mod side;
 mod types;
@@ -30,6 +31,7 @@ mod x86;
 mod tests;
 
 pub use bound::{accumulator_bound, channel_bound};
+pub use matmul::{Matrices, MatrixOperand};
 pub use types::{
     Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
     PoolShape, Source, Terms, Weights,
@@ -136,6 +138,22 @@ impl Kernels {
     /// t = (code a - zero a) · (code b - zero b), with the broadcasting of [`Self::combine`].
     pub fn product(self, a: (Source<'_>, i32), b: (Source<'_>, i32), outputs: &mut [Output<'_>]) {
         side::product(a, b, outputs);
+    }
+
+    /// t = Σ (2 · code a - 2 · zero a) · (2 · code b - 2 · zero b): products of matrices whose
+    /// elements are both computed, in 64 bits.
+    ///
+    /// # Panics
+    ///
+    /// When the matrices don't fit each other, or memory is smaller than its layout.
+    pub fn matmul(
+        self,
+        matrices: Matrices,
+        a: MatrixOperand<'_>,
+        b: MatrixOperand<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        matmul::matmul(matrices, &a, &b, outputs);
     }
 
     /// t = Σ (code - zero) over the pixels of the window that lie inside the map; an output's

@@ -122,6 +122,7 @@ pub fn weight_bytes(models: &[IntegerModel], storage: Storage) -> usize {
 impl Bundle {
     /// The file's bytes; equal bundles give equal bytes.
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        self.check()?;
         let stored = match self.storage {
             Storage::Independent => self.independent(),
             Storage::Nested => self.nested()?,
@@ -180,8 +181,7 @@ impl Bundle {
     /// should.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
         let bytes = self
-            .check()
-            .and_then(|()| self.to_bytes())
+            .to_bytes()
             .map_err(|reason| BundleError::Invalid { path: path.display().to_string(), reason })?;
         crate::files::write_atomically(path, &bytes)
             .map_err(|reason| BundleError::Io { path: path.display().to_string(), reason })
@@ -251,7 +251,11 @@ impl Bundle {
             let (layer, mac) = mac;
             let leading = self.storage == Storage::Nested && mac.weight_bits < widest[layer];
             if mac.odd != leading {
-                return Err(format!("layer `{}`: its codes don't suit the storage", mac.name));
+                let kind = if leading { "odd" } else { "two's complement" };
+                return Err(format!(
+                    "layer `{}`: expected {kind} codes at {} of {} bits",
+                    mac.name, mac.weight_bits, widest[layer]
+                ));
             }
         }
         for model in &self.models {
@@ -373,3 +377,6 @@ impl Runner<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

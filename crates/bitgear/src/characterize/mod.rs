@@ -25,7 +25,8 @@ use crate::quantize::{
 };
 use crate::search::{Candidates, Kind, PointInfo, Pool};
 use crate::summary::{
-    Constraint, Facts, IndependentSummary, ModelSummary, StorageSummary, Summary, summarize,
+    Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
+    summarize,
 };
 use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal, members};
 
@@ -286,6 +287,7 @@ pub fn characterize(
             sha256: provenance.model_sha256.clone(),
             macs: workload.macs(),
             parameters: graph.mac_layers().iter().map(|l| l.parameters).sum(),
+            float_islands: float_islands(&graph),
         },
         calibration: splits.calibration.len(),
         accelerator: profile.accelerator.id.clone(),
@@ -408,7 +410,8 @@ pub fn workload(graph: &Graph) -> Workload {
             macs: layer.macs,
             weights: layer.weights,
             biases: layer.parameters - layer.weights,
-            inputs: size(&layer.input),
+            // Of a matrix product both operands, at the width of activations.
+            inputs: size(&layer.input) + layer.second_operand,
             outputs: size(&layer.output),
             residual: residual as u64,
             name: layer.name,
@@ -416,6 +419,14 @@ pub fn workload(graph: &Graph) -> Workload {
         },
     );
     Workload { layers: layers.collect() }
+}
+
+fn float_islands(graph: &Graph) -> Vec<FloatIsland> {
+    let island = |(node, operator): (&str, &str)| FloatIsland {
+        node: node.to_owned(),
+        operator: operator.to_owned(),
+    };
+    graph.float_islands().into_iter().map(island).collect()
 }
 
 /// A point's widths in every layer.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{
-    Bias, Class, Codes, CodesMut, Kernels, Output, Packed, PackedLen, PackedMut, Source, Terms,
-    Weights, channel_bound,
+    Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut,
+    Source, Terms, Weights, channel_bound,
 };
 use rayon::prelude::*;
 
@@ -275,6 +275,22 @@ impl<'m> Engine<'m> {
                     let terms = Terms { shift: mac.shift, bias, residual };
                     kernels.conv(&mac.shape, &weights, buffers[mac.input].codes(), &terms, outputs);
                 });
+            }
+            Step::MatMul(step) => {
+                self.with_outputs(&step.outputs, buffers, |buffers, outputs| {
+                    let operand = |map: MapId| MatrixOperand {
+                        source: Source { codes: buffers[map].codes(), layout: maps[map].layout },
+                        twice_zero: maps[map].scale().twice_zero() as i32,
+                    };
+                    kernels.matmul(step.matrices, operand(step.a), operand(step.b), outputs);
+                });
+            }
+            Step::Island(step) => {
+                let values = step.run(buffers[step.input].codes(), &maps[step.input]);
+                for &output in &step.outputs {
+                    let scale = maps[output].scale();
+                    store(&mut buffers[output], &maps[output], |k| scale.code(values[k]));
+                }
             }
             Step::Combine { operands, bias, outputs } => {
                 self.with_outputs(outputs, buffers, |buffers, outputs| {

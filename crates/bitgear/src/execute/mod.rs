@@ -1,6 +1,9 @@
 //! Networks in integers: what they are, and running them.
 
 mod engine;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod island;
 mod model;
 mod policy;
 mod prefix;
@@ -8,6 +11,7 @@ mod scale;
 mod validate;
 
 pub use engine::{Engine, Workspace};
+pub use island::{Island, IslandStep, MatMulStep};
 pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
 pub use policy::{Decision, RunningStage, decide};
 pub use prefix::{Handoff, InvalidPrefix, Leg, relay, shared_layers};

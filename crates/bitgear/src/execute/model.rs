@@ -4,6 +4,7 @@
 use bitgear_core::kernels::{ConvShape, MapLayout, PoolShape};
 use serde::{Deserialize, Serialize};
 
+use super::island::{IslandStep, MatMulStep};
 use super::scale::ActivationScale;
 
 /// Index of a map in [`IntegerModel::maps`].
@@ -111,6 +112,10 @@ pub struct MacStep {
 pub enum Step {
     /// Multiply-accumulates with a fused epilogue.
     Mac(MacStep),
+    /// A product of two computed matrices.
+    MatMul(MatMulStep),
+    /// A function of rows, in float.
+    Island(IslandStep),
     /// t = Σ multiplier\[c\] · code + bias\[c\] over the operands, which may broadcast.
     Combine {
         /// Operands with one multiplier per channel of the result.
@@ -184,7 +189,7 @@ impl IntegerModel {
         }
     }
 
-    /// The MAC layers in execution order.
+    /// The MAC layers with weights in execution order.
     pub fn mac_steps(&self) -> impl Iterator<Item = &MacStep> {
         self.steps.iter().filter_map(
             |step| {

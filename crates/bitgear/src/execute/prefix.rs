@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use bitgear_core::kernels::MapLayout;
 
+use super::island::{IslandStep, MatMulStep};
 use super::model::{IntegerModel, Map, MapId, NOWHERE, Requantization, Step};
 
 /// What one stage runs.
@@ -107,6 +108,9 @@ fn split(
     for step in &rest.steps {
         let results = versions(step).into_iter().flatten().map(|version| version.map);
         results.chain(single(step)).for_each(|map| written[map] = true);
+        if let Step::Island(island) = step {
+            island.outputs.iter().for_each(|&map| written[map] = true);
+        }
         operands(step, &mut |map| read.push(map));
     }
     read.sort_unstable();
@@ -319,20 +323,22 @@ fn name<'m>(model: &'m IntegerModel, step: &Step) -> Option<&'m str> {
 fn versions(step: &Step) -> Option<&[Requantization]> {
     match step {
         Step::Mac(mac) => Some(&mac.outputs),
+        Step::MatMul(product) => Some(&product.outputs),
         Step::Combine { outputs, .. }
         | Step::Product { outputs, .. }
         | Step::Average { outputs, .. } => Some(outputs),
-        Step::MaxPool { .. } | Step::Lookup { .. } | Step::Gather { .. } => None,
+        Step::MaxPool { .. } | Step::Lookup { .. } | Step::Gather { .. } | Step::Island(_) => None,
     }
 }
 
 fn versions_mut(step: &mut Step) -> Option<&mut Vec<Requantization>> {
     match step {
         Step::Mac(mac) => Some(&mut mac.outputs),
+        Step::MatMul(product) => Some(&mut product.outputs),
         Step::Combine { outputs, .. }
         | Step::Product { outputs, .. }
         | Step::Average { outputs, .. } => Some(outputs),
-        Step::MaxPool { .. } | Step::Lookup { .. } | Step::Gather { .. } => None,
+        Step::MaxPool { .. } | Step::Lookup { .. } | Step::Gather { .. } | Step::Island(_) => None,
     }
 }
 
@@ -342,7 +348,12 @@ fn single(step: &Step) -> Option<MapId> {
         Step::MaxPool { output, .. }
         | Step::Lookup { output, .. }
         | Step::Gather { output, .. } => Some(*output),
-        Step::Mac(_) | Step::Combine { .. } | Step::Product { .. } | Step::Average { .. } => None,
+        Step::Mac(_)
+        | Step::MatMul(_)
+        | Step::Island(_)
+        | Step::Combine { .. }
+        | Step::Product { .. }
+        | Step::Average { .. } => None,
     }
 }
 
@@ -351,7 +362,12 @@ fn single_mut(step: &mut Step) -> Option<&mut MapId> {
         Step::MaxPool { output, .. }
         | Step::Lookup { output, .. }
         | Step::Gather { output, .. } => Some(output),
-        Step::Mac(_) | Step::Combine { .. } | Step::Product { .. } | Step::Average { .. } => None,
+        Step::Mac(_)
+        | Step::MatMul(_)
+        | Step::Island(_)
+        | Step::Combine { .. }
+        | Step::Product { .. }
+        | Step::Average { .. } => None,
     }
 }
 
@@ -365,8 +381,14 @@ fn operands(step: &Step, visit: &mut impl FnMut(MapId)) {
             }
         }
         Step::Combine { operands, .. } => operands.iter().for_each(|(map, _)| visit(*map)),
-        Step::Product { a, b, .. } => [a, b].into_iter().for_each(|map| visit(*map)),
-        Step::Average { input, .. } | Step::MaxPool { input, .. } | Step::Lookup { input, .. } => {
+        Step::MatMul(MatMulStep { a, b, .. }) | Step::Product { a, b, .. } => {
+            visit(*a);
+            visit(*b);
+        }
+        Step::Average { input, .. }
+        | Step::MaxPool { input, .. }
+        | Step::Lookup { input, .. }
+        | Step::Island(IslandStep { input, .. }) => {
             visit(*input);
         }
         Step::Gather { sources, .. } => sources.iter().for_each(|(map, _)| visit(*map)),

@@ -1,5 +1,7 @@
 //! Checks an integer network that comes from a file, so that running it can't go wrong.
 
+mod attention;
+
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{MapLayout, PoolShape, channel_bound};
 
@@ -89,6 +91,8 @@ impl IntegerModel {
     fn check_step(&self, step: &Step) -> Check {
         match step {
             Step::Mac(mac) => self.check_mac(mac),
+            Step::MatMul(step) => self.check_matmul(step),
+            Step::Island(step) => self.check_island(step),
             Step::Combine { operands, bias, outputs } => {
                 let out = self.outputs(outputs, None)?;
                 ensure(bias.len() == out.channels, || {

@@ -139,7 +139,7 @@ pub(super) fn linear(linear: &Linear, input: &[f32], out: &mut [f32]) {
 }
 
 /// out (m, n) += a (m, k) · b (k, n), row-major.
-fn add_product(m: usize, k: usize, n: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
+pub(super) fn add_product(m: usize, k: usize, n: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
     let (a, b) = (MatRef::from_row_major_slice(a, m, k), MatRef::from_row_major_slice(b, k, n));
     matmul(MatMut::from_row_major_slice_mut(out, m, n), Accum::Add, a, b, 1.0, Par::Seq);
 }

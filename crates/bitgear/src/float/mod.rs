@@ -3,9 +3,11 @@
 //! Every sample of a batch is computed by itself, so a result depends neither on the batch it is in
 //! nor on the number of threads.
 
+mod attention;
 mod conv;
 mod ops;
 
+pub use attention::{layer_norm, softmax};
 pub use ops::activation;
 pub(crate) use ops::apply;
 

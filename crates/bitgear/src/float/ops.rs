@@ -1,6 +1,6 @@
 //! Everything but convolutions: one sample at a time, as the operators' definitions say.
 
-use super::conv;
+use super::{attention, conv};
 use crate::graph::{Activation, Binary, Op, Pool};
 
 /// Value of an element-wise function.
@@ -21,6 +21,8 @@ pub fn activation(activation: Activation, x: f64) -> f64 {
         }
         Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
         Activation::Tanh => x.tanh(),
+        Activation::Gelu => x / 2.0 * (1.0 + attention::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::Erf => attention::erf(x),
     }
 }
 
@@ -30,6 +32,13 @@ pub(crate) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], o
     match op {
         Op::Conv(conv) => conv::conv(conv, in_shape, input, shape, out),
         Op::Linear(linear) => conv::linear(linear, input, out),
+        Op::MatMul { scale } => attention::matmul(*scale, operands, out),
+        Op::LayerNorm { scale, shift, epsilon } => {
+            attention::rows(scale.len(), input, out, |row| {
+                attention::layer_norm(row, scale, shift, *epsilon);
+            });
+        }
+        Op::Softmax => attention::rows(shape[shape.len() - 1], input, out, attention::softmax),
         Op::Affine { axis, scale, shift } => {
             let inner: usize = shape[axis + 1..].iter().product();
             for (i, (out, x)) in out.iter_mut().zip(input).enumerate() {

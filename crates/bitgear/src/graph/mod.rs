@@ -2,11 +2,13 @@
 //!
 //! Shapes are those of *one sample*: the batch axis is never written down, never touched by an
 //! operator, and always the outermost one at run time. Images are (C, H, W), sequences of features
-//! (T, D), vectors (F). One-dimensional convolutions are imported as two-dimensional ones of height 1.
+//! (T, D), vectors (F); the heads
+//! of attention are (heads, T, d). One-dimensional convolutions are imported as two-dimensional ones of height 1.
 //!
 //! Batch norms are folded, constants and shape arithmetic are gone, and no operator outside
 //! [`Op`] exists, so every reader can match exhaustively.
 
+mod gelu;
 mod layers;
 mod shape;
 mod simplify;
@@ -114,6 +116,10 @@ pub enum Activation {
     HardSwish,
     /// Hyperbolic tangent.
     Tanh,
+    /// x / 2 · (1 + erf(x / √2))
+    Gelu,
+    /// Error function: 2 / √π · ∫ exp(-t²) from 0 to x.
+    Erf,
 }
 
 /// Arithmetic of two tensors.
@@ -147,6 +153,24 @@ pub enum Op {
     Conv(Conv),
     /// One operand (…, I).
     Linear(Linear),
+    /// Two operands (…, M, K) and (…, K, N) with the same leading axes: `scale` · a · b, the product
+    /// of matrices over the last two axes.
+    MatMul {
+        /// What the product is multiplied by: 1 / √d in attention.
+        scale: f32,
+    },
+    /// One operand: (x - mean) / √(variance + epsilon) · scale + shift, mean and variance being those
+    /// along the last axis.
+    LayerNorm {
+        /// (last axis).
+        scale: Vec<f32>,
+        /// (last axis).
+        shift: Vec<f32>,
+        /// Positive.
+        epsilon: f32,
+    },
+    /// One operand: exp(x) / Σ exp(x) along the last axis.
+    Softmax,
     /// One operand: x · scale + shift with one value per channel, the channel being the axis
     /// `axis` of the sample's shape. What remains of batch norms and constant arithmetic that no
     /// MAC layer could take in.

@@ -11,7 +11,7 @@ use super::{Conv, Op, Pool};
 pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
     let expected = match op {
         Op::Constant(_) => 0,
-        Op::Binary(_) => 2,
+        Op::Binary(_) | Op::MatMul { .. } => 2,
         Op::Concat { .. } => inputs.len().max(1),
         _ => 1,
     };
@@ -39,6 +39,15 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
                 "expected {} channels on axis {axis}, got shape {input:?}",
                 scale.len()
             )),
+        },
+        Op::MatMul { .. } => matmul_shape(input, inputs[1]),
+        Op::LayerNorm { scale, shift, .. } => match input.last() {
+            Some(&n) if n == scale.len() && n == shift.len() => Ok(input.to_vec()),
+            _ => Err(format!("expected {} features, got shape {input:?}", scale.len())),
+        },
+        Op::Softmax => match input {
+            [] => Err("expected at least one axis".to_owned()),
+            _ => Ok(input.to_vec()),
         },
         Op::Activation(_) | Op::Reshape => Ok(input.to_vec()),
         Op::Binary(_) => broadcast(input, inputs[1]),
@@ -85,6 +94,18 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
             Ok(input.iter().zip(pads).map(|(n, (before, after))| n + before + after).collect())
         }
     }
+}
+
+fn matmul_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+    let (Some((leading, &[m, k])), Some((others, &[depth, n]))) =
+        (a.split_last_chunk(), b.split_last_chunk())
+    else {
+        return Err(format!("expected two matrices, got shapes {a:?} and {b:?}"));
+    };
+    if leading != others || k != depth {
+        return Err(format!("shapes {a:?} and {b:?} can't be multiplied"));
+    }
+    Ok([leading, &[m, n]].concat())
 }
 
 fn conv_shape(conv: &Conv, input: &[usize]) -> Result<Vec<usize>, String> {

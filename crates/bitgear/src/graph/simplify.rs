@@ -1,6 +1,6 @@
 //! Makes an imported graph smaller without changing what it computes.
 
-use super::{Activation, Graph, Node, Op, TensorId};
+use super::{Activation, Graph, Node, Op, TensorId, gelu};
 use crate::tensor::Tensor;
 
 /// Folds scales, shifts and padding into the layers beside them, joins reshapes, drops what only
@@ -11,6 +11,8 @@ use crate::tensor::Tensor;
 /// When the output is not one score per class.
 pub fn simplify(graph: Graph) -> Result<Graph, String> {
     let mut graph = strip_output(graph);
+    gelu::fuse(&mut graph);
+    let mut graph = compact(graph);
     fold(&mut graph);
     let graph = compact(graph);
     let shape = graph.shape(graph.output);
@@ -65,7 +67,8 @@ fn fold(graph: &mut Graph) {
         };
         let gone = match (&mut node.op, source) {
             (Op::Affine { axis, scale, shift }, Some(source)) => {
-                fold_affine(source, *axis, scale, shift)
+                let last = graph.tensors[node.output.0].shape.len() - 1;
+                fold_affine(source, (*axis, last), scale, shift)
             }
             (Op::Conv(conv), Some(source)) => {
                 if let Op::Pad { pads, value } = &source.op
@@ -100,8 +103,14 @@ fn fold(graph: &mut Graph) {
     graph.output = alias[graph.output.0];
 }
 
-/// Takes a scale and shift into the layer before. Says whether that was possible.
-fn fold_affine(source: &mut Node, axis: usize, scale: &[f32], shift: &[f32]) -> bool {
+/// Takes a scale and shift along `axis`, `last` being the last one, into the layer before. Says
+/// whether that was possible.
+fn fold_affine(
+    source: &mut Node,
+    (axis, last): (usize, usize),
+    scale: &[f32],
+    shift: &[f32],
+) -> bool {
     let scaled = |value: f32, c: usize| (f64::from(value) * f64::from(scale[c])) as f32;
     let moved = |value: f32, c: usize| {
         (f64::from(value) * f64::from(scale[c]) + f64::from(shift[c])) as f32
@@ -109,8 +118,13 @@ fn fold_affine(source: &mut Node, axis: usize, scale: &[f32], shift: &[f32]) -> 
     let (weight, bias) = match &mut source.op {
         Op::Conv(conv) if axis == 0 => (&mut conv.weight, &mut conv.bias),
         // The channel of a fully connected layer's result is its last axis.
-        Op::Linear(linear) if linear.bias.len() == scale.len() => {
-            (&mut linear.weight, &mut linear.bias)
+        Op::Linear(linear) if axis == last => (&mut linear.weight, &mut linear.bias),
+        Op::MatMul { scale: factor } => {
+            let alike = scale.iter().all(|&s| s == scale[0]) && shift.iter().all(|&s| s == 0.0);
+            if alike {
+                *factor *= scale[0];
+            }
+            return alike;
         }
         Op::Affine { axis: before, scale: first, shift: offset } if *before == axis => {
             for c in 0..scale.len() {

@@ -44,6 +44,14 @@ pub fn export_qdq(model: &IntegerModel) -> Result<Vec<u8>, ExportError> {
             return Err(fail(format!("`{name}` has {bits} bits, expected at most 8")));
         }
     }
+    for step in &model.steps {
+        let (name, kind) = match step {
+            Step::MatMul(step) => (&step.name, "products of computed matrices"),
+            Step::Island(step) => (&step.name, "float islands"),
+            _ => continue,
+        };
+        return Err(fail(format!("`{name}`: {kind} are not supported in QDQ files")));
+    }
     if !matches!(model.input_shape.len(), 1 | 3) {
         return Err(fail(format!("input has shape {:?}", model.input_shape)));
     }
@@ -175,6 +183,7 @@ impl Writer<'_> {
         let name = format!("step{index}");
         match step {
             Step::Mac(mac) => self.mac(&name, mac),
+            Step::MatMul(_) | Step::Island(_) => unreachable!("refused before"),
             Step::Combine { operands, bias, outputs } => {
                 let units = self.units(outputs);
                 let mut sum: Option<String> = None;

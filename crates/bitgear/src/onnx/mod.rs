@@ -63,7 +63,7 @@ impl ImportError {
             Self::Unsupported(problems)
                 if problems.iter().any(|p| p.reason == import::UNSUPPORTED_OPERATOR) =>
             {
-                Some("bitgear imports convolutional classifiers of opset 11 and later; export for inference, without training nodes and post-processing".to_owned())
+                Some("bitgear imports convolutional and transformer classifiers of opset 11 and later; export for inference, without training nodes and post-processing".to_owned())
             }
             _ => None,
         }

@@ -62,14 +62,16 @@ pub fn quantize(
     let numbers = mac_numbers(graph);
     let layers = numbers.iter().flatten().count();
     let layer = |(node, number): (&crate::graph::Node, &Option<usize>)| {
-        let (weight, bias) = node.op.weight_and_bias()?;
         let bits = point.widths((*number)?, layers).weights;
-        Some(LayerParameters {
-            weights: quantize_plain(weight.values(), weight.shape()[0], bits),
-            odd: false,
-            bias: bias.to_vec(),
-            held_out_error: f64::NAN,
-        })
+        // A product of computed matrices counts among the layers, without weights of its own.
+        Some(node.op.weight_and_bias().map_or_else(LayerParameters::default, |(weight, bias)| {
+            LayerParameters {
+                weights: quantize_plain(weight.values(), weight.shape()[0], bits),
+                odd: false,
+                bias: bias.to_vec(),
+                held_out_error: f64::NAN,
+            }
+        }))
     };
     let layers = graph.nodes.iter().zip(&numbers).filter_map(layer).collect();
     lower::lower(graph, ranges, &Parameters { layers, ..Parameters::default() }, point)
@@ -200,7 +202,7 @@ fn mac_numbers(graph: &Graph) -> Vec<Option<usize>> {
         .nodes
         .iter()
         .map(|node| {
-            matches!(node.op, Op::Conv(_) | Op::Linear(_)).then(|| {
+            matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::MatMul { .. }).then(|| {
                 next += 1;
                 next - 1
             })

@@ -16,7 +16,7 @@ use super::lower::group::{Group, groups};
 use super::methods::{Constraints, Methods, RangeRule};
 use super::nest::LayerNest;
 use super::parameters::{InputScale, LayerParameters, Parameters};
-use super::{Point, Ranges, mac_numbers};
+use super::{Point, Ranges, Widths, mac_numbers};
 use crate::float;
 use crate::graph::{Graph, Op, TensorId};
 use crate::tensor::Tensor;
@@ -109,7 +109,8 @@ impl Pass<'_> {
         };
         let mut state = State { quantized: float.clone(), float, parameters };
         for (index, group) in plan.groups.iter().enumerate() {
-            match plan.numbers[group.head] {
+            let layer = plan.numbers[group.head];
+            match layer.filter(|_| graph.nodes[group.head].op.weight_and_bias().is_some()) {
                 Some(layer) => self.mac(group, layer, &plan, nests.get_mut(layer), &mut state),
                 None => self.side(group, &plan, &mut state),
             }
@@ -178,7 +179,6 @@ impl Pass<'_> {
 
     fn side(&self, group: &Group, plan: &Plan, state: &mut State) {
         let node = &self.graph.nodes[group.head];
-        let wanted = &plan.demands[group.result.0];
         let exact: Vec<Values> = node
             .inputs
             .iter()
@@ -188,8 +188,8 @@ impl Pass<'_> {
             let operand = |t: &TensorId| state.quantized[t.0].clone().expect("computed before");
             node.inputs.iter().map(operand).collect()
         } else {
-            let bits = demand::side_path_bits(wanted);
-            node.inputs.iter().map(|&t| self.read(t, bits, state).into()).collect()
+            let read = |(&t, bits)| self.read(t, bits, state).into();
+            node.inputs.iter().zip(self.operand_bits(group, plan)).map(read).collect()
         };
         let run = |operands: &[Values]| {
             let operands: Vec<(TensorId, &[f32])> =
@@ -200,7 +200,21 @@ impl Pass<'_> {
         store(group, float, quantized, state);
     }
 
-    /// What a step that is no MAC layer reads of a tensor.
+    /// Widths of the operands of a group that has no weights: a product of computed matrices has
+    /// those of its layer, everything else that of a side path.
+    pub(super) fn operand_bits(&self, group: &Group, plan: &Plan) -> Vec<BitWidth> {
+        let side = demand::side_path_bits(&plan.demands[group.result.0]);
+        match plan.numbers[group.head] {
+            Some(layer) => {
+                let layers = plan.numbers.iter().flatten().count();
+                let Widths { weights, activations } = self.point.widths(layer, layers);
+                vec![activations, weights]
+            }
+            None => vec![side; self.graph.nodes[group.head].inputs.len()],
+        }
+    }
+
+    /// What a step without weights reads of a tensor.
     fn read(&self, tensor: TensorId, bits: BitWidth, state: &mut State) -> Vec<f32> {
         let scale = state
             .parameters

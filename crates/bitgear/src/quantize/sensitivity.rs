@@ -7,9 +7,10 @@ use super::judge::{self, Judge};
 use super::layer::Layer;
 use super::lower::group::Group;
 use super::methods::{Methods, RangeRule};
-use super::parameters::Parameters;
+use super::parameters::{InputScale, Parameters};
 use super::pass::{Pass, Plan, Values};
 use super::{Point, Quantizer, Widths};
+use crate::graph::TensorId;
 use crate::sensitivity::{LayerSensitivity, Sensitivity, WidthSensitivity};
 
 /// Multiply-accumulates that may go into runs of the network behind the layers.
@@ -78,8 +79,10 @@ impl Quantizer<'_> {
     ) -> LayerSensitivity {
         let node = &self.graph.nodes[group.head];
         let input = values[node.inputs[0].0].as_ref().expect("operands are computed before");
-        let (weight, _) = node.op.weight_and_bias().expect("a MAC layer has weights");
-        let row = weight.values().len() / weight.shape()[0];
+        let weight_peak = node.op.weight_and_bias().map_or(1.0, |(weight, _)| {
+            let row = weight.values().len() / weight.shape()[0];
+            weight.values().chunks_exact(row).map(peak).fold(1.0, f64::max)
+        });
         let ranges = super::equalize::channel_ranges(input, self.graph.shape(node.inputs[0]));
         let mut sorted = ranges.clone();
         sorted.sort_by(f32::total_cmp);
@@ -100,7 +103,7 @@ impl Quantizer<'_> {
                 .collect(),
             input_peak: peak(input),
             channel_spread: ratio(sorted[sorted.len() - 1], sorted[sorted.len() / 2]),
-            weight_peak: weight.values().chunks_exact(row).map(peak).fold(1.0, f64::max),
+            weight_peak,
             bias_share: runs.first().map_or(0.0, |run| run.plain.bias_share()),
         }
     }
@@ -126,8 +129,30 @@ impl Alone<'_> {
     fn run(&self) -> (Vec<f32>, Quality) {
         let graph = self.pass.graph;
         let node = &graph.nodes[self.group.head];
-        let input = self.values[node.inputs[0].0].as_ref().expect("operands come before");
-        let wanted = self.pass.apply(&node.op, &[(node.inputs[0], input)], node.output);
+        let value = |tensor: TensorId| {
+            self.values[tensor.0].as_ref().expect("operands are computed before")
+        };
+        let operands: Vec<_> = node.inputs.iter().map(|&t| (t, &value(t)[..])).collect();
+        let wanted = self.pass.apply(&node.op, &operands, node.output);
+        let quality = |result: &[f32]| {
+            Quality::new(&wanted, result, graph.shape(node.output), self.pass.samples)
+        };
+        if node.op.weight_and_bias().is_none() {
+            let widths = self.pass.operand_bits(self.group, self.plan);
+            let rounded: Vec<(TensorId, Vec<f32>)> = operands
+                .iter()
+                .zip(widths)
+                .map(|(&(tensor, values), bits)| {
+                    let scale = InputScale::plain(self.pass.side_scale(tensor, bits));
+                    (tensor, self.pass.quantize_all(values, tensor, &scale))
+                })
+                .collect();
+            let operands: Vec<_> = rounded.iter().map(|(t, values)| (*t, &values[..])).collect();
+            let result = self.pass.apply(&node.op, &operands, node.output);
+            let quality = quality(&result);
+            return (result, quality);
+        }
+        let input = operands[0].1;
         let residual = self
             .group
             .residual
@@ -143,7 +168,7 @@ impl Alone<'_> {
             nest: None,
         };
         let (_, result) = reached.fit(&mut Parameters::default());
-        let quality = Quality::new(&wanted, &result, graph.shape(node.output), self.pass.samples);
+        let quality = quality(&result);
         (result, quality)
     }
 }

@@ -137,6 +137,35 @@ fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
 }
 
 #[test]
+fn nested_points_read_the_leading_bits_of_one_copy_of_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job {
+        storage: Storage::Nested,
+        max_accuracy_drop: 0.03,
+        ..job(folder.path(), &["w2a2", "w8a8"])
+    };
+    let result = run(&job, &Watch::new(1000), 2);
+    let storage = result.summary.storage;
+    assert_eq!(storage.kind, Storage::Nested);
+    // Of 8 and 2 bits only the 8 are stored.
+    assert_eq!(storage.weight_bytes * 10, storage.independent.weight_bytes * 8);
+    let bundle = Bundle::read(&folder.path().join("model.bitgear")).unwrap();
+    let names: Vec<&str> = bundle.policy.points().collect();
+    assert_eq!(names, ["w2a2-nested", "w8a8-nested"]);
+    for (narrow, wide) in bundle.models[0].mac_steps().zip(bundle.models[1].mac_steps()) {
+        let leading = wide.codes.iter().map(|code| 2 * (code >> 6) + 1);
+        assert!(narrow.codes.iter().copied().eq(leading), "{}", narrow.name);
+    }
+    let data = Dataset::read(&small()).unwrap();
+    let test = bundle.splits.test.clone();
+    for kernels in Kernels::present() {
+        let evaluation = bundle.runner(kernels).evaluate(&data, &test, |_| {}).unwrap();
+        assert_eq!(evaluation.accuracy, result.summary.policy.accuracy);
+        assert_eq!(evaluation.energy_uj, result.summary.policy.energy_uj);
+    }
+}
+
+#[test]
 fn the_executed_policy_does_exactly_what_the_summary_says() {
     let folder = tempfile::tempdir().unwrap();
     let result = run(&job(folder.path(), &["w2a2-f8l8", "w8a8"]), &Watch::new(1000), 2);

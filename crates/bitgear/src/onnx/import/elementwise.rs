@@ -41,7 +41,7 @@ impl Importer {
     pub(super) fn matmul(&mut self, node: &mut Current<'_>) -> Result<Value, String> {
         let computed = |i: usize| matches!(node.inputs.get(i), Some(Some(Value::Sample(_))));
         if computed(0) && computed(1) {
-            return Err("product of two computed tensors is not supported".to_owned());
+            return self.matrix_product(node);
         }
         let input = node.sample(0)?;
         let weight = weight(node.required(1)?, false)?;
@@ -77,6 +77,13 @@ impl Importer {
             "LeakyRelu" => Activation::LeakyRelu { alpha: attributes.float("alpha", 0.01) },
             "Sigmoid" => Activation::Sigmoid,
             "Tanh" => Activation::Tanh,
+            "Erf" => Activation::Erf,
+            "Gelu" => match attributes.text("approximate", "none").as_str() {
+                "none" => Activation::Gelu,
+                other => {
+                    return Err(format!("attribute `approximate` = `{other}` is not supported"));
+                }
+            },
             "HardSwish" => Activation::HardSwish,
             "HardSigmoid" => Activation::HardSigmoid {
                 alpha: attributes.float("alpha", 0.2),

@@ -2,6 +2,7 @@
 //! all its operands are known.
 
 mod arithmetic;
+mod attention;
 mod attributes;
 mod elementwise;
 mod movement;
@@ -34,7 +35,7 @@ pub(super) enum Value {
 pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph, ImportError> {
     let malformed = |reason: String| ImportError::Malformed(reason);
     let proto = model.graph.as_ref().ok_or_else(|| malformed("no graph".to_owned()))?;
-    check_opset(model).map_err(malformed)?;
+    let opset = check_opset(model).map_err(malformed)?;
     if proto.node.len() > MAX_NODES {
         return Err(malformed(format!(
             "expected at most {MAX_NODES} nodes, got {}",
@@ -42,6 +43,7 @@ pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph,
         )));
     }
     let mut importer = Importer {
+        opset,
         values: BTreeMap::new(),
         graph: Graph {
             name: proto.name.clone(),
@@ -76,11 +78,11 @@ pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph,
 }
 
 /// The version of ONNX's own operators must be one whose attributes import knows.
-fn check_opset(model: &ModelProto) -> Result<(), String> {
+fn check_opset(model: &ModelProto) -> Result<i64, String> {
     let own = |domain: &str| domain.is_empty() || domain == "ai.onnx";
     let version = model.opset_import.iter().find(|o| own(&o.domain)).map(|o| o.version);
     match version {
-        Some(version) if version >= OLDEST_OPSET => Ok(()),
+        Some(version) if version >= OLDEST_OPSET => Ok(version),
         Some(version) => Err(format!("opset must be {OLDEST_OPSET} or later, got {version}")),
         None => Err("no operator set is named".to_owned()),
     }
@@ -131,6 +133,8 @@ fn needed(proto: &GraphProto, output: &str) -> Vec<bool> {
 }
 
 pub(super) struct Importer {
+    /// Version of ONNX's own operators.
+    opset: i64,
     values: BTreeMap<String, Value>,
     graph: Graph,
     names: BTreeSet<String>,
@@ -270,9 +274,11 @@ impl Importer {
             "BatchNormalization" => self.batch_norm(node)?,
             "MaxPool" | "GlobalMaxPool" | "AveragePool" => self.pool(node)?,
             "GlobalAveragePool" | "ReduceMean" => self.mean(node)?,
-            "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" => {
-                self.activation(node)?
-            }
+            "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh"
+            | "Gelu" | "Erf" => self.activation(node)?,
+            "LayerNormalization" => self.layer_norm(node)?,
+            "Softmax" => self.softmax(node)?,
+            "Gather" => self.gather(node)?,
             "Add" | "Sub" | "Mul" | "Div" => self.binary(node)?,
             "Split" => return self.split(node),
             "Dropout" => {
@@ -406,6 +412,10 @@ fn is_supported(operator: &str) -> bool {
                 | "HardSigmoid"
                 | "HardSwish"
                 | "Tanh"
+                | "Gelu"
+                | "Erf"
+                | "LayerNormalization"
+                | "Softmax"
                 | "Split"
                 | "Dropout"
                 | "Flatten"

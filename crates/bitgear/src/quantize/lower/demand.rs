@@ -6,7 +6,7 @@ use bitgear_core::bits::BitWidth;
 
 use super::group::Group;
 use crate::graph::{Graph, Op, TensorId};
-use crate::quantize::Point;
+use crate::quantize::{Point, Widths};
 
 /// One version of a tensor that a reader asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,8 +61,11 @@ pub(in crate::quantize) fn demands(
         }
         let bits = side_path_bits(&wanted);
         if let Some(layer) = mac_index[group.head] {
-            let bits = point.widths(layer, layers).activations;
-            demands[node.inputs[0].0].insert(Demand::Codes { bits, origin: node.inputs[0] });
+            // A product's second operand stands where other layers have weights.
+            let Widths { weights, activations } = point.widths(layer, layers);
+            for (&input, bits) in node.inputs.iter().zip([activations, weights]) {
+                demands[input.0].insert(Demand::Codes { bits, origin: input });
+            }
         } else {
             for &input in &node.inputs {
                 demands[input.0].insert(Demand::Codes { bits, origin: input });
@@ -80,7 +83,8 @@ pub(in crate::quantize) fn demands(
 fn output_demand(graph: &Graph, groups: &[Group]) -> Demand {
     let makes_scores = groups.iter().any(|group| {
         let op = &graph.nodes[group.head].op;
-        group.result == graph.output && !moves_codes(op) && !matches!(op, Op::Activation(_))
+        let table = matches!(op, Op::Activation(_));
+        group.result == graph.output && !moves_codes(op) && !table && op.float_island().is_none()
     });
     if makes_scores {
         Demand::Scores

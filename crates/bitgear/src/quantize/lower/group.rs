@@ -72,7 +72,11 @@ pub(in crate::quantize) fn groups(graph: &Graph) -> Vec<Group> {
         let accumulates = is_mac
             || matches!(
                 node.op,
-                Op::Affine { .. } | Op::Binary(_) | Op::AveragePool { .. } | Op::Mean { .. }
+                Op::MatMul { .. }
+                    | Op::Affine { .. }
+                    | Op::Binary(_)
+                    | Op::AveragePool { .. }
+                    | Op::Mean { .. }
             );
         if accumulates
             && let Some(index) = sole_consumer(group.result)

@@ -3,6 +3,7 @@
 mod boundary;
 pub(super) mod demand;
 pub(super) mod group;
+mod island;
 mod mac;
 mod movement;
 mod side;
@@ -65,7 +66,10 @@ pub(super) fn lower(
     for group in &groups {
         if let Some(layer) = mac_index[group.head] {
             let widths = point.widths(layer, parameters.layers.len());
-            lowering.mac(group, &parameters.layers[layer], widths);
+            match graph.nodes[group.head].op {
+                Op::MatMul { scale } => lowering.matmul(group, scale, widths),
+                _ => lowering.mac(group, &parameters.layers[layer], widths),
+            }
         } else {
             lowering.side_step(group);
         }
@@ -101,7 +105,8 @@ struct Lowering<'a> {
 }
 
 /// Geometry of a sample's tensor in memory, without halo: images as they are, a sequence (T, D) as
-/// a column of T pixels, everything else as one pixel.
+/// a column of T pixels, everything else as one pixel. Rank 3 always means an image: the heads of
+/// attention, (heads, T, d), are the channels of one of T x d pixels.
 pub(super) fn layout(shape: &[usize]) -> MapLayout {
     match *shape {
         [c, h, w] => MapLayout::new(h, w, c),

@@ -69,7 +69,8 @@ impl Lowering<'_> {
                     None => self.problem(group.head, "mean over axes other than all pixels"),
                 }
             }
-            Op::Conv(_) | Op::Linear(_) | Op::Constant(_) => {
+            Op::LayerNorm { .. } | Op::Softmax => self.island(group),
+            Op::Conv(_) | Op::Linear(_) | Op::MatMul { .. } | Op::Constant(_) => {
                 unreachable!("MAC layers and constants are no side steps")
             }
         }
