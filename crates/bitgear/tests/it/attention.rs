@@ -1,14 +1,11 @@
-//! Transformers: real ones, tiny ones, and hostile ones.
+//! What transformers are made of, in integers; the real one; contradictions.
 
 use std::convert::Infallible;
-use std::fs;
 
-use bitgear::bundle::Bundle;
-use bitgear::data::{Dataset, Source};
 use bitgear::execute::{Engine, IntegerModel, Island, IslandStep, MatMulStep, Step};
 use bitgear::float;
 use bitgear::graph::{Activation, Binary, Graph, LayerKind, Linear, Op, SliceRange, TensorId};
-use bitgear::onnx::{export_qdq, import_file};
+use bitgear::onnx::export_qdq;
 use bitgear::quantize::{calibrate, quantize};
 use bitgear::tensor::Tensor;
 use bitgear_core::kernels::{Kernels, Matrices};
@@ -354,44 +351,4 @@ fn a_transformer_at_sixteen_bits_answers_like_the_float_one() {
     let scalar = Engine::new(&model, Kernels::scalar());
     let few = batch(&all[200..204]);
     assert_eq!(scalar.scores(&few), scores[..40]);
-}
-
-#[test]
-fn a_transformers_bundle_comes_back_and_damage_to_it_is_refused_without_a_panic() {
-    let name = "a_transformers_bundle_comes_back_and_damage_to_it_is_refused_without_a_panic";
-    let Some(shared) = shared(name) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let mut job = crate::characterize::job(folder.path(), &["w4a4"]);
-    job.model = shared.join("models/mnist_vit_d64x6.onnx");
-    // Clothes instead of digits: what the answers are is no matter here.
-    job.preprocess = VIT.preprocess();
-    let result = crate::characterize::run(&job, &crate::characterize::Watch::new(1000), 2);
-    assert_eq!(result.summary.model.float_islands.len(), 18);
-    let path = folder.path().join("model.bitgear");
-    let bundle = Bundle::read(&path).unwrap();
-    let bytes = fs::read(&path).unwrap();
-    assert_eq!(bundle.to_bytes(), bytes);
-    let graph = import_file(&job.model).unwrap();
-    assert!(bundle.models.iter().all(|m| islands(m).count() == graph.float_islands().len()));
-    let data = Dataset::read(&Source::Path(shared.join("datasets/mnist_test_5000.npz"))).unwrap();
-    let batch = data.batch(&[0], &bundle.preprocess);
-    let damaged = folder.path().join("damaged.bitgear");
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let mut refused = 0;
-    // Digits in and behind each of these steps.
-    for (start, _) in text.match_indices("Island").chain(text.match_indices("MatMul")).step_by(5) {
-        for at in (start..bytes.len().min(start + 400)).step_by(29) {
-            let mut copy = bytes.clone();
-            if copy[at].is_ascii_digit() {
-                copy[at] = b'9' - (copy[at] - b'0');
-                fs::write(&damaged, &copy).unwrap();
-                match Bundle::read(&damaged) {
-                    // What is accepted can be run.
-                    Ok(bundle) => drop(bundle.runner(Kernels::detect()).decide(&batch)),
-                    Err(_) => refused += 1,
-                }
-            }
-        }
-    }
-    assert!(refused > 0);
 }

@@ -7,3 +7,4 @@ mod import;
 mod integer;
 mod lowering;
 mod real;
+mod tiny_transformer;
