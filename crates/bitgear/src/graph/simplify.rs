@@ -10,11 +10,10 @@ use crate::tensor::Tensor;
 ///
 /// When the output is not one score per class.
 pub fn simplify(graph: Graph) -> Result<Graph, String> {
-    let mut graph = strip_output(graph);
-    gelu::fuse(&mut graph);
-    let mut graph = compact(graph);
+    let mut graph = with_gelus(strip_output(graph));
     fold(&mut graph);
-    let graph = compact(graph);
+    // Joined scales may show more of them.
+    let graph = with_gelus(compact(graph));
     let shape = graph.shape(graph.output);
     let classes = graph.classes();
     if shape.iter().any(|&n| n != 1 && n != classes) {
@@ -24,6 +23,12 @@ pub fn simplify(graph: Graph) -> Result<Graph, String> {
         return Err("the output is the input".to_owned());
     }
     Ok(graph)
+}
+
+/// With each GELU as one node.
+fn with_gelus(mut graph: Graph) -> Graph {
+    gelu::fuse(&mut graph);
+    compact(graph)
 }
 
 /// Ends the graph at the raw scores: without a reshape that only adds or drops axes of size 1, and

@@ -16,13 +16,13 @@ use bitgear_core::kernels::Kernels;
 use crate::real::root;
 
 /// Ignores everything, or panics after a number of batches, as if the process were killed.
-struct Watch {
+pub(crate) struct Watch {
     steps: Mutex<Vec<String>>,
     left: AtomicUsize,
 }
 
 impl Watch {
-    fn new(batches: usize) -> Self {
+    pub(crate) fn new(batches: usize) -> Self {
         Self { steps: Mutex::default(), left: AtomicUsize::new(batches) }
     }
 }
@@ -69,7 +69,7 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
-fn job(out: &Path, points: &[&str]) -> Job {
+pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
     Job {
         model: example("fashion-mnist.onnx"),
         data: small(),
@@ -87,7 +87,7 @@ fn job(out: &Path, points: &[&str]) -> Job {
     }
 }
 
-fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization {
+pub(crate) fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| characterize(job, watch)).unwrap()
 }

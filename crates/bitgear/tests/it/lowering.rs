@@ -14,14 +14,14 @@ use bitgear::tensor::Tensor;
 use bitgear_core::kernels::Kernels;
 
 /// Numbers between -1 and 1 that repeat.
-fn noise(len: usize, seed: usize) -> Vec<f32> {
+pub(crate) fn noise(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
 }
 
-struct Builder(Graph);
+pub(crate) struct Builder(pub(crate) Graph);
 
 impl Builder {
-    fn new(shape: &[usize]) -> Self {
+    pub(crate) fn new(shape: &[usize]) -> Self {
         let input = TensorInfo { name: "x".to_owned(), shape: shape.to_vec() };
         let (input_id, output) = (TensorId(0), TensorId(0));
         Self(Graph {
@@ -33,13 +33,13 @@ impl Builder {
         })
     }
 
-    fn push(&mut self, op: Op, inputs: &[TensorId]) -> TensorId {
+    pub(crate) fn push(&mut self, op: Op, inputs: &[TensorId]) -> TensorId {
         let shapes: Vec<&[usize]> = inputs.iter().map(|&t| self.0.shape(t)).collect();
         let shape = infer(&op, &shapes).unwrap();
         self.shaped(op, inputs, shape)
     }
 
-    fn shaped(&mut self, op: Op, inputs: &[TensorId], shape: Vec<usize>) -> TensorId {
+    pub(crate) fn shaped(&mut self, op: Op, inputs: &[TensorId], shape: Vec<usize>) -> TensorId {
         let output = TensorId(self.0.tensors.len());
         let name = format!("n{}", self.0.nodes.len());
         self.0.tensors.push(TensorInfo { name: name.clone(), shape });
@@ -68,7 +68,7 @@ impl Builder {
     }
 
     /// Flattens and ends in a fully connected layer of three classes.
-    fn finish(mut self, input: TensorId) -> Graph {
+    pub(crate) fn finish(mut self, input: TensorId) -> Graph {
         let features = self.0.shape(input).iter().product();
         let flat = self.shaped(Op::Reshape, &[input], vec![features]);
         let weight = Tensor::new([3, features], noise(3 * features, 99));

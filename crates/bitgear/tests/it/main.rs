@@ -1,8 +1,10 @@
 //! Tests that need more than one module, and real models and data.
 #![expect(clippy::unwrap_used, reason = "a test's helper fails the test")]
 
+mod attention;
 mod characterize;
 mod import;
 mod integer;
 mod lowering;
 mod real;
+mod tiny_transformer;

@@ -18,7 +18,16 @@ pub(crate) struct Real {
 const MEAN: &[f32] = &[0.485, 0.456, 0.406];
 const STD: &[f32] = &[0.229, 0.224, 0.225];
 
-pub(crate) const REAL: [Real; 6] = [
+pub(crate) const VIT: Real = Real {
+    name: "mnist_vit_d64x6",
+    data: "mnist_test_5000",
+    scale: 1.0 / 255.0,
+    mean: &[0.1307],
+    std: &[0.3081],
+};
+
+pub(crate) const REAL: [Real; 7] = [
+    VIT,
     Real {
         name: "cifar10_resnet20",
         data: "cifar10_test_5000",

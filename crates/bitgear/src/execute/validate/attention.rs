@@ -11,9 +11,10 @@ impl IntegerModel {
         let out = self.outputs(outputs, None)?;
         let sizes = |layout: &MapLayout| matrices.sizes(layout);
         let (left, right) = (self.codes(*a)?.0, self.codes(*b)?.0);
-        let ([count, rows, inner], [others, depth, columns]) = (sizes(&left), sizes(&right));
-        ensure(count == others && inner == depth && sizes(&out) == [count, rows, columns], || {
-            format!("product of {left:?} and {right:?} can't give {out:?}")
+        let (left, right, out) = (sizes(&left), sizes(&right), sizes(&out));
+        let ([count, rows, inner], [others, depth, columns]) = (left, right);
+        ensure(count == others && inner == depth && out == [count, rows, columns], || {
+            format!("matrices {left:?} and {right:?} can't be multiplied to {out:?}")
         })?;
         // Twice the largest distance of a code from the zero point.
         let reach = |map: MapId| -> Result<i128, String> {

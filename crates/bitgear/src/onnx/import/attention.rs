@@ -14,7 +14,7 @@ impl Importer {
         if x.len() != y.len() || x.len() < 2 {
             // Aligned at the end, one sample's batch axis would meet the other's rows.
             return Err(format!(
-                "product of computed tensors needs two of one rank of at least 3, got samples of shapes {x:?} and {y:?}"
+                "expected two computed matrices of one rank, got samples of shapes {x:?} and {y:?}"
             ));
         }
         self.push(&node.name, Op::MatMul { scale: 1.0 }, vec![a, b]).map(Value::Sample)
@@ -30,7 +30,7 @@ impl Importer {
         let axis = sample_axis(node.attributes.int("axis", -1), shape.len())?;
         if axis + 1 != shape.len() {
             return Err(format!(
-                "attribute `axis` must be the last axis, got that of {axis} of a sample {shape:?}"
+                "attribute `axis` must be the last axis, got axis {axis} of a sample {shape:?}"
             ));
         }
         let epsilon = node.attributes.float("epsilon", 1e-5);
@@ -75,7 +75,7 @@ impl Importer {
             .map(|i| if i < 0 { i.saturating_add(size) } else { i })
             .collect();
         if at.is_empty() || indices.shape.len() > 1 || at.iter().any(|i| !(0..size).contains(i)) {
-            return Err(format!("indices {at:?} of shape {:?} into {size}", indices.shape));
+            return Err(format!("expected an index or a list of indices below {size}, got {at:?}"));
         }
         let step = at.get(1).map_or(1, |second| second - at[0]);
         if step == 0 || at.windows(2).any(|pair| pair[1] - pair[0] != step) {

@@ -1,5 +1,6 @@
 //! Tiny models, one for each operator and each way to fail.
 
+mod attention;
 mod operators;
 
 use proptest::prelude::*;
