@@ -165,6 +165,30 @@ pub(crate) struct Run {
 pub(crate) struct Inspect {
     /// ONNX file
     pub(crate) model: PathBuf,
+    /// Show what few bits do to each layer; needs --data
+    #[arg(long, requires = "data")]
+    pub(crate) sensitivity: bool,
+    /// Samples to look at the layers with; labels are not used
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// How many of them
+    #[arg(long, default_value_t = 256)]
+    pub(crate) samples: usize,
+    /// Bit-widths of weights and activations to show
+    #[arg(long, value_delimiter = ',', default_values_t = [2, 3, 4, 6, 8])]
+    pub(crate) bits: Vec<u8>,
+    /// Factor of every stored value
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f32,
+    /// Mean that is subtracted, one or one per channel
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
+    pub(crate) mean: Vec<f32>,
+    /// Divisor, one or one per channel
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
+    pub(crate) std: Vec<f32>,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,7 +1,10 @@
 //! `bitgear inspect`: what is in a model.
 
 use bitgear::onnx;
+use bitgear::sensitivity::Sensitivity;
 use serde::Serialize;
+
+use super::sensitivity;
 
 use crate::Failure;
 use crate::arguments::Inspect;
@@ -16,6 +19,9 @@ struct Model {
     parameters: u64,
     layers: Vec<Layer>,
     float_islands: Vec<Island>,
+    /// What few bits do to each layer, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitivity: Option<Sensitivity>,
 }
 
 /// An operator that stays in float.
@@ -69,6 +75,11 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
             .into_iter()
             .map(|(name, kind)| Island { name: name.to_owned(), kind })
             .collect(),
+        sensitivity: if options.sensitivity {
+            Some(sensitivity::measure(&graph, options)?)
+        } else {
+            None
+        },
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&model)?);
@@ -107,6 +118,9 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         for island in &model.float_islands {
             println!("  {} ({})", island.name, island.kind);
         }
+    }
+    if let Some(measured) = &model.sensitivity {
+        print!("\n{}", sensitivity::text(measured, &options.bits));
     }
     Ok(())
 }

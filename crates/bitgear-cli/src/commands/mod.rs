@@ -6,3 +6,4 @@ pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 mod report;
+mod sensitivity;
