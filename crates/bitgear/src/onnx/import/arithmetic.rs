@@ -25,6 +25,9 @@ pub(super) fn is_arithmetic(operator: &str) -> bool {
             | "Sub"
             | "Mul"
             | "Div"
+            | "Equal"
+            | "Where"
+            | "Expand"
     )
 }
 
@@ -72,6 +75,9 @@ impl Importer {
             }
             "Gather" => gather(node),
             "Concat" => concat(node),
+            "Equal" => equal(node),
+            "Where" => choose(node),
+            "Expand" => expand(node),
             "Slice" => slice(node),
             "Transpose" => transpose(node),
             "Squeeze" | "Unsqueeze" | "Reshape" => reshape(node),
@@ -268,6 +274,65 @@ fn reshape(node: &Current<'_>) -> Result<Constant, String> {
         return Err(format!("cannot reshape {:?} to {shape:?}", data.shape));
     }
     Ok(Constant { shape, values: data.values.clone() })
+}
+
+/// 1 where two constants of integers, of one shape or one a single number, are equal, else 0. No
+/// constant is the batch size.
+fn equal(node: &Current<'_>) -> Result<Constant, String> {
+    let (a, b) = (node.required(0)?, node.required(1)?);
+    let (x, y) = (a.dims()?, b.dims()?);
+    let shape = if x.len() >= y.len() { &a.shape } else { &b.shape };
+    if x.len() != y.len() && x.len() != 1 && y.len() != 1 {
+        return Err(format!("constants of shapes {:?} and {:?}", a.shape, b.shape));
+    }
+    let at = |v: &[Dim], i: usize| if v.len() == 1 { v[0] } else { v[i] };
+    let values = (0..elements(shape)?).map(|i| i64::from(at(x, i) == at(y, i)));
+    Ok(Constant::ints(shape.clone(), values))
+}
+
+/// Picks from two constants of integers of one shape.
+fn choose(node: &Current<'_>) -> Result<Constant, String> {
+    let (condition, yes, no) = (node.required(0)?, node.required(1)?, node.required(2)?);
+    if condition.shape != yes.shape || condition.shape != no.shape {
+        return Err(format!(
+            "constants of shapes {:?}, {:?} and {:?}",
+            condition.shape, yes.shape, no.shape
+        ));
+    }
+    let choices = yes.dims()?.iter().zip(no.dims()?).zip(condition.to_ints()?);
+    let values = choices.map(|((yes, no), picks)| if picks == 0 { *no } else { *yes }).collect();
+    Ok(Constant { shape: condition.shape.clone(), values: Values::Ints(values) })
+}
+
+/// Repeats a constant along axes of size 1. For the batch, outermost, one is enough: a constant is
+/// the same for every sample.
+fn expand(node: &Current<'_>) -> Result<Constant, String> {
+    let (data, target) = (node.required(0)?, node.required(1)?.dims()?);
+    let wanted: Vec<i64> = target
+        .iter()
+        .enumerate()
+        .map(|(axis, dim)| match dim {
+            Dim::Known(size) => Ok(*size),
+            Dim::Batch if axis == 0 && target.len() >= data.shape.len() => Ok(1),
+            Dim::Batch => Err("value depends on the batch size".to_owned()),
+        })
+        .collect::<Result<_, _>>()?;
+    let wanted = sizes(&wanted)?;
+    let rank = wanted.len().max(data.shape.len());
+    let size = |shape: &[usize], axis: usize| {
+        (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis])
+    };
+    let shape: Vec<usize> = (0..rank)
+        .map(|axis| match (size(&data.shape, axis), size(&wanted, axis)) {
+            (own, wanted) if own == wanted || wanted == 1 => Ok(own),
+            (1, wanted) => Ok(wanted),
+            _ => Err(format!("cannot expand {:?} to {wanted:?}", data.shape)),
+        })
+        .collect::<Result<_, _>>()?;
+    let missing = rank - data.shape.len();
+    let from =
+        |axis: usize, at: &[usize]| if data.shape[axis] == 1 { 0 } else { at[axis + missing] };
+    data.pick(shape.clone(), &indices(&shape, &data.shape, from)?)
 }
 
 /// Element-wise arithmetic of two constants of one shape, or with a single number.

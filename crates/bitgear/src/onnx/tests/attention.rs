@@ -121,6 +121,55 @@ fn a_gather_picks_one_token_or_evenly_spaced_ones() {
     assert_eq!(pick(longs("i", &[1]), -1), [2.0, 4.0, 6.0]);
 }
 
+/// The usual export of `token.expand(x.size(0), -1, -1)` and of joining it to the rest.
+#[test]
+fn a_class_token_is_joined_to_every_sample() {
+    let weights = vec![
+        floats("token", &[1, 1, 2], &[7.0, 8.0]),
+        index("zero", 0),
+        longs("front", &[0]),
+        longs("minus", &[-1]),
+        longs("three", &[3]),
+        longs("keep", &[-1, -1, -1]),
+    ];
+    let mut ones = node("ConstantOfShape", &["three"], "ones", vec![]);
+    ones.attribute.push(AttributeProto {
+        name: "value".to_owned(),
+        t: Some(longs("", &[1])),
+        r#type: 4,
+        ..Default::default()
+    });
+    let nodes = vec![
+        node("Shape", &["x"], "shape", vec![]),
+        node("Gather", &["shape", "zero"], "n", vec![int("axis", 0)]),
+        node("Unsqueeze", &["n", "front"], "batch", vec![]),
+        node("Concat", &["batch", "minus", "minus"], "target", vec![int("axis", 0)]),
+        ones,
+        node("Equal", &["target", "keep"], "kept", vec![]),
+        node("Where", &["kept", "ones", "target"], "sizes", vec![]),
+        node("Expand", &["token", "sizes"], "tokens", vec![]),
+        node("Concat", &["tokens", "x"], "t", vec![int("axis", 1)]),
+    ];
+    assert_eq!(apply(&[1, 2], weights, nodes, &[1.0, 2.0]), [7.0, 8.0, 1.0, 2.0]);
+}
+
+#[test]
+fn a_constant_expands_along_axes_of_one() {
+    let nodes = vec![
+        node("Expand", &["c", "to"], "wide", vec![]),
+        node("Add", &["x", "wide"], "t", vec![]),
+    ];
+    let weights = || vec![floats("c", &[2, 1], &[10.0, 20.0]), longs("to", &[1, 2, 2])];
+    assert_eq!(
+        apply(&[2, 2], weights(), nodes.clone(), &[1.0, 2.0, 3.0, 4.0]),
+        [11.0, 12.0, 23.0, 24.0]
+    );
+    let bad = vec![floats("c", &[2, 1], &[10.0, 20.0]), longs("to", &[3, 2])];
+    let nodes = [nodes, vec![node("Flatten", &["t"], "y", vec![])]].concat();
+    let error = import_model(&model(&[2, 2], bad, nodes)).unwrap_err().to_string();
+    assert!(error.contains("cannot expand [2, 1] to [3, 2]"), "{error}");
+}
+
 #[test]
 fn a_scale_along_another_axis_stays_outside_of_a_layer() {
     // As many tokens as features: only the axis says which of the two is scaled.
