@@ -33,7 +33,7 @@ use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal,
 /// Suffix of points that are quantized plainly, for comparison.
 const PLAIN: &str = "-plain";
 /// Mixed points of a run at most.
-const MOST_MIXED: usize = 8;
+const MOST_MIXED: usize = 6;
 /// Speed that budgets are counted by.
 const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
 

@@ -11,7 +11,7 @@ use crate::quantize::{Point, Widths};
 use crate::sensitivity::Sensitivity;
 
 /// Bit-widths that are looked at.
-const BITS: [u8; 10] = [2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
+const BITS: [u8; 8] = [2, 3, 4, 5, 6, 7, 8, 16];
 /// Up to this width the first and last layer are also tried at [`END_BITS`].
 const NARROW: u8 = 4;
 const END_BITS: u8 = 8;

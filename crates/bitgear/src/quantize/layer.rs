@@ -250,7 +250,8 @@ impl Layer<'_> {
                 && !demand::moves_codes(&node.op)
                 && node.inputs.contains(&tensor);
             let bits_there = demand::side_path_bits(&self.plan.demands[g.result.0]);
-            (side || g.residual == Some(tensor)) && bits_there == bits
+            let product = matches!(node.op, Op::MatMul { .. }) && node.inputs.contains(&tensor);
+            product || ((side || g.residual == Some(tensor)) && bits_there == bits)
         });
         let per_channel = matches!(
             graph.nodes[producer.head].op,

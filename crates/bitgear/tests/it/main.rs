@@ -6,5 +6,6 @@ mod characterize;
 mod import;
 mod integer;
 mod lowering;
+mod quantizer;
 mod real;
 mod tiny_transformer;
