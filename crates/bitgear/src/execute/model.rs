@@ -61,6 +61,11 @@ impl Format {
             Self::Scores { scale } => *scale,
         }
     }
+
+    /// Whether the integers are nothing but signs, whose multiplier says no more than that.
+    pub fn is_sign(&self) -> bool {
+        matches!(self, Self::Codes(scale) if scale.is_sign())
+    }
 }
 
 /// One stored version of a step's result:

@@ -52,6 +52,27 @@ pub fn export_qdq(model: &IntegerModel) -> Result<Vec<u8>, ExportError> {
         };
         return Err(fail(format!("`{name}`: {kind} are not supported in QDQ files")));
     }
+    for mac in model.mac_steps() {
+        if mac.codes.iter().any(|&code| i8::try_from(code).is_err()) {
+            return Err(fail(format!("`{}` has weight codes beyond 8 bits", mac.name)));
+        }
+        // Versions whose channels have scales of their own stand for other values than the rest.
+        let real = |output: &Requantization, c: usize| {
+            f64::from(output.multipliers[c]) * model.maps[output.map].format.step()
+        };
+        let alike = |output: &Requantization| {
+            (0..output.multipliers.len()).all(|c| {
+                let (a, b) = (real(output, c), real(&mac.outputs[0], c));
+                model.maps[output.map].format.is_sign() || (a - b).abs() <= 1e-5 * b.abs()
+            })
+        };
+        if !mac.outputs.iter().all(alike) {
+            return Err(fail(format!(
+                "`{}`: versions of its result differ in the scales of their channels; quantize without equalization",
+                mac.name
+            )));
+        }
+    }
     if !matches!(model.input_shape.len(), 1 | 3) {
         return Err(fail(format!("input has shape {:?}", model.input_shape)));
     }
