@@ -48,8 +48,11 @@ impl Layer<'_> {
         let layers = self.pass.graph.mac_layers().len();
         let widths = self.pass.point.widths(self.number, layers);
         let wide = widths.weights.get() >= Methods::EXACT_BITS;
-        let methods =
-            if wide && self.nest.is_none() { Methods::plain() } else { self.pass.methods };
+        let (weight, _) = node.op.weight_and_bias().expect("only MAC layers are fitted");
+        let columns: usize = weight.shape()[1..].iter().product();
+        // Also the trials of input scales make second moments.
+        let plain = (wide && self.nest.is_none()) || columns > MOST_COLUMNS;
+        let methods = if plain { Methods::plain() } else { self.pass.methods };
         let grid = self.nest.map_or(Grid::new(widths.weights), |nest| nest.grid(widths.weights));
         let (input, bits) = (node.inputs[0], widths.activations);
         let scale = match parameters.scales.get(&(input, bits)) {
@@ -62,8 +65,8 @@ impl Layer<'_> {
             self.pass.apply(&dequantized(&node.op, fit), &[(input, &read)], node.output)
         };
         self.with_request(&scale, grid, methods, |request| {
-            if request.columns > MOST_COLUMNS || !methods.needs_data() {
-                let fit = Request { methods: Methods::plain(), ..request }.nearest_fit();
+            if !methods.needs_data() {
+                let fit = request.nearest_fit();
                 let result = apply(&fit);
                 return (fit, result);
             }
@@ -189,8 +192,9 @@ impl Layer<'_> {
             return InputScale::plain(self.pass.side_scale(tensor, bits));
         }
         let few = bits.get() <= Methods::OUTPUT_ERROR_BITS;
-        let zero_points =
-            methods.zero_points && !self.pass.constraints.no_zero_points && bits.get() <= 6;
+        let zero_points = methods.zero_points
+            && !self.pass.constraints.no_zero_points
+            && bits.get() <= Methods::ZERO_POINT_BITS;
         let rule = match methods.range {
             RangeRule::OutputError => RangeRule::SquaredError,
             rule => rule,
@@ -203,7 +207,10 @@ impl Layer<'_> {
         };
         let mut best = scale_of(Vec::new());
         let by_output = few && methods.range == RangeRule::OutputError;
-        if !by_output && !methods.equalization {
+        // Points that share weights would need the same factors.
+        let evened = methods.equalization && self.nest.is_none() && bits.get() <= EQUALIZED_BITS;
+        let factors = if evened { self.equalization(tensor, bits) } else { None };
+        if !by_output && factors.is_none() {
             return best;
         }
         let mut error = self.trial(&best, grid, methods);
@@ -213,12 +220,7 @@ impl Layer<'_> {
                 (error, *best) = (trial, scale);
             }
         };
-        // Points that share weights would need the same factors.
-        if methods.equalization
-            && self.nest.is_none()
-            && bits.get() <= EQUALIZED_BITS
-            && let Some(factors) = self.equalization(tensor, bits)
-        {
+        if let Some(factors) = factors {
             offer(scale_of(factors), &mut best);
         }
         if by_output {

@@ -75,11 +75,12 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// Up to this width of activations clipping is worth a search by output error, and zero points
-    /// are worth their place.
+    /// Up to this width of activations zero points are worth their place.
+    pub const ZERO_POINT_BITS: u8 = 6;
+    /// Up to this width of activations clipping is worth a search by output error.
     pub const OUTPUT_ERROR_BITS: u8 = 4;
-    /// From this width on, of weights and activations, all methods are plain: rounding is then
-    /// far below what calibration data could tell apart.
+    /// From this width of weights on a layer is rounded plainly: rounding is then far below what
+    /// calibration data could tell apart.
     pub const EXACT_BITS: u8 = 10;
 
     /// Whether a layer's integers depend on its data.

@@ -80,8 +80,8 @@ pub fn quantize(
 /// Fits the integers of a network to calibration samples, point by point.
 ///
 /// Time of a point: about 30 runs of the float network over the samples. Memory: at most
-/// [`Quantizer::MEMORY`] bytes of samples on their way through the network, and for each thread the
-/// second moments of one layer.
+/// [`Quantizer::MEMORY`] bytes of samples on their way through the network, and about ten times
+/// the second moments of one layer (8 bytes for each pair of its inputs).
 pub struct Quantizer<'a> {
     graph: &'a Graph,
     ranges: &'a Ranges,
