@@ -292,7 +292,8 @@ proptest! {
         }
         let models = [model(&widths), model(&other)];
         let workload = workload(&fixture().graph);
-        let said = workload.shared_layers(&energy_widths(&widths), &energy_widths(&other));
+        let (low, high) = (energy_widths(&widths), energy_widths(&other));
+        let said = workload.shared_layers(&low, &high, LAYERS);
         prop_assert!(said <= shared_layers(&models[0], &models[1]));
         check(&models, &[0, said]);
     }

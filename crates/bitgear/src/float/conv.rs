@@ -44,6 +44,33 @@ pub(super) fn conv(
     }
 }
 
+/// Gradient of the input of shape (C, H, W), added to `into`, from that of the result.
+pub(super) fn conv_gradient(
+    conv: &Conv,
+    shape: &[usize],
+    out_shape: &[usize],
+    gradient: &[f32],
+    into: &mut [f32],
+) {
+    let (outputs, pixels) = (out_shape[0], out_shape[1] * out_shape[2]);
+    let per_group = outputs / conv.groups;
+    let channels = shape[0] / conv.groups;
+    let taps = conv.weight.shape()[2] * conv.weight.shape()[3];
+    let plane = shape[1] * shape[2];
+    let mut columns = vec![0.0; channels * taps * pixels];
+    for group in 0..conv.groups {
+        let into = &mut into[group * channels * plane..][..channels * plane];
+        let rows = per_group * channels * taps;
+        let weight = &conv.weight.values()[group * rows..][..rows];
+        let gradient = &gradient[group * per_group * pixels..][..per_group * pixels];
+        let weight = MatRef::from_row_major_slice(weight, per_group, channels * taps);
+        let gradient = MatRef::from_row_major_slice(gradient, per_group, pixels);
+        let product = MatMut::from_row_major_slice_mut(&mut columns, channels * taps, pixels);
+        matmul(product, Accum::Replace, weight.transpose(), gradient, 1.0, Par::Seq);
+        fold(conv, shape, &columns, out_shape, into);
+    }
+}
+
 /// Where output position `out` reads tap `tap`, if inside the input.
 fn source(conv: &Conv, axis: usize, out: usize, tap: usize, size: usize) -> Option<usize> {
     (out * conv.strides[axis] + tap * conv.dilations[axis])
@@ -79,9 +106,13 @@ fn depthwise(
                 let weight = weight[ky * kw + kx];
                 let (columns, start) = inside(conv, 1, kx, width, out_width);
                 let out = &mut out[y * out_width..][columns];
-                let taps = row[start.min(width)..].iter().step_by(conv.strides[1]);
-                for (out, tap) in out.iter_mut().zip(taps) {
-                    *out += weight * tap;
+                let taps = &row[start.min(width)..];
+                // Steps of 1 are vectorized only where they are known.
+                if conv.strides[1] == 1 {
+                    out.iter_mut().zip(taps).for_each(|(out, tap)| *out += weight * tap);
+                } else {
+                    let taps = taps.iter().step_by(conv.strides[1]);
+                    out.iter_mut().zip(taps).for_each(|(out, tap)| *out += weight * tap);
                 }
             }
         }
@@ -118,6 +149,33 @@ fn unfold(
                         for (out, tap) in out.iter_mut().zip(taps) {
                             *out = *tap;
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds every element of `columns`, laid out as [`unfold`] does, to the input element it stands for.
+fn fold(conv: &Conv, shape: &[usize], columns: &[f32], out_shape: &[usize], into: &mut [f32]) {
+    let (height, width) = (shape[1], shape[2]);
+    let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
+    let (out_height, out_width) = (out_shape[1], out_shape[2]);
+    let mut rows = columns.chunks_exact(out_width);
+    for plane in into.chunks_exact_mut(height * width) {
+        for ky in 0..kh {
+            for kx in 0..kw {
+                let (inside, start) = inside(conv, 1, kx, width, out_width);
+                for y in 0..out_height {
+                    let from = &rows.next().expect("a row per tap and line")[inside.clone()];
+                    let Some(row) = source(conv, 0, y, ky, height) else { continue };
+                    let row = &mut plane[row * width..][..width];
+                    if conv.strides[1] == 1 {
+                        let row = &mut row[start.min(width)..][..from.len()];
+                        row.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                    } else {
+                        let taps = row[start.min(width)..].iter_mut().step_by(conv.strides[1]);
+                        taps.zip(from).for_each(|(to, from)| *to += from);
                     }
                 }
             }

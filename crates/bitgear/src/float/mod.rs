@@ -4,10 +4,12 @@
 //! nor on the number of threads.
 
 mod attention;
+mod backward;
 mod conv;
 mod ops;
 
 pub use attention::{layer_norm, softmax};
+pub(crate) use backward::gradients;
 pub use ops::activation;
 pub(crate) use ops::apply;
 

@@ -51,6 +51,11 @@ pub(crate) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], o
                 *out = x.max(0.0);
             }
         }
+        Op::Activation(Activation::Clip { low, high }) => {
+            for (out, x) in out.iter_mut().zip(input) {
+                *out = x.clamp(*low, *high);
+            }
+        }
         Op::Activation(function) => {
             for (out, x) in out.iter_mut().zip(input) {
                 *out = activation(*function, f64::from(*x)) as f32;
@@ -106,7 +111,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Visits every element of `shape` in row-major order with its coordinates.
-fn walk(shape: &[usize], mut visit: impl FnMut(usize, &[usize])) {
+pub(super) fn walk(shape: &[usize], mut visit: impl FnMut(usize, &[usize])) {
     let mut at = vec![0; shape.len()];
     for i in 0..shape.iter().product() {
         visit(i, &at);
@@ -134,26 +139,28 @@ fn binary(op: Binary, operands: &[(&[usize], &[f32])], shape: &[usize], out: &mu
         }
         return;
     }
-    // Axes are aligned at the end; one of size 1 repeats.
-    let broadcast = |operand: &[usize]| -> Vec<usize> {
-        let missing = shape.len() - operand.len();
-        let own = strides(operand);
-        (0..shape.len())
-            .map(|axis| match axis.checked_sub(missing) {
-                Some(axis) if operand[axis] != 1 => own[axis],
-                _ => 0,
-            })
-            .collect()
-    };
-    let (a_strides, b_strides) = (broadcast(a_shape), broadcast(b_shape));
+    let (a_strides, b_strides) = (broadcast(a_shape, shape), broadcast(b_shape, shape));
     let index = |strides: &[usize], at: &[usize]| -> usize {
         strides.iter().zip(at).map(|(stride, at)| stride * at).sum()
     };
     walk(shape, |i, at| out[i] = compute(a[index(&a_strides, at)], b[index(&b_strides, at)]));
 }
 
+/// Strides of an operand over the axes of `shape`: axes are aligned at the end, one of size 1
+/// repeats.
+pub(super) fn broadcast(operand: &[usize], shape: &[usize]) -> Vec<usize> {
+    let missing = shape.len() - operand.len();
+    let own = strides(operand);
+    (0..shape.len())
+        .map(|axis| match axis.checked_sub(missing) {
+            Some(axis) if operand[axis] != 1 => own[axis],
+            _ => 0,
+        })
+        .collect()
+}
+
 /// Visits every output position with the indices of the window's pixels inside the input.
-fn windows(
+pub(super) fn windows(
     pool: &Pool,
     in_shape: &[usize],
     shape: &[usize],
@@ -178,8 +185,8 @@ fn windows(
     }
 }
 
-fn mean(axes: &[usize], in_shape: &[usize], input: &[f32], out: &mut [f32]) {
-    // Strides of the result, 0 along the axes that vanish.
+/// Strides of a mean's result over the axes of its operand, 0 along the axes that vanish.
+pub(super) fn mean_strides(axes: &[usize], in_shape: &[usize]) -> Vec<usize> {
     let mut kept = vec![0; in_shape.len()];
     let mut stride = 1;
     for axis in (0..in_shape.len()).rev() {
@@ -188,6 +195,11 @@ fn mean(axes: &[usize], in_shape: &[usize], input: &[f32], out: &mut [f32]) {
             stride *= in_shape[axis];
         }
     }
+    kept
+}
+
+fn mean(axes: &[usize], in_shape: &[usize], input: &[f32], out: &mut [f32]) {
+    let kept = mean_strides(axes, in_shape);
     out.fill(0.0);
     walk(in_shape, |i, at| {
         out[kept.iter().zip(at).map(|(stride, at)| stride * at).sum::<usize>()] += input[i];

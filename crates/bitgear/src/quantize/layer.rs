@@ -1,6 +1,8 @@
 //! One MAC layer that the calibration samples have reached: the scale of its input and its integers
 //! are decided here.
 
+use std::borrow::Cow;
+
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
@@ -14,7 +16,6 @@ use super::nest::LayerNest;
 use super::parameters::{InputScale, Parameters};
 use super::pass::{Pass, Plan};
 use crate::graph::{Op, TensorId};
-use crate::tensor::Tensor;
 
 /// Factors on the squared-error range that are tried by output error.
 const CLIPS: [f64; 4] = [0.7, 0.85, 1.2, 1.45];
@@ -23,6 +24,9 @@ const POWER_OF_TWO_CLIPS: [f64; 2] = [0.5, 2.0];
 const EQUALIZED_BITS: u8 = 8;
 /// Share of the usual rows that input scales are compared on.
 const TRIAL_ROWS: f64 = 0.25;
+
+/// Values that ranges are taken from.
+const RANGE_VALUES: usize = 1 << 24;
 
 /// One MAC layer that the samples have reached.
 pub(super) struct Layer<'a> {
@@ -62,7 +66,8 @@ impl Layer<'_> {
         parameters.scales.insert((input, bits), scale.clone());
         let read = self.pass.quantize_all(self.input, input, &scale);
         let apply = |fit: &LayerFit| {
-            self.pass.apply(&dequantized(&node.op, fit), &[(input, &read)], node.output)
+            let op = fit.weights.dequantized(&node.op, &fit.bias);
+            self.pass.apply(&op, &[(input, &read)], node.output)
         };
         self.with_request(&scale, grid, methods, |request| {
             if !methods.needs_data() {
@@ -199,11 +204,13 @@ impl Layer<'_> {
             RangeRule::OutputError => RangeRule::SquaredError,
             rule => rule,
         };
+        let shape = self.pass.graph.shape(tensor);
+        let seen = every(self.input, shape.iter().product(), RANGE_VALUES);
         let scale_of = |factors: Vec<f32>| {
-            let values = InputScale::divided(self.input, self.pass.graph.shape(tensor), &factors);
+            let values = InputScale::divided(&seen, shape, &factors);
             let range = Range::of_values(&values);
             let scale = range.scale_by(rule, bits, zero_points, power_of_two);
-            InputScale { scale, factors }.within(self.clamp_high(tensor))
+            InputScale { scale, factors }.within(self.plan.clamp_high(tensor))
         };
         let mut best = scale_of(Vec::new());
         let by_output = few && methods.range == RangeRule::OutputError;
@@ -229,15 +236,10 @@ impl Layer<'_> {
             for clip in clips {
                 let mut scale = base.clone();
                 scale.scale.scale *= clip;
-                offer(scale.within(self.clamp_high(tensor)), &mut best);
+                offer(scale.within(self.plan.clamp_high(tensor)), &mut best);
             }
         }
         best
-    }
-
-    /// Where the tensor is cut off above anyway.
-    fn clamp_high(&self, tensor: TensorId) -> f32 {
-        self.plan.groups.iter().find(|g| g.result == tensor).map_or(f32::INFINITY, |g| g.clamp.1)
     }
 
     /// Factors of the input's channels, where the layers on both sides can take them in.
@@ -273,19 +275,10 @@ impl Layer<'_> {
     }
 }
 
-/// The operator with its integers' real weights.
-fn dequantized(op: &Op, fit: &LayerFit) -> Op {
-    let row = fit.weights.codes.len() / fit.weights.scales.len();
-    let weights = fit
-        .weights
-        .codes
-        .chunks_exact(row)
-        .zip(&fit.weights.scales)
-        .flat_map(|(row, &scale)| row.iter().map(move |&q| (f64::from(q) * scale) as f32))
-        .collect();
-    let mut op = op.clone();
-    let (weight, bias) = op.weight_and_bias_mut().expect("only MAC layers are fitted");
-    *weight = Tensor::new(weight.shape().to_vec(), weights);
-    bias.clone_from(&fit.bias);
-    op
+/// Samples of `size` values, evenly spaced, of at most `most` values in all.
+fn every(values: &[f32], size: usize, most: usize) -> Cow<'_, [f32]> {
+    match values.len().div_ceil(most) {
+        1 => values.into(),
+        step => values.chunks_exact(size).step_by(step).flatten().copied().collect(),
+    }
 }

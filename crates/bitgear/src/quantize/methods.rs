@@ -70,6 +70,9 @@ pub struct Methods {
     pub equalization: bool,
     /// Signed activations may have a zero point other than the middle code.
     pub zero_points: bool,
+    /// So many steps of gradient descent on the scales and biases of the whole network, towards the
+    /// float network's scores.
+    pub tuning: usize,
     /// Plain rounding is a candidate in every layer and wins where its held-out error is least.
     pub fall_back: bool,
 }
@@ -77,6 +80,9 @@ pub struct Methods {
 impl Methods {
     /// Up to this width of activations zero points are worth their place.
     pub const ZERO_POINT_BITS: u8 = 6;
+    /// Layers of at most this width, in weights or activations, are tuned together with the rest of
+    /// their point; wider ones are not, the last excepted, and points may share them.
+    pub const TUNED_BITS: u8 = 7;
     /// Up to this width of activations clipping is worth a search by output error.
     pub const OUTPUT_ERROR_BITS: u8 = 4;
     /// From this width of weights on a layer is rounded plainly: rounding is then far below what
@@ -105,6 +111,7 @@ impl Methods {
             activation_aware: 0,
             equalization: false,
             zero_points: false,
+            tuning: 0,
             fall_back: false,
         }
     }
@@ -123,6 +130,7 @@ impl Methods {
             activation_aware: 3,
             equalization: true,
             zero_points: true,
+            tuning: 256,
             fall_back: true,
         }
     }

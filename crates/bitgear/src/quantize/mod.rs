@@ -17,6 +17,7 @@ mod pass;
 mod point;
 mod ranges;
 mod sensitivity;
+mod tune;
 mod weights;
 
 pub use calibrate::calibrate;
@@ -121,7 +122,7 @@ impl<'a> Quantizer<'a> {
 
     /// Parameters of an operating point.
     pub fn fit(&self, point: &Point) -> Parameters {
-        self.pass(point, self.methods).run(&self.samples, &mut [])
+        self.tuned(point, &mut [])
     }
 
     /// The integer networks of several points that share one copy of weights: narrow points read the
@@ -144,12 +145,25 @@ impl<'a> Quantizer<'a> {
         let mut models: Vec<Option<IntegerModel>> = vec![None; points.len()];
         for index in order {
             let point = &points[index];
-            let parameters = self.pass(point, self.methods).run(&self.samples, &mut nests);
+            let parameters = self.tuned(point, &mut nests);
             let mut model = lower::lower(self.graph, self.ranges, &parameters, point)?;
             model.point += NESTED;
             models[index] = Some(model);
         }
         Ok(models.into_iter().flatten().collect())
+    }
+
+    /// Parameters of a point, tuned where that applies.
+    fn tuned(&self, point: &Point, nests: &mut [nest::LayerNest]) -> Parameters {
+        let pass = self.pass(point, self.methods);
+        if !tune::applies(&pass) {
+            return pass.run(&self.samples, nests);
+        }
+        // What judges must not have been fitted to.
+        let (samples, held_out) = tune::split(&self.samples);
+        let pass = pass::Pass { samples: samples.shape()[0], ..pass };
+        let parameters = pass.run(&samples, nests);
+        tune::tune(&pass, &samples, &held_out, parameters)
     }
 
     fn pass<'p>(&'p self, point: &'p Point, methods: Methods) -> pass::Pass<'p> {

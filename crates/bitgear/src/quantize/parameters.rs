@@ -6,7 +6,7 @@ use bitgear_core::bits::BitWidth;
 
 use super::weights::QuantizedWeights;
 use crate::execute::ActivationScale;
-use crate::graph::TensorId;
+use crate::graph::{Op, TensorId};
 
 /// Quantization parameters of one operating point.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +32,13 @@ pub struct LayerParameters {
     pub held_out_error: f64,
 }
 
+impl LayerParameters {
+    /// The layer's operator with the real weights that the codes stand for.
+    pub(super) fn dequantized(&self, op: &Op) -> Op {
+        self.weights.dequantized(op, &self.bias)
+    }
+}
+
 /// How a version of a tensor is stored: code · scale stands for value / factor of its channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputScale {
@@ -41,6 +48,9 @@ pub struct InputScale {
     /// one that reads it has them in its weights.
     pub factors: Vec<f32>,
 }
+
+/// Adding and subtracting 1.5 · 2^23 rounds to the nearest integer, ties to even.
+const ROUND: f32 = 12_582_912.0;
 
 impl InputScale {
     /// All channels alike.
@@ -63,8 +73,6 @@ impl InputScale {
     /// Quantizes one sample of a tensor of `shape` and gives back what the codes stand for, still
     /// divided by the factors.
     pub(super) fn quantize(&self, values: &[f32], shape: &[usize], out: &mut [f32]) {
-        // Adding and subtracting 1.5 · 2^23 rounds to the nearest integer, ties to even.
-        const ROUND: f32 = 12_582_912.0;
         let ActivationScale { bits, scale, .. } = self.scale;
         if self.scale.is_sign() {
             for (out, &v) in out.iter_mut().zip(values) {
@@ -92,6 +100,54 @@ impl InputScale {
         {
             run(out, values, inverse / factor);
         }
+    }
+
+    /// From the gradient of what [`Self::quantize`] gave, that of `values`, in place, and that of
+    /// the scale's logarithm. Rounding counts as the identity, saturation as a constant number of
+    /// steps.
+    pub(super) fn pull_back(&self, values: &[f32], shape: &[usize], gradient: &mut [f32]) -> f32 {
+        const LANES: usize = 8;
+        let step = self.scale.scale as f32;
+        if self.scale.is_sign() {
+            let mut slope = 0.0;
+            for (gradient, &value) in gradient.iter_mut().zip(values) {
+                let code = value / step;
+                slope += *gradient
+                    * (0.5_f32.copysign(code) - if code.abs() <= 0.5 { code } else { 0.0 });
+                if code.abs() > 0.5 {
+                    *gradient = 0.0;
+                }
+            }
+            return slope * step;
+        }
+        let zero = f32::from(self.scale.zero_code());
+        let (low, high) = (-zero, self.scale.bits.code_max() as f32 - zero);
+        let mut sums = [0.0_f32; LANES];
+        let mut run = |gradient: &mut [f32], values: &[f32], factor: f32| {
+            let (to_code, back) = (1.0 / (step * factor), 1.0 / factor);
+            let pairs = gradient.chunks_mut(LANES).zip(values.chunks(LANES));
+            for (gradient, values) in pairs {
+                for ((sum, gradient), &value) in sums.iter_mut().zip(gradient).zip(values) {
+                    let code = value * to_code;
+                    let clamped = code.max(low).min(high);
+                    let rounded = (clamped + ROUND) - ROUND;
+                    let inside = if code == clamped { 1.0 } else { 0.0 };
+                    *sum += *gradient * (rounded - inside * code);
+                    *gradient *= inside * back;
+                }
+            }
+        };
+        if self.factors.is_empty() {
+            run(gradient, values, 1.0);
+        } else {
+            let inner: usize = if shape.len() == 3 { shape[1] * shape[2] } else { 1 };
+            let channels = self.factors.iter().cycle();
+            let rows = gradient.chunks_exact_mut(inner).zip(values.chunks_exact(inner));
+            for ((gradient, values), &factor) in rows.zip(channels) {
+                run(gradient, values, factor);
+            }
+        }
+        sums.iter().sum::<f32>() * step
     }
 
     /// Values of all samples over the factors.

@@ -57,6 +57,11 @@ impl Plan {
         Self { groups, numbers, demands, last_reader }
     }
 
+    /// Where a tensor is cut off above anyway.
+    pub(super) fn clamp_high(&self, tensor: TensorId) -> f32 {
+        self.groups.iter().find(|g| g.result == tensor).map_or(f32::INFINITY, |g| g.clamp.1)
+    }
+
     /// Tensors that group `index` is the last to read.
     pub(super) fn released<'p>(
         &'p self,

@@ -5,6 +5,8 @@ use bitgear_core::bits::BitWidth;
 
 use super::fit::Grid;
 use super::methods::Constraints;
+use crate::graph::Op;
+use crate::tensor::Tensor;
 
 /// Weights of one layer as integers: real weight ≈ `scales[o]` · code.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +15,22 @@ pub struct QuantizedWeights {
     pub codes: Vec<i16>,
     /// One per output channel, of either sign.
     pub scales: Vec<f64>,
+}
+
+impl QuantizedWeights {
+    /// A MAC layer's operator with the real weights that the codes stand for.
+    pub(super) fn dequantized(&self, op: &Op, bias: &[f32]) -> Op {
+        let row = self.codes.len() / self.scales.len();
+        let rows = self.codes.chunks_exact(row).zip(&self.scales);
+        let values = rows
+            .flat_map(|(row, &scale)| row.iter().map(move |&q| (f64::from(q) * scale) as f32))
+            .collect();
+        let mut op = op.clone();
+        let (weight, own) = op.weight_and_bias_mut().expect("only MAC layers have weights");
+        *weight = Tensor::new(weight.shape().to_vec(), values);
+        bias.clone_into(own);
+        op
+    }
 }
 
 /// Candidate scales: the largest magnitude that stays representable runs from this share of the

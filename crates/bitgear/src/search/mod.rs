@@ -16,6 +16,7 @@ use crate::energy::{
     AcceleratorProfile, Energy, EnergyError, StagePoint, Storage, Widths, Workload, policy_cost,
     stage_costs,
 };
+use crate::quantize::Methods;
 use crate::trace::{Random, Trace, View, deal};
 
 /// What kind of point a candidate is.
@@ -63,7 +64,13 @@ impl PointInfo {
         if self.view != high.view || self.family() != high.family() {
             return 0;
         }
-        workload.shared_layers(&self.widths, &high.widths)
+        // What is tuned belongs to one point alone.
+        let wide = |widths: &&Widths| widths.weights.min(widths.activations) > Methods::TUNED_BITS;
+        let most = match self.family() {
+            Some("-plain") => self.widths.len(),
+            _ => self.widths.iter().take_while(wide).count(),
+        };
+        workload.shared_layers(&self.widths, &high.widths, most)
     }
 
     /// How the weights are made, beyond their widths: the suffix of the name.

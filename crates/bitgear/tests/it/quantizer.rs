@@ -1,17 +1,18 @@
 //! The quantizer on the demo's model.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::execute::{Engine, Format, IntegerModel};
 use bitgear::graph::Graph;
-use bitgear::onnx;
 use bitgear::quantize::{
     Constraints, Correction, Methods, Point, Quantizer, RangeRule, Ranges, Rounding, calibrate,
     quantize,
 };
 use bitgear::tensor::Tensor;
+use bitgear::{float, onnx};
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 
@@ -25,24 +26,31 @@ struct Fixture {
     labels: Vec<u32>,
 }
 
+fn data(name: &str) -> Dataset {
+    Dataset::read(&Source::Path(root().join("examples/fashion-mnist").join(name))).unwrap()
+}
+
+fn preprocess() -> Preprocess {
+    Preprocess { scale: 1.0 / 255.0, ..Preprocess::default() }
+}
+
+fn calibration(samples: Range<usize>) -> Tensor {
+    data("calibration.npz").batch(&samples.collect::<Vec<_>>(), &preprocess())
+}
+
 fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
         let example = root().join("examples/fashion-mnist");
         let graph = onnx::import_file(&example.join("fashion-mnist.onnx")).unwrap();
-        let read = |name: &str| Dataset::read(&Source::Path(example.join(name))).unwrap();
-        let preprocess = Preprocess { scale: 1.0 / 255.0, ..Preprocess::default() };
-        let (calibration, test) = (read("calibration.npz"), read("test.npz"));
-        let indices: Vec<usize> = (0..48).collect();
-        let samples = calibration.batch(&indices, &preprocess);
-        let ranges = calibrate(&graph, indices.len(), |span| {
-            Ok::<_, Infallible>(calibration.batch(&indices[span], &preprocess))
-        });
+        let test = data("test.npz");
+        let samples = calibration(0..48);
+        let ranges = calibrate(&graph, 48, |span| Ok::<_, Infallible>(calibration(span)));
         let tested: Vec<usize> = (0..1000).collect();
         Fixture {
             ranges: ranges.unwrap(),
             samples,
-            test: test.batch(&tested, &preprocess),
+            test: test.batch(&tested, &preprocess()),
             labels: test.labels().unwrap()[..1000].to_vec(),
             graph,
         }
@@ -97,12 +105,58 @@ fn every_step_can_be_switched_off_and_matters() {
         Methods { residual_error: false, ..best },
         Methods { activation_aware: 0, ..best },
         Methods { equalization: false, ..best },
+        Methods { tuning: 0, ..best },
     ];
     for methods in variants {
         let model = fitted("w3a3-f8l8", methods, Constraints::default());
         model.validate().unwrap();
         assert_ne!(model, reference, "{methods:?}");
     }
+}
+
+/// Mean divergence of a model's answers from the float network's.
+fn divergence(model: &IntegerModel, samples: &Tensor) -> f64 {
+    let Fixture { graph, .. } = fixture();
+    let scores = Engine::new(model, Kernels::detect()).scores(samples);
+    let softmax = |scores: &mut dyn Iterator<Item = f64>| -> Vec<f64> {
+        let mut row: Vec<f64> = scores.collect();
+        float::softmax(&mut row);
+        row
+    };
+    let exact = float::run(graph, samples);
+    let rows = exact.values().chunks_exact(model.classes());
+    let each = rows.zip(scores.chunks_exact(model.classes())).map(|(exact, scores)| -> f64 {
+        let p = softmax(&mut exact.iter().map(|&s| f64::from(s)));
+        let q = softmax(&mut scores.iter().map(|&s| f64::from(s) * model.score_scale()));
+        p.iter().zip(&q).map(|(p, q)| p * (p / q.max(1e-12)).max(1e-12).ln()).sum()
+    });
+    each.sum::<f64>() / samples.shape()[0] as f64
+}
+
+#[test]
+fn tuning_brings_the_scores_nearer_and_changes_no_code_of_a_weight() {
+    let Fixture { graph, ranges, .. } = fixture();
+    let samples = calibration(0..128);
+    let quantizer = |tuning| {
+        let methods = Methods { tuning, ..Methods::best() };
+        Quantizer::new(graph, ranges, &samples, methods, Constraints::default())
+    };
+    // Tuning holds samples out of the fit, so a single step is what to compare with.
+    let (once, tuned) = (quantizer(1), quantizer(128));
+    let point: Point = "w2a2".parse().unwrap();
+    let models = [&once, &tuned].map(|quantizer| quantizer.quantize(&point).unwrap());
+    for (data, most) in [(&samples, 0.8), (&fixture().test, 0.95)] {
+        let [once, tuned] = [0, 1].map(|i| divergence(&models[i], data));
+        assert!(tuned < most * once, "{tuned} after {once} nats");
+    }
+    // Wide layers at the front stay as they are, so that points may share them.
+    let point: Point = "w2a2-f8l8".parse().unwrap();
+    let [once, twice] = [once, quantizer(2)].map(|quantizer| quantizer.fit(&point));
+    for (once, twice) in once.layers.iter().zip(&twice.layers) {
+        assert_eq!(once.weights.codes, twice.weights.codes);
+    }
+    assert_eq!(once.layers[0], twice.layers[0]);
+    assert_ne!(once.layers[1], twice.layers[1]);
 }
 
 #[test]

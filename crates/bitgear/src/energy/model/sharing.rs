@@ -54,12 +54,12 @@ impl Live {
 
 impl Workload {
     /// The most leading layers that a stage at widths `high` can leave to one at widths `low`: those
-    /// of equal widths, up to a boundary.
+    /// of equal widths, `most` at most, up to a boundary.
     ///
     /// Layers before a boundary compute the same in both only while nothing read across it has more
     /// than 8 bits: wider results are computed with finer biases.
-    pub fn shared_layers(&self, low: &[Widths], high: &[Widths]) -> usize {
-        let equal = low.iter().zip(high).take_while(|(low, high)| low == high).count();
+    pub fn shared_layers(&self, low: &[Widths], high: &[Widths], most: usize) -> usize {
+        let equal = low.iter().zip(high).take_while(|(low, high)| low == high).count().min(most);
         let narrow = |widths: &[Widths], live: &Live| {
             let after = &widths[live.layer..];
             let read = if live.side { after } else { &after[..1] };

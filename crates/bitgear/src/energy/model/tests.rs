@@ -243,11 +243,12 @@ fn layers_are_shared_up_to_the_last_boundary_within_equal_widths() {
     workload.layers[1].boundary = Some(vec![live(1, false)]);
     workload.layers[3].boundary = Some(vec![live(3, false), live(4, true)]);
     let point = |bits: [u8; 5]| bits.map(widths);
-    let shared = |low, high| workload.shared_layers(&point(low), &point(high));
+    let shared = |low, high| workload.shared_layers(&point(low), &point(high), 5);
     assert_eq!(shared([3; 5], [3, 3, 3, 3, 8]), 3);
     assert_eq!(shared([3; 5], [3, 3, 3, 8, 8]), 3);
     assert_eq!(shared([3; 5], [3, 3, 8, 8, 8]), 1);
     assert_eq!(shared([3; 5], [8; 5]), 0);
+    assert_eq!(workload.shared_layers(&point([3; 5]), &point([3; 5]), 2), 1);
     // A residual of more than 8 bits is computed differently; here the second layer reads no wide
     // tensor across its boundary.
     assert_eq!(shared([3; 5], [3, 3, 3, 8, 10]), 1);

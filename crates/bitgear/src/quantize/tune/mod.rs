@@ -1,0 +1,190 @@
+//! Tuning of a whole network: scales and biases move, codes of weights stay.
+//!
+//! Layers are fitted one by one, each to its own float result; what counts is the scores. Here the
+//! divergence of the scores from the float network's is reduced by Adam (Kingma & Ba 2015,
+//! arXiv 1412.6980), on what costs nothing to change: the scale of each channel's weights, its bias,
+//! and the scales of activations. Rounding passes gradients on (Bengio et al. 2013, arXiv
+//! 1308.3432; for scales Esser et al. 2020, arXiv 1902.08153). Samples are mixed two by two (Zhang
+//! et al. 2018, arXiv 1710.09412), so that few go a long way: the float network scores a mixture as
+//! well as anything else, and no labels are needed.
+
+mod network;
+
+use rayon::prelude::*;
+
+use self::network::Network;
+use super::Widths;
+use super::judge::divergence;
+use super::methods::Methods;
+use super::parameters::Parameters;
+use super::pass::{Pass, Plan};
+use crate::float;
+use crate::tensor::Tensor;
+use crate::trace::Random;
+
+/// No network is whose tuning would take more multiply-accumulates than this in the float network.
+const MOST_WORK: u64 = 1_000_000_000_000;
+/// Samples to a step: at most, and as a share of all.
+const BATCH: usize = 32;
+const BATCHES: usize = 6;
+/// Size of the first step; the others follow a cosine down to nothing.
+const RATE: f32 = 0.005;
+/// How much of the mean gradient and of its mean square outlasts a step.
+const DECAY: (f32, f32) = (0.9, 0.99);
+/// Of so many samples one is held out, to tell whether tuning helped.
+const HELD_OUT: usize = 8;
+/// Fewer samples than this are no ground to tune on.
+const FEWEST: usize = 32;
+/// Mean divergence, in nats, that leaves nothing to gain.
+const NEGLIGIBLE: f64 = 0.01;
+/// Samples that sizes of results are measured on.
+const MEASURED: usize = 32;
+
+/// Whether points of this network are tuned, given its number of samples: all alike, so that points
+/// share what they have in common.
+pub(super) fn applies(pass: &Pass<'_>) -> bool {
+    let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
+    let work = macs.saturating_mul((pass.methods.tuning * BATCH) as u64);
+    work > 0 && work <= MOST_WORK && pass.samples >= FEWEST && pass.graph.classes() > 1
+}
+
+/// The samples that are learned from, and those held out, of (N, sample shape).
+pub(super) fn split(samples: &Tensor) -> (Tensor, Tensor) {
+    let size = samples.values().len() / samples.shape()[0];
+    let part = |wanted: &dyn Fn(usize) -> bool| {
+        let rows = samples.values().chunks_exact(size).enumerate().filter(|(i, _)| wanted(*i));
+        let values: Vec<f32> = rows.flat_map(|(_, row)| row).copied().collect();
+        let shape = [&[values.len() / size], &samples.shape()[1..]].concat();
+        Tensor::new(shape, values)
+    };
+    (part(&|i| i % HELD_OUT != 0), part(&|i| i % HELD_OUT == 0))
+}
+
+/// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`, unless `held_out` ones clearly
+/// say they are worse. Both are of shape (N, sample shape).
+pub(super) fn tune(
+    pass: &Pass<'_>,
+    samples: &Tensor,
+    held_out: &Tensor,
+    parameters: Parameters,
+) -> Parameters {
+    let layers = parameters.layers.len();
+    let narrow = (0..layers).any(|layer| {
+        let Widths { weights, activations } = pass.point.widths(layer, layers);
+        weights.min(activations).get() <= Methods::TUNED_BITS
+    });
+    if !narrow {
+        return parameters;
+    }
+    let plan = Plan::new(pass.graph, pass.point);
+    let steps = pass.methods.tuning;
+    let size = samples.values().len() / samples.shape()[0];
+    let samples: Vec<&[f32]> = samples.values().chunks_exact(size).collect();
+    let held_out: Vec<&[f32]> = held_out.values().chunks_exact(size).collect();
+    let network = Network::new(pass, &plan, &parameters, &samples[..MEASURED.min(samples.len())]);
+    let exact: Vec<Vec<f32>> = held_out.par_iter().map(|one| float_scores(pass, one)).collect();
+    let divergences = |knobs: &[f32]| -> Vec<f64> {
+        let setting = network.set(knobs);
+        let each = held_out.par_iter().zip(&exact).map(|(one, exact)| {
+            divergence(exact, &network.scores(&setting, one), pass.graph.classes())
+        });
+        each.collect()
+    };
+    let start = vec![0.0; network.limits().len()];
+    let before = divergences(&start);
+    if before.iter().sum::<f64>() < NEGLIGIBLE * before.len() as f64 {
+        return parameters;
+    }
+
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    let mut adam = Adam { knobs: start.clone(), moments: vec![(0.0, 0.0); start.len()], step: 0 };
+    let batch = order.len().div_ceil(BATCHES).min(BATCH);
+    let mut random = Random::new(0);
+    for step in 0..steps {
+        let at = step * batch % order.len();
+        if at < batch {
+            random.shuffle(&mut order);
+        }
+        let pairs: Vec<Pair> = (0..batch)
+            .map(|i| Pair {
+                one: order[(at + i) % order.len()],
+                other: order[random.below(order.len())],
+                share: (random.below(1 << 16) as f32 / f32::from(u16::MAX) - 0.5).max(0.0),
+            })
+            .collect();
+        let setting = network.set(&adam.knobs);
+        let each = pairs.par_iter().map(|pair| {
+            let both = samples[pair.one].iter().zip(samples[pair.other]);
+            let mixed: Vec<f32> = both.map(|(a, b)| a + pair.share * (b - a)).collect();
+            let wanted = softmax(&float_scores(pass, &mixed));
+            // Of the divergence of softmaxes with respect to the scores.
+            let of_scores = |scores: &[f32]| {
+                let pairs = softmax(scores).into_iter().zip(wanted);
+                pairs.map(|(q, p)| ((q - p) / batch as f64) as f32).collect()
+            };
+            network.gradient(&setting, &mixed, of_scores)
+        });
+        let mut gradient = vec![0.0; start.len()];
+        for one in each.collect::<Vec<_>>() {
+            gradient.iter_mut().zip(&one).for_each(|(sum, g)| *sum += g);
+        }
+        let share = step as f32 / steps as f32;
+        let rate = RATE * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
+        adam.step(&gradient, rate, network.limits());
+    }
+    let after = divergences(&adam.knobs);
+    if is_no_more(&after, &before) { network.parameters(&adam.knobs) } else { parameters }
+}
+
+/// Whether the mean difference lies at most twice its standard error above 0: not so where one is
+/// not a number.
+fn is_no_more(a: &[f64], b: &[f64]) -> bool {
+    let count = a.len() as f64;
+    let differences = || a.iter().zip(b).map(|(a, b)| a - b);
+    let mean = differences().sum::<f64>() / count;
+    let variance = differences().map(|d| (d - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    mean <= 2.0 * (variance / count).sqrt()
+}
+
+/// Two samples that are mixed.
+struct Pair {
+    one: usize,
+    other: usize,
+    /// Of the other: nothing in every second pair, else at most a half.
+    share: f32,
+}
+
+/// Adam's state.
+struct Adam {
+    knobs: Vec<f32>,
+    /// Running means of each knob's gradient and of its square.
+    moments: Vec<(f32, f32)>,
+    step: i32,
+}
+
+impl Adam {
+    fn step(&mut self, gradient: &[f32], rate: f32, limits: &[(f32, f32)]) {
+        self.step += 1;
+        // The means start at 0.
+        let seen = (1.0 - DECAY.0.powi(self.step), 1.0 - DECAY.1.powi(self.step));
+        let all = self.knobs.iter_mut().zip(&mut self.moments).zip(gradient).zip(limits);
+        for (((knob, (mean, square)), g), &(low, high)) in all {
+            *mean += (1.0 - DECAY.0) * (g - *mean);
+            *square += (1.0 - DECAY.1) * (g * g - *square);
+            let size = (*square / seen.1).sqrt() + f32::MIN_POSITIVE;
+            *knob = (*knob - rate * (*mean / seen.0) / size).max(low).min(high);
+        }
+    }
+}
+
+/// The float network's scores of one sample.
+fn float_scores(pass: &Pass<'_>, sample: &[f32]) -> Vec<f32> {
+    let shape = [&[1], pass.graph.shape(pass.graph.input)].concat();
+    float::run(pass.graph, &Tensor::new(shape, sample.to_vec())).into_values()
+}
+
+fn softmax(scores: &[f32]) -> Vec<f64> {
+    let mut row: Vec<f64> = scores.iter().map(|&s| f64::from(s)).collect();
+    float::softmax(&mut row);
+    row
+}
