@@ -267,6 +267,7 @@ pub fn characterize(
             point: model.point.clone(),
             view: View::AsIs,
             kind: Kind::Nested,
+            alike: untuned(&widths(point, &workload)),
             widths: widths(point, &workload),
         }));
         candidates = Candidates::new(&trace, FLOAT, infos, &profile, &workload)?;
@@ -442,17 +443,26 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
 
 /// What can be chosen of a point.
 fn point_infos(point: &Point, workload: &Workload) -> Vec<PointInfo> {
-    let info = |kind, suffix| PointInfo {
+    let widths = widths(point, workload);
+    let info = |kind, suffix, alike| PointInfo {
         point: format!("{point}{suffix}"),
         view: View::AsIs,
         kind,
-        widths: widths(point, workload),
+        widths: widths.clone(),
+        alike,
     };
+    let alike = untuned(&widths);
     if point.is_uniform() {
-        vec![info(Kind::Uniform, ""), info(Kind::Plain, PLAIN)]
+        vec![info(Kind::Uniform, "", alike), info(Kind::Plain, PLAIN, widths.len())]
     } else {
-        vec![info(Kind::Mixed, "")]
+        vec![info(Kind::Mixed, "", alike)]
     }
+}
+
+/// Leading layers that are too wide for tuning to touch.
+fn untuned(widths: &[EnergyWidths]) -> usize {
+    let wide = |w: &&EnergyWidths| w.weights.min(w.activations) > Methods::TUNED_BITS;
+    widths.iter().take_while(wide).count()
 }
 
 /// Name and widths of a point whose name does not say them all.

@@ -16,7 +16,6 @@ use crate::energy::{
     AcceleratorProfile, Energy, EnergyError, StagePoint, Storage, Widths, Workload, policy_cost,
     stage_costs,
 };
-use crate::quantize::Methods;
 use crate::trace::{Random, Trace, View, deal};
 
 /// What kind of point a candidate is.
@@ -55,6 +54,8 @@ pub struct PointInfo {
     pub kind: Kind,
     /// Widths of every layer.
     pub widths: Vec<Widths>,
+    /// Number of leading layers that are made alike at all points of these widths there.
+    pub alike: usize,
 }
 
 impl PointInfo {
@@ -64,13 +65,7 @@ impl PointInfo {
         if self.view != high.view || self.family() != high.family() {
             return 0;
         }
-        // What is tuned belongs to one point alone.
-        let wide = |widths: &&Widths| widths.weights.min(widths.activations) > Methods::TUNED_BITS;
-        let most = match self.family() {
-            Some("-plain") => self.widths.len(),
-            _ => self.widths.iter().take_while(wide).count(),
-        };
-        workload.shared_layers(&self.widths, &high.widths, most)
+        workload.shared_layers(&self.widths, &high.widths, self.alike.min(high.alike))
     }
 
     /// How the weights are made, beyond their widths: the suffix of the name.
