@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release --example accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…`
 //!
+//! A point's name may end in `-plain` (nearest rounding) or `-untuned` (layers fitted one by one).
 //! CALIBRATION is a file, or the number of samples at the front of DATA that are set aside for it. Each
 //! of SUBSETS rounds calibrates on SAMPLES random ones of them. MEAN and STD are comma-separated.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
@@ -63,13 +64,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok::<_, std::convert::Infallible>(calibration.batch(&order[span], &preprocess))
         })?;
         let batch = calibration.batch(&order, &preprocess);
-        let quantizer =
-            Quantizer::new(&graph, &ranges, &batch, Methods::best(), Constraints::default());
+        let with =
+            |methods| Quantizer::new(&graph, &ranges, &batch, methods, Constraints::default());
+        let best = with(Methods::best());
+        let untuned = with(Methods { tuning: 0, ..Methods::best() });
         for ((name, drops), total) in points.iter().zip(&mut drops).zip(&mut divergences) {
             let start = Instant::now();
-            let model = match name.strip_suffix("-plain") {
-                Some(name) => quantize(&graph, &ranges, &name.parse()?)?,
-                None => quantizer.quantize(&name.parse()?)?,
+            let model = if let Some(name) = name.strip_suffix("-plain") {
+                quantize(&graph, &ranges, &name.parse()?)?
+            } else if let Some(name) = name.strip_suffix("-untuned") {
+                untuned.quantize(&name.parse()?)?
+            } else {
+                best.quantize(&name.parse()?)?
             };
             let seconds = start.elapsed().as_secs_f64();
             let engine = Engine::new(&model, Kernels::detect());

@@ -168,3 +168,31 @@ impl InputScale {
             .into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gradient of 1 comes back whole where codes don't saturate and not at all where they do;
+    /// there the value moves with the scale, elsewhere by what rounding added.
+    #[test]
+    fn gradients_pass_through_rounding_and_stop_at_saturation() {
+        let bits = BitWidth::new(3).unwrap();
+        let scale = ActivationScale::symmetric(bits, 0.5, false);
+        let input = InputScale { scale, factors: vec![1.0, 2.0] };
+        // Two channels of two elements: in codes 1.2, 9, 0.6 and -4.
+        let values = [0.6, 4.5, 0.6, -4.0];
+        let mut gradient = [1.0; 4];
+        let slope = input.pull_back(&values, &[2, 1, 2], &mut gradient);
+        assert_eq!(gradient, [1.0, 0.0, 0.5, 0.0]);
+        let expected = 0.5 * ((1.0 - 1.2) + 7.0 + (1.0 - 0.6) + 0.0);
+        assert!((slope - expected).abs() < 1e-5, "{slope} instead of {expected}");
+
+        let sign = ActivationScale::symmetric(BitWidth::new(1).unwrap(), 2.0, true);
+        let mut gradient = [1.0; 3];
+        // In steps 0.25, -0.25 and 3, of which ±0.5 are stored.
+        let slope = InputScale::plain(sign).pull_back(&[0.5, -0.5, 6.0], &[3], &mut gradient);
+        assert_eq!(gradient, [1.0, 1.0, 0.0]);
+        assert!((slope - 2.0 * (0.25 - 0.25 + 0.5)).abs() < 1e-5, "{slope}");
+    }
+}

@@ -22,7 +22,7 @@ use crate::float;
 use crate::tensor::Tensor;
 use crate::trace::Random;
 
-/// No network is whose tuning would take more multiply-accumulates than this in the float network.
+/// A network is not tuned where the samples' runs through it would take more multiply-accumulates.
 const MOST_WORK: u64 = 1_000_000_000_000;
 /// Samples to a step: at most, and as a share of all.
 const BATCH: usize = 32;
@@ -60,8 +60,8 @@ pub(super) fn split(samples: &Tensor) -> (Tensor, Tensor) {
     (part(&|i| i % HELD_OUT != 0), part(&|i| i % HELD_OUT == 0))
 }
 
-/// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`, unless `held_out` ones clearly
-/// say they are worse. Both are of shape (N, sample shape).
+/// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
+/// unless `held_out` ones clearly say they are worse. Both are of shape (N, sample shape).
 pub(super) fn tune(
     pass: &Pass<'_>,
     samples: &Tensor,

@@ -22,7 +22,7 @@ struct Step {
     gains: Option<usize>,
     biases: Option<usize>,
     channels: usize,
-    /// Elements of the result from one channel to the next, and of each before the next one starts.
+    /// Elements of the result that belong to a channel before the next one's begin.
     inner: usize,
     /// What a bias' knob of 1 adds.
     unit: f32,
