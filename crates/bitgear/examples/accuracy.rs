@@ -1,7 +1,7 @@
 //! Top-1 accuracy of operating points in the integer engine, calibrated on random subsets of samples:
 //! what `docs/quantization.md` reports.
 //!
-//! `cargo run --release --example accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…`
+//! `cargo run --release -p bitgear --example accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…`
 //!
 //! A point's name may end in `-plain` (nearest rounding) or `-untuned` (layers fitted one by one).
 //! CALIBRATION is a file, or the number of samples at the front of DATA that are set aside for it. Each
