@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release -p bitgear --example accuracy MODEL DATA CALIBRATION SAMPLES SUBSETS SCALE MEAN STD POINT…`
 //!
-//! A point's name may end in `-plain` (nearest rounding) or `-untuned` (layers fitted one by one).
+//! A point's name may end in `-plain` (nearest rounding) or `-untuned` (layers fitted one by one). Mixed
+//! points are named `FILE:mix-…`, FILE being a `summary.json` whose `tables` have their widths.
 //! CALIBRATION is a file, or the number of samples at the front of DATA that are set aside for it. Each
 //! of SUBSETS rounds calibrates on SAMPLES random ones of them. MEAN and STD are comma-separated.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
@@ -13,12 +14,16 @@ use std::time::Instant;
 
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::execute::Engine;
-use bitgear::quantize::{Constraints, Methods, Quantizer, calibrate, quantize};
+use bitgear::quantize::{Constraints, Methods, Point, Quantizer, Widths, calibrate, quantize};
 use bitgear::trace::Random;
 use bitgear::{float, onnx};
+use bitgear_core::bits::{BitWidth, InvalidBitWidth};
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use rayon::prelude::*;
+
+const PLAIN: &str = "-plain";
+const UNTUNED: &str = "-untuned";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reference = 100.0 * right as f64 / tested.len() as f64;
     println!("float {reference:.2} % of {} samples", tested.len());
 
+    let parsed: Vec<Point> = points.iter().map(|name| parse(name)).collect::<Result<_, _>>()?;
     let mut drops: Vec<Vec<f64>> = vec![Vec::new(); points.len()];
     let mut divergences = vec![0.0; points.len()];
     for subset in 0..subsets.parse()? {
@@ -68,14 +74,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             |methods| Quantizer::new(&graph, &ranges, &batch, methods, Constraints::default());
         let best = with(Methods::best());
         let untuned = with(Methods { tuning: 0, ..Methods::best() });
-        for ((name, drops), total) in points.iter().zip(&mut drops).zip(&mut divergences) {
+        let each = points.iter().zip(&parsed).zip(&mut drops).zip(&mut divergences);
+        for (((name, point), drops), total) in each {
             let start = Instant::now();
-            let model = if let Some(name) = name.strip_suffix("-plain") {
-                quantize(&graph, &ranges, &name.parse()?)?
-            } else if let Some(name) = name.strip_suffix("-untuned") {
-                untuned.quantize(&name.parse()?)?
+            let model = if name.ends_with(PLAIN) {
+                quantize(&graph, &ranges, point)?
+            } else if name.ends_with(UNTUNED) {
+                untuned.quantize(point)?
             } else {
-                best.quantize(&name.parse()?)?
+                best.quantize(point)?
             };
             let seconds = start.elapsed().as_secs_f64();
             let engine = Engine::new(&model, Kernels::detect());
@@ -116,6 +123,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     Ok(())
+}
+
+/// The point of a name, without what follows it.
+fn parse(name: &str) -> Result<Point, Box<dyn std::error::Error>> {
+    let name = name.strip_suffix(PLAIN).or(name.strip_suffix(UNTUNED)).unwrap_or(name);
+    let Some((file, mix)) = name.rsplit_once(":mix-") else { return Ok(name.parse()?) };
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
+    let table = &summary["tables"][format!("mix-{mix}")];
+    let table: Vec<[u8; 2]> = serde_json::from_value(table.clone())?;
+    let widths = table.into_iter().map(|[weights, activations]| {
+        Ok(Widths { weights: BitWidth::new(weights)?, activations: BitWidth::new(activations)? })
+    });
+    Ok(Point::mixed(mix.parse()?, widths.collect::<Result<_, InvalidBitWidth>>()?))
 }
 
 fn highest(scores: &[f32]) -> usize {

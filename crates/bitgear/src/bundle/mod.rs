@@ -145,7 +145,8 @@ impl Bundle {
         models
             .flat_map(|(stage, model)| {
                 model.mac_steps().enumerate().map(move |(layer, mac)| {
-                    (stage_tensor(stage, layer), mac.codes.clone(), mac.weight_bits)
+                    let codes = if mac.odd { pack::halved(&mac.codes) } else { mac.codes.clone() };
+                    (stage_tensor(stage, layer), codes, mac.weight_bits)
                 })
             })
             .collect()
@@ -231,8 +232,12 @@ impl Bundle {
                         format!("weights `{name}` do not have the size of their layer")
                     })?;
                 mac.codes = pack::unpack(packed, count, width);
-                if bundle.storage == Storage::Nested {
-                    mac.codes = pack::leading(&mac.codes, width, mac.weight_bits);
+                match bundle.storage {
+                    Storage::Nested => {
+                        mac.codes = pack::leading(&mac.codes, width, mac.weight_bits);
+                    }
+                    Storage::Independent if mac.odd => mac.codes = pack::odd(&mac.codes),
+                    Storage::Independent => {}
                 }
             }
         }
@@ -250,7 +255,9 @@ impl Bundle {
         for mac in self.models.iter().flat_map(|m| m.mac_steps().enumerate()) {
             let (layer, mac) = mac;
             let leading = self.storage == Storage::Nested && mac.weight_bits < widest[layer];
-            if mac.odd != leading {
+            // Of 2 bits, those of one network alone may be odd too.
+            let free = self.storage == Storage::Independent && mac.weight_bits == 2;
+            if mac.odd != leading && !free {
                 let kind = if leading { "odd" } else { "two's complement" };
                 return Err(format!(
                     "layer `{}`: expected {kind} codes at {} of {} bits",

@@ -6,7 +6,17 @@ pub(super) fn leading(codes: &[i16], from: u8, to: u8) -> Vec<i16> {
     if from == to {
         return codes.to_vec();
     }
-    codes.iter().map(|&code| 2 * (code >> (from - to)) + 1).collect()
+    odd(&codes.iter().map(|&code| code >> (from - to)).collect::<Vec<_>>())
+}
+
+/// The odd codes 2p + 1 that two's complement codes p stand for.
+pub(super) fn odd(codes: &[i16]) -> Vec<i16> {
+    codes.iter().map(|&code| 2 * code + 1).collect()
+}
+
+/// The two's complement codes p that stand for odd ones.
+pub(super) fn halved(odd: &[i16]) -> Vec<i16> {
+    odd.iter().map(|&code| code >> 1).collect()
 }
 
 /// Packs two's complement codes of `bits` bits, first code in the lowest bits of the first byte.

@@ -129,6 +129,15 @@ fn nested_weights_are_written_once_and_come_back_for_every_point() {
 }
 
 #[test]
+fn odd_codes_of_two_bits_come_back_from_weights_of_their_own() {
+    let wide = model(&[(8, 8); LAYERS]);
+    let mut narrow = model(&[(2, 4); LAYERS]);
+    nest(&mut narrow, &wide, 0..LAYERS);
+    let bundle = bundle(vec![narrow, wide], 0, Storage::Independent);
+    assert_eq!(Bundle::from_bytes(&bundle.to_bytes().unwrap()).unwrap(), bundle);
+}
+
+#[test]
 fn a_bundle_with_shared_layers_answers_as_one_without() {
     let samples = &fixture().samples;
     let mut models = vec![model(&[(3, 3); LAYERS]), split_at(3, (3, 3), (8, 8))];

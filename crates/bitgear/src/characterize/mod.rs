@@ -11,7 +11,8 @@ use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
-    AcceleratorProfile, EnergyError, LayerWork, Live, NotCounted, ProfileError, Storage, Workload,
+    AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, NotCounted, ProfileError, Storage,
+    Workload,
 };
 use crate::execute::{IntegerModel, relay};
 use crate::files::write_json;
@@ -20,8 +21,8 @@ use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
 use crate::quantize::{
-    Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate, crossings,
-    fused_residuals,
+    CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
+    crossings, fused_residuals,
 };
 use crate::search::{Candidates, Kind, PointInfo, Pool};
 use crate::summary::{
@@ -473,11 +474,18 @@ fn table(point: &Point, workload: &Workload) -> (String, Vec<[u8; 2]>) {
 
 /// What the hardware allows, as the quantizer reads it.
 fn constraints(profile: &AcceleratorProfile) -> Constraints {
-    let quantization = profile.quantization;
+    let quantization = &profile.quantization;
+    let lists = |book| quantization.two_bit_codes.contains(&book);
+    let (ternary, odd) = (lists(CodeBook::Ternary), lists(CodeBook::Odd));
     Constraints {
         per_tensor_scales: quantization.per_tensor_scales,
         power_of_two_scales: quantization.power_of_two_scales,
         no_zero_points: quantization.no_zero_points,
+        two_bit_codes: CodeBooks {
+            twos_complement: lists(CodeBook::TwosComplement) || !(ternary || odd),
+            ternary,
+            odd,
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::policy::Provenance;
-use crate::quantize::{Point, Quantizer, UnsupportedOperators, quantize};
+use crate::quantize::{Point, Quantizer, UnsupportedOperators};
 use crate::trace::{self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View};
 
 /// Samples of one batch, which is the most that a killed run loses.
@@ -192,7 +192,7 @@ impl Tracing<'_> {
     ) -> Result<Block, Failure> {
         progress.begin(&format!("quantize {name}"), 0);
         let model = if plain {
-            quantize(self.graph, self.quantizer.ranges(), point)
+            self.quantizer.plain().quantize(point)
         } else {
             self.quantizer.quantize(point)
         };

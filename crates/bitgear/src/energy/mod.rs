@@ -10,6 +10,6 @@ pub use model::{
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
 pub use schema::{
-    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Quantization,
-    Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
+    Accelerator, CodeBook, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity,
+    Quantization, Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };

@@ -144,8 +144,8 @@ pub struct Matching {
     pub utilization_default: Option<f64>,
 }
 
-/// `[quantization]`: what the hardware allows of scales. Everything is allowed that is not excluded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// `[quantization]`: what the hardware allows. Every scale is allowed that is not excluded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quantization {
     /// One scale for all output channels of a layer.
@@ -154,6 +154,21 @@ pub struct Quantization {
     pub power_of_two_scales: bool,
     /// Signed activations have their zero in the middle.
     pub no_zero_points: bool,
+    /// What weights of 2 bits may be; each layer takes what suits it best. Nothing listed means two's
+    /// complement.
+    pub two_bit_codes: Vec<CodeBook>,
+}
+
+/// The integers that weights of 2 bits stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeBook {
+    /// {-2, -1, 0, 1}
+    TwosComplement,
+    /// {-1, 0, 1}
+    Ternary,
+    /// {-3, -1, 1, 3}
+    Odd,
 }
 
 fn no_transition() -> VoltageTransition {

@@ -57,11 +57,15 @@ impl Layer<'_> {
         // Also the trials of input scales make second moments.
         let plain = (wide && self.nest.is_none()) || columns > MOST_COLUMNS;
         let methods = if plain { Methods::plain() } else { self.pass.methods };
-        let grid = self.nest.map_or(Grid::new(widths.weights), |nest| nest.grid(widths.weights));
+        let books = self.pass.constraints.two_bit_codes;
+        let grids = match self.nest {
+            Some(nest) => vec![nest.grid(widths.weights)],
+            None => Grid::all(widths.weights, books),
+        };
         let (input, bits) = (node.inputs[0], widths.activations);
         let scale = match parameters.scales.get(&(input, bits)) {
             Some(scale) => scale.clone(),
-            None => self.input_scale(grid, methods, bits),
+            None => self.input_scale(grids[0], methods, bits),
         };
         parameters.scales.insert((input, bits), scale.clone());
         let read = self.pass.quantize_all(self.input, input, &scale);
@@ -69,31 +73,38 @@ impl Layer<'_> {
             let op = fit.weights.dequantized(&node.op, &fit.bias);
             self.pass.apply(&op, &[(input, &read)], node.output)
         };
-        self.with_request(&scale, grid, methods, |request| {
-            if !methods.needs_data() {
-                let fit = request.nearest_fit();
-                let result = apply(&fit);
-                return (fit, result);
-            }
-            let target = |values: &[f32], earlier: Option<&LayerMoments>| {
-                self.moments(&scale, 1.0, values, earlier)
-            };
-            let moments = target(self.wanted, None);
-            let mut fit = request.fit(&moments, None);
-            let mut result = apply(&fit);
-            let mut error = self.clamped_error(&result);
-            for _ in 0..methods.activation_aware {
-                let Some(wanted) = self.retarget(&result) else { break };
-                let next = request.fit(&target(&wanted, Some(&moments)), fit.strategy);
-                let next_result = apply(&next);
-                let next_error = self.clamped_error(&next_result);
-                if next_error >= error {
-                    break;
+        let fit_to = |grid: Grid| {
+            self.with_request(&scale, grid, methods, |request| {
+                if !methods.needs_data() {
+                    let fit = request.nearest_fit();
+                    let result = apply(&fit);
+                    let error = self.clamped_error(&result);
+                    return (fit, result, error);
                 }
-                (fit, result, error) = (next, next_result, next_error);
-            }
-            (fit, result)
-        })
+                let target = |values: &[f32], earlier: Option<&LayerMoments>| {
+                    self.moments(&scale, 1.0, values, earlier)
+                };
+                let moments = target(self.wanted, None);
+                let mut fit = request.fit(&moments, None);
+                let mut result = apply(&fit);
+                let mut error = self.clamped_error(&result);
+                for _ in 0..methods.activation_aware {
+                    let Some(wanted) = self.retarget(&result) else { break };
+                    let next = request.fit(&target(&wanted, Some(&moments)), fit.strategy);
+                    let next_result = apply(&next);
+                    let next_error = self.clamped_error(&next_result);
+                    if next_error >= error {
+                        break;
+                    }
+                    (fit, result, error) = (next, next_result, next_error);
+                }
+                (fit, result, error)
+            })
+        };
+        let fits = grids.into_iter().map(fit_to);
+        let best = fits.reduce(|best, next| if next.2 < best.2 { next } else { best });
+        let (fit, result, _) = best.expect("there is at least one grid");
+        (fit, result)
     }
 
     /// What is asked of a result whose clamp is known: where the wanted value lies beyond a bound,
@@ -137,7 +148,7 @@ impl Layer<'_> {
     /// Held-out error of quick integers at this input scale.
     fn trial(&self, scale: &InputScale, grid: Grid, methods: Methods) -> f64 {
         self.with_request(scale, grid, methods, |request| {
-            request.quick_fit(&self.moments(scale, TRIAL_ROWS, self.wanted, None)).held_out
+            request.quick_error(&self.moments(scale, TRIAL_ROWS, self.wanted, None))
         })
     }
 
@@ -212,10 +223,11 @@ impl Layer<'_> {
             let scale = range.scale_by(rule, bits, zero_points, power_of_two);
             InputScale { scale, factors }.within(self.plan.clamp_high(tensor))
         };
-        let mut best = scale_of(Vec::new());
+        // Points that share weights have the same factors.
+        let known = self.nest.and_then(LayerNest::factors);
+        let mut best = scale_of(known.unwrap_or_default().to_vec());
         let by_output = few && methods.range == RangeRule::OutputError;
-        // Points that share weights would need the same factors.
-        let evened = methods.equalization && self.nest.is_none() && bits.get() <= EQUALIZED_BITS;
+        let evened = methods.equalization && known.is_none() && bits.get() <= EQUALIZED_BITS;
         let factors = if evened { self.equalization(tensor, bits) } else { None };
         if !by_output && factors.is_none() {
             return best;
@@ -247,9 +259,13 @@ impl Layer<'_> {
         let graph = self.pass.graph;
         let constraints = self.pass.constraints;
         let producer = self.plan.groups.iter().find(|g| g.result == tensor)?;
-        // The version must be read by this layer alone, or by layers that take factors too.
+        // The version must be read by this layer alone, or by layers that take factors too; the tensor
+        // by this layer alone where other points read other versions of it.
         let read_elsewhere = self.plan.groups.iter().any(|g| {
             let node = &graph.nodes[g.head];
+            if self.nest.is_some() && g.head != self.group.head {
+                return node.inputs.contains(&tensor) || g.residual == Some(tensor);
+            }
             let side = !matches!(node.op, Op::Conv(_) | Op::Linear(_))
                 && !demand::moves_codes(&node.op)
                 && node.inputs.contains(&tensor);

@@ -145,4 +145,24 @@ pub struct Constraints {
     pub power_of_two_scales: bool,
     /// Signed activations have their zero in the middle.
     pub no_zero_points: bool,
+    /// What weights of 2 bits may be.
+    pub two_bit_codes: CodeBooks,
+}
+
+/// Which integers weights of 2 bits may stand for. A layer takes those of least held-out error; nested
+/// points, whose codes are another's leading bits, have no choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeBooks {
+    /// {-2, -1, 0, 1}
+    pub twos_complement: bool,
+    /// {-1, 0, 1}
+    pub ternary: bool,
+    /// {-3, -1, 1, 3}
+    pub odd: bool,
+}
+
+impl Default for CodeBooks {
+    fn default() -> Self {
+        Self { twos_complement: true, ternary: false, odd: false }
+    }
 }

@@ -22,7 +22,7 @@ mod weights;
 
 pub use calibrate::calibrate;
 pub use lower::{Crossing, crossings};
-pub use methods::{Constraints, Correction, Methods, RangeRule, Rounding};
+pub use methods::{CodeBooks, Constraints, Correction, Methods, RangeRule, Rounding};
 pub use parameters::{InputScale, LayerParameters, Parameters};
 pub use point::{InvalidPoint, Point, Widths};
 pub use ranges::{Extremes, Histograms, Range, Ranges};
@@ -119,6 +119,17 @@ impl<'a> Quantizer<'a> {
     /// What may be done, and what the hardware allows.
     pub fn settings(&self) -> (Methods, Constraints) {
         (self.methods, self.constraints)
+    }
+
+    /// The plain quantizer under the same constraints.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        // No sample says anything to it; one is there to run through the layers.
+        Self {
+            samples: Cow::Owned(every(&self.samples, 1).into_owned()),
+            methods: Methods::plain(),
+            ..*self
+        }
     }
 
     /// Parameters of an operating point.

@@ -18,6 +18,8 @@ pub(super) struct LayerNest {
     /// The widest that was fitted: its width, codes, and what a step between two codes is worth in
     /// each row.
     finest: Option<(BitWidth, Vec<i16>, Vec<f64>)>,
+    /// Factors of the input's channels, which the codes are for.
+    factors: Vec<f32>,
 }
 
 /// Bounds of a layer's codes, and the scales that go with them.
@@ -33,7 +35,9 @@ pub(super) fn nests(points: &[&Point], layers: usize) -> Vec<LayerNest> {
         let bits = points.iter().map(|point| point.widths(layer, layers).weights);
         bits.max().unwrap_or(BitWidth::MIN)
     };
-    (0..layers).map(|layer| LayerNest { widest: widest(layer), finest: None }).collect()
+    (0..layers)
+        .map(|layer| LayerNest { widest: widest(layer), finest: None, factors: Vec::new() })
+        .collect()
 }
 
 impl LayerNest {
@@ -44,6 +48,12 @@ impl LayerNest {
 
     pub(super) fn grid(&self, bits: BitWidth) -> Grid {
         if self.is_odd(bits) { Grid::odd(bits) } else { Grid::new(bits) }
+    }
+
+    /// Factors of the input's channels, none of them where they need not be even; nothing where no
+    /// point was fitted yet.
+    pub(super) fn factors(&self) -> Option<&[f32]> {
+        self.finest.is_some().then_some(&self.factors)
     }
 
     /// What is left free for codes of `bits`; none where nothing was fitted yet.
@@ -69,8 +79,8 @@ impl LayerNest {
         })
     }
 
-    /// Takes in what was fitted.
-    pub(super) fn take(&mut self, bits: BitWidth, layer: &LayerParameters) {
+    /// Takes in what was fitted to an input with these factors.
+    pub(super) fn take(&mut self, bits: BitWidth, layer: &LayerParameters, factors: &[f32]) {
         if self.finest.as_ref().is_some_and(|(finest, ..)| *finest >= bits) {
             return;
         }
@@ -79,6 +89,7 @@ impl LayerNest {
         let worth = if odd { 2.0 } else { 1.0 };
         let steps = layer.weights.scales.iter().map(|scale| scale * worth).collect();
         self.finest = Some((bits, codes, steps));
+        self.factors = factors.to_vec();
     }
 }
 
@@ -90,11 +101,13 @@ mod tests {
     #[test]
     fn wider_codes_begin_with_the_narrower_ones() {
         let bits = |b| BitWidth::new(b).unwrap();
-        let mut nest = LayerNest { widest: bits(8), finest: None };
+        let mut nest = LayerNest { widest: bits(8), finest: None, factors: Vec::new() };
         assert!(nest.bounds(bits(2)).is_none());
         // Leading bits -1 and 1 of 2: codes -1 and 3.
         let weights = QuantizedWeights { codes: vec![-1, 3], scales: vec![0.5] };
-        nest.take(bits(2), &LayerParameters { weights, odd: true, ..LayerParameters::default() });
+        let layer = LayerParameters { weights, odd: true, ..LayerParameters::default() };
+        nest.take(bits(2), &layer, &[0.5, 2.0]);
+        assert_eq!(nest.factors(), Some(&[0.5, 2.0][..]));
         let wide = nest.bounds(bits(8)).unwrap();
         assert_eq!(wide.limits, [(-64, -1), (64, 127)]);
         // The middle of 64 … 127 is worth what code 3 is.

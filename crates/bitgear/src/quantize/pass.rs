@@ -166,13 +166,14 @@ impl Pass<'_> {
         // Layers run in another order than they are numbered in where one takes in an addition.
         let bits = self.point.widths(layer, state.parameters.layers.len()).weights;
         let fitted = LayerParameters {
-            odd: nest.as_deref().is_some_and(|nest| nest.is_odd(bits)),
+            odd: nest.as_deref().map_or(fit.odd, |nest| nest.is_odd(bits)),
             weights: fit.weights,
             bias: fit.bias,
             held_out_error: fit.held_out,
         };
         if let Some(nest) = nest {
-            nest.take(bits, &fitted);
+            let activations = self.point.widths(layer, state.parameters.layers.len()).activations;
+            nest.take(bits, &fitted, &state.parameters.scales[&(input, activations)].factors);
         }
         state.parameters.layers[layer] = fitted;
         if let Some((exact, approximate)) = residual {

@@ -8,8 +8,8 @@ use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::execute::{Engine, Format, IntegerModel};
 use bitgear::graph::Graph;
 use bitgear::quantize::{
-    Constraints, Correction, Methods, Point, Quantizer, RangeRule, Ranges, Rounding, calibrate,
-    quantize,
+    CodeBooks, Constraints, Correction, Methods, Point, Quantizer, RangeRule, Ranges, Rounding,
+    calibrate, quantize,
 };
 use bitgear::tensor::Tensor;
 use bitgear::{float, onnx};
@@ -161,18 +161,78 @@ fn tuning_brings_the_scores_nearer_and_changes_no_code_of_a_weight() {
 
 #[test]
 fn scales_are_what_the_hardware_allows() {
-    let constraints =
-        Constraints { per_tensor_scales: true, power_of_two_scales: true, no_zero_points: true };
-    let model = fitted("w4a4", Methods::best(), constraints);
-    for mac in model.mac_steps() {
-        for output in &mac.outputs {
-            if matches!(model.maps[output.map].format, Format::Scores { .. }) {
-                continue;
+    let constraints = Constraints {
+        per_tensor_scales: true,
+        power_of_two_scales: true,
+        no_zero_points: true,
+        ..Constraints::default()
+    };
+    let Fixture { graph, ranges, samples, .. } = fixture();
+    let point: Point = "w4a4".parse().unwrap();
+    let quantizer = Quantizer::new(graph, ranges, samples, Methods::best(), constraints);
+    let [best, plain] = [&quantizer, &quantizer.plain()].map(|q| q.quantize(&point).unwrap());
+    for model in [&best, &plain] {
+        for mac in model.mac_steps() {
+            for output in &mac.outputs {
+                if matches!(model.maps[output.map].format, Format::Scores { .. }) {
+                    continue;
+                }
+                let first = output.multipliers[0];
+                assert!(output.multipliers.iter().all(|m| *m == first), "{}", mac.name);
+                assert_eq!(first.to_bits() & 0x7f_ffff, 0, "{}: {first}", mac.name);
             }
-            let first = output.multipliers[0];
-            assert!(output.multipliers.iter().all(|m| *m == first), "{}", mac.name);
-            assert_eq!(first.to_bits() & 0x7f_ffff, 0, "{}: {first} is no power of two", mac.name);
         }
     }
-    assert!(right(&model) > 850, "{} of 1000", right(&model));
+    assert!(right(&best) > 850, "{} of 1000", right(&best));
+}
+
+#[test]
+fn zeros_of_signed_inputs_are_where_the_hardware_has_them() {
+    let graph = &fixture().graph;
+    // Pixels from -0.2 to 0.8.
+    let values = fixture().samples.values().iter().map(|v| v - 0.2).collect();
+    let samples = Tensor::new(fixture().samples.shape().to_vec(), values);
+    let count = samples.shape()[0];
+    let ranges = calibrate(graph, count, |span| Ok::<_, Infallible>(part(&samples, span))).unwrap();
+    let off_centre = |no_zero_points| {
+        let constraints = Constraints { no_zero_points, ..Constraints::default() };
+        let methods = Methods { tuning: 0, ..Methods::best() };
+        let quantizer = Quantizer::new(graph, &ranges, &samples, methods, constraints);
+        let model = quantizer.quantize(&"w4a4".parse().unwrap()).unwrap();
+        let scale = model.maps[model.inputs[0]].scale();
+        scale.twice_zero() != 2 << (scale.bits.get() - 1)
+    };
+    assert!(off_centre(false));
+    assert!(!off_centre(true));
+}
+
+fn part(samples: &Tensor, span: Range<usize>) -> Tensor {
+    let size = samples.values().len() / samples.shape()[0];
+    let shape = [&[span.len()], &samples.shape()[1..]].concat();
+    Tensor::new(shape, samples.values()[span.start * size..span.end * size].to_vec())
+}
+
+#[test]
+fn weights_of_two_bits_are_what_the_hardware_lists() {
+    let twos_complement = CodeBooks::default();
+    let none = CodeBooks { twos_complement: false, ..twos_complement };
+    let ternary = CodeBooks { ternary: true, ..none };
+    let odd = CodeBooks { odd: true, ..none };
+    let all = CodeBooks { twos_complement: true, ternary: true, odd: true };
+    let methods = Methods { tuning: 0, ..Methods::best() };
+    let model = |two_bit_codes| {
+        fitted("w2a4-f8l8", methods, Constraints { two_bit_codes, ..Constraints::default() })
+    };
+    let allowed = |model: &IntegerModel, codes: &[i16]| {
+        let layers = model.mac_steps().filter(|mac| mac.weight_bits == 2);
+        layers.flat_map(|mac| &mac.codes).all(|code| codes.contains(code))
+    };
+    let ternary = model(ternary);
+    assert!(allowed(&ternary, &[-1, 0, 1]));
+    let odd = model(odd);
+    assert!(allowed(&odd, &[-3, -1, 1, 3]) && !allowed(&odd, &[-1, 1]));
+    let free = model(all);
+    let error = |model: &IntegerModel| 1000 - right(model);
+    let least = error(&ternary).min(error(&odd)).min(error(&model(twos_complement)));
+    assert!(error(&free) <= least + 30, "{} instead of {least}", error(&free));
 }

@@ -2,6 +2,8 @@
 
 use bitgear_core::bits::BitWidth;
 
+use crate::quantize::methods::CodeBooks;
+
 /// Weight codes of one width: `low`, `low + step`, … `high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
@@ -15,6 +17,25 @@ impl Grid {
     pub(crate) fn new(bits: BitWidth) -> Self {
         let (low, high) = bits.weight_range();
         Self { low, high, step: if bits.get() == 1 { 2 } else { 1 } }
+    }
+
+    /// What the hardware lets weights of `bits` bits be, at least one.
+    pub(crate) fn all(bits: BitWidth, two_bit_codes: CodeBooks) -> Vec<Self> {
+        let CodeBooks { twos_complement, ternary, odd } = two_bit_codes;
+        if bits.get() != 2 || !(ternary || odd) {
+            return vec![Self::new(bits)];
+        }
+        let listed = [
+            (twos_complement, Self::new(bits)),
+            (ternary, Self { low: -1, high: 1, step: 1 }),
+            (odd, Self::odd(bits)),
+        ];
+        listed.into_iter().filter_map(|(listed, grid)| listed.then_some(grid)).collect()
+    }
+
+    /// Whether all codes are odd, and there are more than two.
+    pub(crate) fn is_odd(&self) -> bool {
+        self.step == 2 && self.high > 1
     }
 
     /// The odd numbers of `bits` bits, from -(2^b - 1) to 2^b - 1: what the leading bits of a wider

@@ -44,6 +44,8 @@ pub(crate) struct Request<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct LayerFit {
     pub(crate) weights: QuantizedWeights,
+    /// Whether codes are of the odd kind, see [`Grid::odd`].
+    pub(crate) odd: bool,
     pub(crate) bias: Vec<f32>,
     /// Squared error on held-out samples over the wanted result's variance there.
     pub(crate) held_out: f64,
@@ -77,7 +79,13 @@ impl Request<'_> {
         let errors: Vec<f64> = strategies.par_iter().map(trial).collect();
         let best = (0..errors.len()).fold(0, |b, i| if errors[i] < errors[b] { i } else { b });
         let (weights, bias) = self.fit_with(strategies[best], &moments.all(), Effort::Full);
-        LayerFit { weights, bias, held_out: errors[best], strategy: Some(strategies[best]) }
+        LayerFit {
+            weights,
+            odd: self.grid.is_odd(),
+            bias,
+            held_out: errors[best],
+            strategy: Some(strategies[best]),
+        }
     }
 
     /// Nearest codes and the layer's own bias, without data.
@@ -87,17 +95,22 @@ impl Request<'_> {
             weights.codes.extend(row.codes);
             weights.scales.push(row.scale);
         }
-        LayerFit { weights, bias: self.bias.to_vec(), held_out: f64::NAN, strategy: None }
+        LayerFit {
+            weights,
+            odd: self.grid.is_odd(),
+            bias: self.bias.to_vec(),
+            held_out: f64::NAN,
+            strategy: None,
+        }
     }
 
-    /// Integers found with little effort: to compare input scales by.
-    pub(crate) fn quick_fit(&self, moments: &LayerMoments) -> LayerFit {
+    /// Held-out error of integers found with little effort: to compare input scales by.
+    pub(crate) fn quick_error(&self, moments: &LayerMoments) -> f64 {
         let strategies = self.strategies();
         let middle = strategies.iter().find(|s| s.ridge.is_none_or(|r| r == RIDGES[1]));
         let strategy = *middle.unwrap_or(&strategies[0]);
         let (weights, bias) = self.fit_with(strategy, &moments.fitted, Effort::Quick);
-        let held_out = self.error(&weights, &bias, &moments.held_out);
-        LayerFit { weights, bias, held_out, strategy: Some(strategy) }
+        self.error(&weights, &bias, &moments.held_out)
     }
 
     fn strategies(&self) -> Vec<Strategy> {

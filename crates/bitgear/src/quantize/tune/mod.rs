@@ -77,10 +77,8 @@ pub(super) fn tune(
         return parameters;
     }
     let plan = Plan::new(pass.graph, pass.point);
-    let steps = pass.methods.tuning;
-    let size = samples.values().len() / samples.shape()[0];
-    let samples: Vec<&[f32]> = samples.values().chunks_exact(size).collect();
-    let held_out: Vec<&[f32]> = held_out.values().chunks_exact(size).collect();
+    let samples = rows(samples);
+    let held_out = rows(held_out);
     let network = Network::new(pass, &plan, &parameters, &samples[..MEASURED.min(samples.len())]);
     let exact: Vec<Vec<f32>> = held_out.par_iter().map(|one| float_scores(pass, one)).collect();
     let divergences = |knobs: &[f32]| -> Vec<f64> {
@@ -90,14 +88,23 @@ pub(super) fn tune(
         });
         each.collect()
     };
-    let start = vec![0.0; network.limits().len()];
-    let before = divergences(&start);
+    let before = divergences(&vec![0.0; network.limits().len()]);
     if before.iter().sum::<f64>() < NEGLIGIBLE * before.len() as f64 {
         return parameters;
     }
+    let knobs = learn(pass, &network, &samples);
+    if is_no_more(&divergences(&knobs), &before) { network.parameters(&knobs) } else { parameters }
+}
 
+fn rows(samples: &Tensor) -> Vec<&[f32]> {
+    samples.values().chunks_exact(samples.values().len() / samples.shape()[0]).collect()
+}
+
+/// Knobs of less divergence on `samples`.
+fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
+    let steps = pass.methods.tuning;
     let mut order: Vec<usize> = (0..samples.len()).collect();
-    let mut adam = Adam { knobs: start.clone(), moments: vec![(0.0, 0.0); start.len()], step: 0 };
+    let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
     let mut random = Random::new(0);
     for step in 0..steps {
@@ -124,7 +131,7 @@ pub(super) fn tune(
             };
             network.gradient(&setting, &mixed, of_scores)
         });
-        let mut gradient = vec![0.0; start.len()];
+        let mut gradient = vec![0.0; adam.knobs.len()];
         for one in each.collect::<Vec<_>>() {
             gradient.iter_mut().zip(&one).for_each(|(sum, g)| *sum += g);
         }
@@ -132,8 +139,7 @@ pub(super) fn tune(
         let rate = RATE * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
         adam.step(&gradient, rate, network.limits());
     }
-    let after = divergences(&adam.knobs);
-    if is_no_more(&after, &before) { network.parameters(&adam.knobs) } else { parameters }
+    adam.knobs
 }
 
 /// Whether the mean difference lies at most twice its standard error above 0: not so where one is
@@ -163,6 +169,10 @@ struct Adam {
 }
 
 impl Adam {
+    fn new(knobs: usize) -> Self {
+        Self { knobs: vec![0.0; knobs], moments: vec![(0.0, 0.0); knobs], step: 0 }
+    }
+
     fn step(&mut self, gradient: &[f32], rate: f32, limits: &[(f32, f32)]) {
         self.step += 1;
         // The means start at 0.
