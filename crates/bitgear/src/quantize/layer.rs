@@ -49,8 +49,7 @@ impl Layer<'_> {
     /// Decides the input's scale and the layer's integers, and gives the layer's result.
     pub(super) fn fit(&self, parameters: &mut Parameters) -> (LayerFit, Vec<f32>) {
         let node = &self.pass.graph.nodes[self.group.head];
-        let layers = self.pass.graph.mac_layers().len();
-        let widths = self.pass.point.widths(self.number, layers);
+        let widths = self.pass.point.widths(self.number, self.plan.layers);
         let wide = widths.weights.get() >= Methods::EXACT_BITS;
         let (weight, _) = node.op.weight_and_bias().expect("only MAC layers are fitted");
         let columns: usize = weight.shape()[1..].iter().product();
@@ -161,7 +160,7 @@ impl Layer<'_> {
     ) -> T {
         let op = &self.pass.graph.nodes[self.group.head].op;
         let (weight, bias) = op.weight_and_bias().expect("only MAC layers are fitted");
-        let bits = self.pass.point.widths(self.number, self.pass.graph.mac_layers().len()).weights;
+        let bits = self.pass.point.widths(self.number, self.plan.layers).weights;
         let bounds = self.nest.and_then(|nest| nest.bounds(bits));
         let weights = equalize::apply(op, weight, &scale.factors);
         run(Request {

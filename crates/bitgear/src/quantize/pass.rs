@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Group>,
     /// Number of the MAC layer of each node.
     pub(super) numbers: Vec<Option<usize>>,
+    /// How many MAC layers there are.
+    pub(super) layers: usize,
     pub(super) demands: Vec<BTreeSet<Demand>>,
     /// The last group that reads each tensor.
     last_reader: Vec<usize>,
@@ -54,7 +56,8 @@ impl Plan {
                 last_reader[tensor.0] = index;
             }
         }
-        Self { groups, numbers, demands, last_reader }
+        let layers = numbers.iter().flatten().count();
+        Self { groups, numbers, layers, demands, last_reader }
     }
 
     /// Where a tensor is cut off above anyway.
@@ -107,9 +110,8 @@ impl Pass<'_> {
         let graph = self.graph;
         let plan = Plan::new(graph, self.point);
         let float = self.inputs(samples);
-        let layers = plan.numbers.iter().flatten().count();
         let parameters = Parameters {
-            layers: vec![LayerParameters::default(); layers],
+            layers: vec![LayerParameters::default(); plan.layers],
             ..Parameters::default()
         };
         let mut state = State { quantized: float.clone(), float, parameters };
@@ -164,7 +166,7 @@ impl Pass<'_> {
         let (fit, mut quantized) = work.fit(&mut state.parameters);
         drop(corrected);
         // Layers run in another order than they are numbered in where one takes in an addition.
-        let bits = self.point.widths(layer, state.parameters.layers.len()).weights;
+        let Widths { weights: bits, activations } = self.point.widths(layer, plan.layers);
         let fitted = LayerParameters {
             odd: nest.as_deref().map_or(fit.odd, |nest| nest.is_odd(bits)),
             weights: fit.weights,
@@ -172,7 +174,6 @@ impl Pass<'_> {
             held_out_error: fit.held_out,
         };
         if let Some(nest) = nest {
-            let activations = self.point.widths(layer, state.parameters.layers.len()).activations;
             nest.take(bits, &fitted, &state.parameters.scales[&(input, activations)].factors);
         }
         state.parameters.layers[layer] = fitted;
@@ -212,8 +213,7 @@ impl Pass<'_> {
         let side = demand::side_path_bits(&plan.demands[group.result.0]);
         match plan.numbers[group.head] {
             Some(layer) => {
-                let layers = plan.numbers.iter().flatten().count();
-                let Widths { weights, activations } = self.point.widths(layer, layers);
+                let Widths { weights, activations } = self.point.widths(layer, plan.layers);
                 vec![activations, weights]
             }
             None => vec![side; self.graph.nodes[group.head].inputs.len()],
