@@ -2,11 +2,11 @@
 //! are decided here.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
-use super::Range;
 use super::equalize;
 use super::fit::{Grid, LayerFit, LayerMoments, MOST_COLUMNS, Request, Unfolded, is_held_out};
 use super::lower::demand;
@@ -81,7 +81,9 @@ impl Layer<'_> {
                     return (fit, result, error);
                 }
                 let target = |values: &[f32], earlier: Option<&LayerMoments>| {
-                    self.moments(&scale, 1.0, values, earlier)
+                    let part =
+                        |span: Range<usize>, out: &mut Vec<f32>| out.extend_from_slice(&read[span]);
+                    self.moments(1.0, &part, values, earlier)
                 };
                 let moments = target(self.wanted, None);
                 let mut fit = request.fit(&moments, None);
@@ -147,7 +149,12 @@ impl Layer<'_> {
     /// Held-out error of quick integers at this input scale.
     fn trial(&self, scale: &InputScale, grid: Grid, methods: Methods) -> f64 {
         self.with_request(scale, grid, methods, |request| {
-            request.quick_error(&self.moments(scale, TRIAL_ROWS, self.wanted, None))
+            let shape = self.pass.graph.shape(self.pass.graph.nodes[self.group.head].inputs[0]);
+            let read = |span: Range<usize>, out: &mut Vec<f32>| {
+                out.resize(span.len(), 0.0);
+                scale.quantize(&self.input[span], shape, out);
+            };
+            request.quick_error(&self.moments(TRIAL_ROWS, &read, self.wanted, None))
         })
     }
 
@@ -174,10 +181,11 @@ impl Layer<'_> {
         })
     }
 
+    /// `read` gives a span of the quantized input.
     fn moments(
         &self,
-        scale: &InputScale,
         share: f64,
+        read: &(impl Fn(Range<usize>, &mut Vec<f32>) + Sync),
         wanted: &[f32],
         earlier: Option<&LayerMoments>,
     ) -> LayerMoments {
@@ -190,10 +198,7 @@ impl Layer<'_> {
         unfolded.moments(
             self.pass.samples,
             share,
-            &|sample, values| {
-                values.resize(in_size, 0.0);
-                scale.quantize(&self.input[sample * in_size..][..in_size], in_shape, values);
-            },
+            &|sample, values| read(sample * in_size..(sample + 1) * in_size, values),
             &|sample, element| wanted[sample * out_size + element],
             earlier,
         )
@@ -218,7 +223,7 @@ impl Layer<'_> {
         let seen = every(self.input, shape.iter().product(), RANGE_VALUES);
         let scale_of = |factors: Vec<f32>| {
             let values = InputScale::divided(&seen, shape, &factors);
-            let range = Range::of_values(&values);
+            let range = super::Range::of_values(&values);
             let scale = range.scale_by(rule, bits, zero_points, power_of_two);
             InputScale { scale, factors }.within(self.plan.clamp_high(tensor))
         };

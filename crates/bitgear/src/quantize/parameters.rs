@@ -160,12 +160,11 @@ impl InputScale {
             return values.into();
         }
         let inner: usize = if shape.len() == 3 { shape[1] * shape[2] } else { 1 };
-        values
-            .chunks_exact(inner)
-            .zip(factors.iter().cycle())
-            .flat_map(|(values, factor)| values.iter().map(move |v| v / factor))
-            .collect::<Vec<_>>()
-            .into()
+        let mut divided = values.to_vec();
+        for (values, factor) in divided.chunks_exact_mut(inner).zip(factors.iter().cycle()) {
+            values.iter_mut().for_each(|value| *value /= factor);
+        }
+        divided.into()
     }
 }
 

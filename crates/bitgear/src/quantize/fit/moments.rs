@@ -282,11 +282,21 @@ impl<'a> Unfolded<'a> {
                 .checked_sub(conv.pads[axis])
                 .filter(|&at| at < size)
         };
-        for plane in
-            values[group * channels * height * width..].chunks_exact(height * width).take(channels)
-        {
+        let planes =
+            values[group * channels * height * width..].chunks_exact(height * width).take(channels);
+        // Both of these are the general case, faster.
+        if let ([1, 1], Some(y), Some(x)) = ([kh, kw], at(0, y, 0, height), at(1, x, 0, width)) {
+            row.extend(planes.map(|plane| plane[y * width + x]));
+            return;
+        }
+        let whole = at(1, x, 0, width).filter(|x| conv.dilations[1] == 1 && x + kw <= width);
+        for plane in planes {
             for ky in 0..kh {
                 let line = at(0, y, ky, height).map(|y| &plane[y * width..][..width]);
+                if let (Some(line), Some(x)) = (line, whole) {
+                    row.extend_from_slice(&line[x..x + kw]);
+                    continue;
+                }
                 for kx in 0..kw {
                     let column = at(1, x, kx, width);
                     row.push(line.zip(column).map_or(0.0, |(line, x)| line[x]));
