@@ -54,6 +54,7 @@ fn accelerators_are_listed_and_shown() {
     insta::assert_snapshot!(stdout(&bitgear(&["accelerators"])), @r"
     id             name                              evidence
     envision-28nm  Envision (KU Leuven, ISSCC 2017)  silicon
+    unpu-65nm      UNPU (KAIST, JSSC 2019)           silicon
     ");
     insta::assert_snapshot!(stdout(&bitgear(&["accelerators", "show", "envision-28nm"])), @r"
     Envision (KU Leuven, ISSCC 2017)
@@ -110,7 +111,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
     hint: leave out --guarantee and `guarantee`
 
     exit code 1
-    error: no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
+    error: no accelerator profile `absent`: neither shipped (envision-28nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)
 
     exit code 1
     error: task `absent/bitgear.toml`: No such file or directory (os error 2)

@@ -241,6 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn where_activations_have_a_fixed_width_points_differ_in_weights_only() {
+        let unpu = AcceleratorProfile::find("unpu-65nm").unwrap();
+        let points = uniform(&unpu, &workload()).unwrap();
+        let names: Vec<String> = points.iter().map(ToString::to_string).collect();
+        assert_eq!(names, BITS.map(|b| format!("w{b}a16")));
+        let activations = |p: &Point| [0, 1, 2].map(|layer| p.widths(layer, 3).activations.get());
+        assert!(with_ends(&points).iter().all(|p| activations(p) == [16; 3]));
+        assert!(pairs(&points).iter().all(|pair| pair.activations.get() == 16));
+    }
+
+    #[test]
     fn sensitive_layers_of_few_macs_get_more_bits() {
         let bits = [2, 4, 8];
         let layer = |losses: [f64; 3]| LayerSensitivity {

@@ -19,7 +19,9 @@ pub use sharing::{Live, StagePoint, Storage};
 
 use self::sharing::SIDE_PATH_BITS;
 use super::profile::AcceleratorProfile;
-use super::schema::{Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition};
+use super::schema::{
+    MacTable, Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition,
+};
 
 /// Bit-widths of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,7 +201,7 @@ pub fn stage_costs(
             let mut energy = Energy::default();
             if layer >= stage.shared {
                 energy.chip_uj = workload.layers[layer].macs as f64 * setting.mac_pj * 1e-6;
-                energy.offchip_uj = pricing.offchip_uj(stage.widths, layer, resident)?;
+                energy.offchip_uj = pricing.offchip_uj(stage.widths, layer, resident);
             }
             layers.push(LayerCost { mode: setting.mode.clone(), energy });
         }
@@ -208,11 +210,11 @@ pub fn stage_costs(
         if let Some(before) = index.checked_sub(1).and_then(|i| modes[i].last()) {
             path.insert(0, before);
         }
-        let transitions_uj = pricing.transitions_uj(&path)?;
+        let transitions_uj = pricing.transitions_uj(&path);
         let sum = layers.iter().fold(Energy::default(), |sum, l| sum.plus(l.energy));
         let mut energy = Energy { chip_uj: sum.chip_uj + transitions_uj, ..sum };
         if stage.shared > 0 {
-            let [written, read] = pricing.boundary_uj(index, resident)?;
+            let [written, read] = pricing.boundary_uj(index, resident);
             costs[index - 1].energy.offchip_uj += written;
             energy.offchip_uj += read;
         }
@@ -227,6 +229,38 @@ struct Setting<'a> {
     mode: String,
     supply: Option<&'a str>,
     mac_pj: f64,
+}
+
+impl MacTable {
+    /// The cheapest entry that covers both widths: (weights, activations, picojoule).
+    fn cheapest(&self, widths: Widths) -> Option<(u8, u8, f64)> {
+        let entries = self.a_bits.iter().zip(&self.e_mac_pj).flat_map(|(&a_bits, row)| {
+            self.w_bits.iter().zip(row).map(move |(&w_bits, &pj)| (w_bits, a_bits, pj))
+        });
+        entries
+            .filter(|&(w, a, _)| w >= widths.weights && a >= widths.activations)
+            .min_by(|a, b| a.2.total_cmp(&b.2))
+    }
+
+    /// The entry of exactly the weights' width in the narrowest row that covers the activations:
+    /// between columns a straight line in log(energy) over log(bits), outside the nearest column.
+    fn interpolated(&self, widths: Widths) -> Option<(u8, u8, f64)> {
+        let rows = self.a_bits.iter().zip(&self.e_mac_pj);
+        let (&a_bits, row) =
+            rows.filter(|&(&a, _)| a >= widths.activations).min_by_key(|&(&a, _)| a)?;
+        let columns = || self.w_bits.iter().zip(row);
+        let (&above, &high) =
+            columns().filter(|&(&w, _)| w >= widths.weights).min_by_key(|&(&w, _)| w)?;
+        let below = columns().filter(|&(&w, _)| w <= widths.weights).max_by_key(|&(&w, _)| w);
+        let pj = match below {
+            Some((&below, &low)) if below < above => {
+                let ratio = |of: u8| (f64::from(of) / f64::from(below)).ln();
+                low * (high / low).powf(ratio(widths.weights) / ratio(above))
+            }
+            _ => high,
+        };
+        Some((widths.weights, a_bits, pj))
+    }
 }
 
 /// Share of the supply voltage's power law: chips measured at two supplies give exponents of 1.5 to
@@ -263,20 +297,15 @@ impl<'a> Pricing<'a> {
             activations: widths.activations,
         };
         if let Some(table) = &self.profile.mac_table {
-            // The cheapest entry that covers both widths.
-            let covering = |bits: &'a [u8], least: u8| {
-                bits.iter().enumerate().filter(move |&(_, &b)| b >= least).map(|(i, _)| i)
+            let entry = match self.profile.matching.rule {
+                Match::RoundUp => table.cheapest(widths),
+                Match::ExactWeightBits => table.interpolated(widths),
             };
-            let entries = covering(&table.a_bits, widths.activations).flat_map(|row| {
-                covering(&table.w_bits, widths.weights).map(move |column| (row, column))
-            });
-            let (row, column) = entries
-                .min_by(|&(r, c), &(s, d)| table.e_mac_pj[r][c].total_cmp(&table.e_mac_pj[s][d]))
-                .ok_or_else(no_mode)?;
+            let (w_bits, a_bits, mac_pj) = entry.ok_or_else(no_mode)?;
             return Ok(Setting {
-                mode: format!("w{}a{}", table.w_bits[column], table.a_bits[row]),
+                mode: format!("w{w_bits}a{a_bits}"),
                 supply: table.supply_point.as_deref(),
-                mac_pj: table.e_mac_pj[row][column],
+                mac_pj,
             });
         }
         let matching = &self.profile.matching;
@@ -380,12 +409,7 @@ impl<'a> Pricing<'a> {
         self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity)
     }
 
-    fn offchip_uj(
-        &self,
-        point: &[Widths],
-        layer: usize,
-        resident: bool,
-    ) -> Result<f64, EnergyError> {
+    fn offchip_uj(&self, point: &[Widths], layer: usize, resident: bool) -> f64 {
         let work = &self.workload.layers[layer];
         let spills = self.spills(point, layer);
         let (mut read, mut written) = (0.0, 0.0);
@@ -399,39 +423,26 @@ impl<'a> Pricing<'a> {
             read += self.stored(work.residual, point[layer].activations.max(SIDE_PATH_BITS));
             written += self.stored(work.outputs, result_bits(point, layer));
         }
-        let [written, read] = self.traffic_uj(written, read)?;
-        Ok(read + written)
+        self.traffic_uj(written, read).iter().sum()
     }
 
     /// Energy of off-chip traffic: \[written, read\].
-    fn traffic_uj(&self, written: f64, read: f64) -> Result<[f64; 2], EnergyError> {
+    fn traffic_uj(&self, written: f64, read: f64) -> [f64; 2] {
         let Some(memory) = self.offchip() else {
-            return Ok([0.0; 2]);
+            return [0.0; 2];
         };
-        let energy = |bits: f64, value: Option<Quantity>, key: &str| {
-            if bits == 0.0 {
-                return Ok(0.0);
-            }
-            let pj = value.and_then(Quantity::known);
-            pj.map(|pj| bits * pj * 1e-6)
-                .ok_or_else(|| self.unknown(format!("memory.{}.{key}", memory.name)))
+        // What is unknown is listed in the profile's `not_counted`.
+        let energy = |bits: f64, value: Option<Quantity>| {
+            value.and_then(Quantity::known).map_or(0.0, |pj| bits * pj * 1e-6)
         };
-        Ok([
-            energy(written, memory.write_pj_per_bit, "write_pj_per_bit")?,
-            energy(read, memory.read_pj_per_bit, "read_pj_per_bit")?,
-        ])
+        [energy(written, memory.write_pj_per_bit), energy(read, memory.read_pj_per_bit)]
     }
 
-    fn transitions_uj(&self, path: &[&Setting<'_>]) -> Result<f64, EnergyError> {
-        let cost = |kind: TransitionKind| -> Result<f64, EnergyError> {
-            // A kind that the profile does not list is free by its word.
-            let Some(found) = self.profile.transitions.iter().find(|t| t.kind == kind) else {
-                return Ok(0.0);
-            };
-            let energy = found.energy_nj.and_then(Quantity::known);
-            energy
-                .map(|nj| nj * 1e-3)
-                .ok_or_else(|| self.unknown(format!("transition.{kind:?}.energy_nj")))
+    fn transitions_uj(&self, path: &[&Setting<'_>]) -> f64 {
+        // A kind that the profile does not list is free by its word.
+        let cost = |kind: TransitionKind| {
+            let found = self.profile.transitions.iter().find(|t| t.kind == kind);
+            found.and_then(|t| t.energy_nj).and_then(Quantity::known).unwrap_or(0.0) * 1e-3
         };
         let voltage = match self.profile.matching.voltage_transition {
             VoltageTransition::Onchip => Some(TransitionKind::VoltageOnchip),
@@ -441,15 +452,15 @@ impl<'a> Pricing<'a> {
         let mut sum = 0.0;
         for pair in path.windows(2) {
             if pair[0].mode != pair[1].mode {
-                sum += cost(TransitionKind::Precision)?;
+                sum += cost(TransitionKind::Precision);
             }
             if pair[0].supply != pair[1].supply
                 && let Some(kind) = voltage
             {
-                sum += cost(kind)?;
+                sum += cost(kind);
             }
         }
-        Ok(sum)
+        sum
     }
 
     fn unknown(&self, key: String) -> EnergyError {

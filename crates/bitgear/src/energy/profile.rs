@@ -12,8 +12,10 @@ use super::schema::{
 use crate::hash::sha256;
 
 /// The profiles that ship: (id, text).
-pub const SHIPPED: [(&str, &str); 1] =
-    [("envision-28nm", include_str!("../../../../accelerators/envision-28nm.toml"))];
+pub const SHIPPED: [(&str, &str); 2] = [
+    ("envision-28nm", include_str!("../../../../accelerators/envision-28nm.toml")),
+    ("unpu-65nm", include_str!("../../../../accelerators/unpu-65nm.toml")),
+];
 
 /// Energy, memory and switching data of one device.
 #[derive(Clone, Debug, PartialEq)]

@@ -101,7 +101,8 @@ pub struct Scope {
 pub enum Match {
     /// The smallest mode that covers both widths.
     RoundUp,
-    /// The mode of exactly the weights' width that covers the activations'.
+    /// The mode of exactly the weights' width that covers the activations'; in a MAC table, widths
+    /// between its columns are interpolated.
     ExactWeightBits,
 }
 

@@ -185,6 +185,22 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
 }
 
 #[test]
+fn an_accelerator_of_fixed_activations_prices_weights_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let unpu = "unpu-65nm".to_owned();
+    let job = Job { accelerator: unpu, ..job(folder.path(), &["w4a16", "w6a16"]) };
+    let summary = run(&job, &Watch::new(1000), 2).summary;
+    // Published at 16 bits of weights, recalled at 4, between 4 and 8 on a line in logarithms.
+    let middle = 0.172 * (0.32_f64 / 0.172).powf(1.5_f64.log2());
+    for (name, pj) in [("w4a16", 0.172), ("w6a16", middle), ("w16a16", 0.649)] {
+        let point = summary.r#static.iter().find(|p| p.point == name).unwrap();
+        let expected = summary.model.macs as f64 * pj * 1e-6;
+        assert!((point.energy_uj.chip / expected - 1.0).abs() < 1e-9, "{name}");
+    }
+    assert_eq!(summary.best_static_uniform.point, "w4a16");
+}
+
+#[test]
 fn the_trace_holds_the_float_network_and_every_point_twice() {
     let folder = tempfile::tempdir().unwrap();
     run(&job(folder.path(), &["w3a3"]), &Watch::new(1000), 2);
@@ -275,7 +291,7 @@ fn requests_that_cannot_be_met_say_why() {
     the largest accuracy drop must be a fraction from 0 to below 1, got 1.5
     model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
-    no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
+    no accelerator profile `absent`: neither shipped (envision-28nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)
     data `ROOT/examples/fashion-mnist/bitgear.toml`: expected a `.npz` or `.npy` file, a folder of images or an image
     shares must leave samples for all: search 1, certification 0.1, test -0.100, calibration 64 samples
     data `ROOT/examples/fashion-mnist/test.npz`: preprocessing: `mean` must hold 1 or 1 values, got 3

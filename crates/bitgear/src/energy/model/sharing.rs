@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EnergyError, Pricing, Widths, Workload};
+use super::{Pricing, Widths, Workload};
 use crate::energy::Packing;
 
 /// Least width of what isn't read by a MAC layer, such as residuals.
@@ -116,11 +116,7 @@ impl<'a> Pricing<'a> {
     /// What the stage before stage `index` pays for writing, and this one for reading what crosses
     /// the boundary between them: nothing where it fits on chip beside the largest live activations
     /// of the rest of the stage before.
-    pub(super) fn boundary_uj(
-        &self,
-        index: usize,
-        resident: bool,
-    ) -> Result<[f64; 2], EnergyError> {
+    pub(super) fn boundary_uj(&self, index: usize, resident: bool) -> [f64; 2] {
         let StagePoint { widths, shared } = self.stages[index];
         let boundary = self.workload.layers[shared].boundary.as_ref();
         let boundary = boundary.expect("stages share layers up to a boundary");
@@ -138,7 +134,7 @@ impl<'a> Pricing<'a> {
         let weights = if resident { self.all_weight_bits() } else { 0.0 };
         let beside = weights + self.most_live_bits(self.stages[index - 1].widths, shared);
         if self.onchip_bits().is_some_and(|capacity| beside + bits(false) <= capacity) {
-            return Ok([0.0; 2]);
+            return [0.0; 2];
         }
         self.traffic_uj(bits(false), bits(true))
     }
