@@ -36,7 +36,10 @@ fn show(id: &str) -> Result<(), Failure> {
     let profile = AcceleratorProfile::find(id)?;
     let style = match profile.accelerator.style {
         Style::ChipTotal => "energy of a MAC holds the whole chip",
-        Style::BottomUp => "energy of a MAC is that of the MAC alone",
+        Style::BottomUp => {
+            "energy of a MAC is that of the MAC alone; memories and leakage are added"
+        }
+        Style::Time => "time instead of energy: 1 uJ stands for 1 us",
     };
     println!("{}\n{}\n{style}\n", profile.accelerator.name, profile.accelerator.url);
     let number = |value: Option<Quantity>| match value {
@@ -44,6 +47,7 @@ fn show(id: &str) -> Result<(), Failure> {
         Some(Quantity::Unknown(_)) => "unknown".to_owned(),
         None => "-".to_owned(),
     };
+    let grade = |key: String| profile.grades.get(&key).map_or("-".to_owned(), |g| format!("{g:?}"));
     let modes: Vec<Vec<String>> = profile
         .modes
         .iter()
@@ -53,12 +57,37 @@ fn show(id: &str) -> Result<(), Failure> {
                 m.w_bits.to_string(),
                 m.a_bits.to_string(),
                 number(Some(m.e_mac_pj)),
+                grade(format!("mode.{}.e_mac_pj", m.id)),
                 number(m.macs_per_cycle),
             ]
         })
         .collect();
     if !modes.is_empty() {
-        println!("{}", table(&["mode", "w bits", "a bits", "pJ/MAC", "MAC/cycle"], &modes));
+        println!(
+            "{}",
+            table(&["mode", "w bits", "a bits", "pJ/MAC", "grade", "MAC/cycle"], &modes)
+        );
+    }
+    if let Some(macs) = &profile.mac_table {
+        let header = macs.w_bits.iter().map(|w| format!("w{w}"));
+        let header: Vec<String> = std::iter::once("pJ/MAC".to_owned()).chain(header).collect();
+        let rows: Vec<Vec<String>> = macs
+            .a_bits
+            .iter()
+            .zip(&macs.e_mac_pj)
+            .enumerate()
+            .map(|(row, (a, energies))| {
+                let entries = energies.iter().enumerate().map(|(column, pj)| {
+                    let own = macs.grade_per_point.as_ref().map(|grades| grades[row][column]);
+                    let grade =
+                        own.map_or(grade("mac_table.e_mac_pj".to_owned()), |g| format!("{g:?}"));
+                    format!("{pj} {grade}")
+                });
+                std::iter::once(format!("a{a}")).chain(entries).collect()
+            })
+            .collect();
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        println!("{}", table(&header, &rows));
     }
     let memories: Vec<Vec<String>> = profile
         .memories
@@ -69,10 +98,14 @@ fn show(id: &str) -> Result<(), Failure> {
                 number(m.size_bytes),
                 number(m.read_pj_per_bit),
                 number(m.write_pj_per_bit),
+                grade(format!("memory.{}.read_pj_per_bit", m.name)),
             ]
         })
         .collect();
-    print!("{}", table(&["memory", "bytes", "read pJ/bit", "write pJ/bit"], &memories));
+    if !memories.is_empty() {
+        let header = ["memory", "bytes", "read pJ/bit", "write pJ/bit", "grade"];
+        print!("{}", table(&header, &memories));
+    }
     if !profile.not_counted.is_empty() {
         let names: Vec<&str> = profile.not_counted.iter().map(|n| n.0.as_str()).collect();
         println!("\nunknown, and so not counted: {}", names.join(", "));

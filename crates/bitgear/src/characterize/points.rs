@@ -224,6 +224,7 @@ mod tests {
             inputs: 100,
             outputs: 100,
             residual: 0,
+            zero_macs: 0.0,
             boundary: None,
         };
         Workload { layers: vec![layer("a", 1_000), layer("b", 100_000), layer("c", 1_000)] }

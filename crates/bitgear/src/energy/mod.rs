@@ -2,14 +2,17 @@
 
 mod model;
 mod profile;
+mod provenance;
 mod schema;
+mod workload;
 
 pub use model::{
-    Energy, EnergyError, LayerCost, LayerWork, Live, StageCost, StagePoint, Storage, Widths,
-    Workload, policy_cost, stage_costs,
+    Energy, EnergyError, LayerCost, StageCost, StagePoint, Storage, policy_cost, stage_costs,
 };
 pub use profile::{AcceleratorProfile, NotCounted, ProfileError, SHIPPED};
+pub use provenance::Grade;
 pub use schema::{
-    Accelerator, Evidence, MacTable, Matching, Memory, Mode, Packing, Quantity, Quantization,
-    Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
+    Accelerator, Evidence, Holds, MacTable, Matching, Memory, Mode, Packing, Quantity,
+    Quantization, Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };
+pub use workload::{LayerWork, Live, PublishedNetwork, Widths, Workload};
