@@ -1,11 +1,13 @@
 //! What an inference costs on an accelerator. Knows no tensors: workloads are counts.
 
+mod interval;
 mod model;
 mod profile;
 mod provenance;
 mod schema;
 mod workload;
 
+pub use interval::{Interval, interval, mean_energy};
 pub use model::{
     Energy, EnergyError, LayerCost, StageCost, StagePoint, Storage, policy_cost, stage_costs,
 };

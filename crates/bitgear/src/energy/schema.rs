@@ -30,6 +30,15 @@ impl Quantity {
             Self::Unknown(_) => None,
         }
     }
+
+    /// The number times a factor; what is unknown stays so.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        match self {
+            Self::Known(value) => Self::Known(value * factor),
+            unknown @ Self::Unknown(_) => unknown,
+        }
+    }
 }
 
 /// What the numbers rest on.
