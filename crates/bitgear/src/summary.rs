@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::energy::{
-    AcceleratorProfile, Energy, EnergyError, Interval, StagePoint, Storage, Style, Widths,
-    Workload, interval, mean_energy,
+    AcceleratorProfile, Energy, EnergyError, Evidence, Grade, Interval, StagePoint, Storage, Style,
+    Widths, Workload, interval, mean_energy, stage_costs,
 };
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
@@ -26,6 +26,8 @@ pub struct Summary {
     pub accelerator: String,
     /// `uJ`, or `us` for profiles of time: then all that is called energy here is in microseconds.
     pub cost_unit: String,
+    /// What the policy's costs rest on.
+    pub evidence: EvidenceSummary,
     /// What the profile says is unknown or out of its scope, and so is not counted.
     pub not_counted: Vec<String>,
     /// What was asked for.
@@ -96,6 +98,16 @@ pub struct SampleCounts {
     pub certification: usize,
     /// For the figures here.
     pub test: usize,
+}
+
+/// What the policy's costs rest on. They may be called published and measured only if this is silicon
+/// and no worse than S.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceSummary {
+    /// What kind of figures the profile has.
+    pub kind: Evidence,
+    /// The worst grade among the energies of a MAC that the policy uses: F, S, D, E or R.
+    pub worst_grade: Grade,
 }
 
 /// What was asked for.
@@ -336,6 +348,10 @@ pub(crate) fn summarize(
     let others = [best[0], best[1], best[2], widest].map(|index| points[index].widths.as_slice());
     let savings_interval = dynamic.savings(others, |energy| energy.chip_uj);
     let savings_total_interval = dynamic.savings(others, Energy::total_uj);
+    let evidence = EvidenceSummary {
+        kind: facts.profile.accelerator.evidence,
+        worst_grade: dynamic.worst_grade(),
+    };
     let counts = [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s).len());
     let sizes = counts.map(|count| count as f64);
     let repeated =
@@ -352,6 +368,7 @@ pub(crate) fn summarize(
         },
         accelerator: facts.profile.accelerator.id.clone(),
         cost_unit: unit(facts.profile).to_owned(),
+        evidence,
         not_counted: facts.profile.not_counted.iter().map(|n| n.0.clone()).collect(),
         constraint: facts.constraint,
         reference: Reference {
@@ -412,6 +429,14 @@ struct Dynamic<'a> {
 }
 
 impl Dynamic<'_> {
+    fn worst_grade(&self) -> Grade {
+        let Facts { profile, workload, storage, .. } = self.facts;
+        let costs = stage_costs(profile, workload, self.stages, storage.kind);
+        let costs = costs.expect("the profile priced every point before it was traced");
+        let grades = costs.iter().flat_map(|cost| cost.layers.iter().map(|layer| layer.grade));
+        grades.max().expect("a policy has layers")
+    }
+
     fn savings(&self, others: [&[Widths]; 4], energy: fn(Energy) -> f64) -> SavingsInterval {
         let [uniform, any, plain, wide] = others.map(|other| {
             let saving = interval(self.facts.profile, |profile| {

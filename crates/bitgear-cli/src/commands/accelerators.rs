@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bitgear::characterize::{compare, measure};
 use bitgear::data::{Dataset, Preprocess, Source};
-use bitgear::energy::{AcceleratorProfile, EnergyError, Evidence, Quantity, SHIPPED, Style};
+use bitgear::energy::{AcceleratorProfile, EnergyError, Quantity, SHIPPED, Style};
 use bitgear::onnx;
 use bitgear::quantize::calibrate;
 use bitgear::summary::Summary;
@@ -28,7 +28,7 @@ fn list() -> Result<(), Failure> {
     let mut rows = Vec::new();
     for (id, _) in SHIPPED {
         let profile = AcceleratorProfile::find(id)?;
-        let evidence = evidence(&profile).to_owned();
+        let evidence = profile.accelerator.evidence.name().to_owned();
         rows.push(vec![id.to_owned(), profile.accelerator.name, evidence]);
     }
     print!("{}", table(&["id", "name", "evidence"], &rows));
@@ -125,15 +125,6 @@ fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn evidence(profile: &AcceleratorProfile) -> &'static str {
-    match profile.accelerator.evidence {
-        Evidence::Silicon => "silicon",
-        Evidence::PostLayout => "post-layout",
-        Evidence::Synthesis => "synthesis",
-        Evidence::Model => "model",
-    }
-}
-
 /// The profiles by what the policy saves on them against their own best static uniform point. Absolute
 /// figures of different profiles have different scopes.
 fn compare_profiles(options: &Compare) -> Result<(), Failure> {
@@ -155,7 +146,7 @@ fn compare_profiles(options: &Compare) -> Result<(), Failure> {
             .map(|(profile, summary)| match summary {
                 Ok(s) => serde_json::json!({
                     "accelerator": s.accelerator,
-                    "evidence": evidence(profile),
+                    "evidence": s.evidence,
                     "cost_unit": s.cost_unit,
                     "policy": s.policy,
                     "best_static_uniform": s.best_static_uniform,
@@ -191,7 +182,7 @@ fn compare_profiles(options: &Compare) -> Result<(), Failure> {
         let interval = &summary.savings_interval.vs_best_static_uniform;
         rows.push(vec![
             id,
-            evidence(profile).to_owned(),
+            format!("{}, {:?}", summary.evidence.kind.name(), summary.evidence.worst_grade),
             stages.join(" > "),
             points(-policy.accuracy_drop),
             format!("{} {}", energy(policy.energy_uj.chip), summary.cost_unit),

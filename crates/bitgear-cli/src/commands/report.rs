@@ -146,6 +146,12 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
         "a perfect gate between the same stages would need {} {unit} (chip)",
         energy(policy.oracle_energy_uj.chip)
     );
+    let _ = writeln!(
+        text,
+        "costs rest on: {}, worst grade {:?}",
+        summary.evidence.kind.name(),
+        summary.evidence.worst_grade
+    );
     if !summary.not_counted.is_empty() {
         let names = summary.not_counted.join(", ");
         let _ = writeln!(text, "not counted, because unknown or out of scope: {names}");

@@ -22,6 +22,7 @@ pub use sharing::{StagePoint, Storage};
 
 use self::setting::Setting;
 use super::profile::AcceleratorProfile;
+use super::provenance::Grade;
 use super::schema::{Quantity, Style, TransitionKind, VoltageTransition};
 use super::workload::{Widths, Workload};
 
@@ -61,6 +62,8 @@ impl Energy {
 pub struct LayerCost {
     /// Name of the mode it runs in.
     pub mode: String,
+    /// What the energy of a MAC rests on there.
+    pub grade: Grade,
     /// Everything.
     pub energy: Energy,
     /// Part of it that goes into MACs.
@@ -199,11 +202,11 @@ impl Pricing<'_> {
         setting: &Setting<'_>,
         resident: bool,
     ) -> LayerCost {
-        let mode = setting.mode.clone();
+        let (mode, grade) = (setting.mode.clone(), setting.grade);
         if layer < stage.shared {
             let energy = Energy::default();
             let (compute_uj, memory_uj, leakage_uj, time_us) = (0.0, 0.0, 0.0, Some(0.0));
-            return LayerCost { mode, energy, compute_uj, memory_uj, leakage_uj, time_us };
+            return LayerCost { mode, grade, energy, compute_uj, memory_uj, leakage_uj, time_us };
         }
         let work = &self.workload.layers[layer];
         let [written, read] = self.offchip_bits(stage.widths, layer, resident);
@@ -222,7 +225,7 @@ impl Pricing<'_> {
             chip_uj: compute_uj + memory_uj + leakage_uj,
             offchip_uj: self.traffic_uj(written, read).iter().sum(),
         };
-        LayerCost { mode, energy, compute_uj, memory_uj, leakage_uj, time_us }
+        LayerCost { mode, grade, energy, compute_uj, memory_uj, leakage_uj, time_us }
     }
 
     /// What one change costs, in microjoule and microseconds. A kind that the profile does not list is

@@ -1,6 +1,6 @@
 //! The tables of an accelerator profile, as they stand in the file. Units are in the names.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::provenance::Grade;
 
@@ -42,7 +42,7 @@ impl Quantity {
 }
 
 /// What the numbers rest on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
     /// Measured on a chip.
@@ -53,6 +53,18 @@ pub enum Evidence {
     Synthesis,
     /// Computed from tables.
     Model,
+}
+
+impl Evidence {
+    /// `silicon`, `post-layout`, `synthesis` or `model`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silicon => "silicon",
+            Self::PostLayout => "post-layout",
+            Self::Synthesis => "synthesis",
+            Self::Model => "model",
+        }
+    }
 }
 
 /// What a MAC's energy stands for.

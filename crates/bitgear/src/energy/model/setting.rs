@@ -2,6 +2,7 @@
 
 use super::{EnergyError, Pricing, StagePoint};
 use crate::energy::profile::AcceleratorProfile;
+use crate::energy::provenance::Grade;
 use crate::energy::schema::{MacTable, Match, Mode, Quantity, SupplyPoint, VoltageTransition};
 use crate::energy::workload::{LayerWork, Widths};
 
@@ -17,6 +18,8 @@ pub(super) struct Setting<'a> {
     pub(super) frequency_mhz: Option<f64>,
     /// Leakage that the MAC's energy does not contain.
     pub(super) leakage_mw: Option<f64>,
+    /// What the energy of a MAC rests on.
+    pub(super) grade: Grade,
 }
 
 /// Exponent of the supply voltage's power law: chips measured at two supplies give 1.5 to 1.8 (grade
@@ -46,21 +49,26 @@ impl<'a> Pricing<'a> {
             weights: widths.weights,
             activations: widths.activations,
         };
-        let (mode, supply, full_pj, rate) = if let Some(table) = &profile.mac_table {
+        let (mode, supply, full_pj, rate, grade) = if let Some(table) = &profile.mac_table {
             let entry = match profile.matching.rule {
                 Match::RoundUp => table.cheapest(widths),
                 Match::ExactWeightBits => table.exact(widths),
             };
             let entry = entry.ok_or_else(no_mode)?;
             let rate = table.macs_per_cycle.as_deref().map(|rates| entry.of(rates));
-            (entry.mode(), table.supply_point.as_deref(), entry.of(&table.e_mac_pj), rate)
+            let pj = entry.of(&table.e_mac_pj);
+            (entry.mode(), table.supply_point.as_deref(), pj, rate, entry.grade(profile, table))
         } else {
             let (mode, share) = mode(profile, widths).ok_or_else(no_mode)?;
             let full = mode.e_mac_pj.known();
             let full = full.ok_or_else(|| self.unknown(format!("mode.{}.e_mac_pj", mode.id)))?;
             let gated = full * share.powf(profile.matching.gating_exponent);
             let rate = mode.macs_per_cycle.and_then(Quantity::known);
-            (mode.id.clone(), mode.supply_point.as_deref(), gated, rate)
+            let mut grade = grade(profile, &format!("mode.{}.e_mac_pj", mode.id));
+            if gated != full {
+                grade = grade.max(self::grade(profile, "matching.gating_exponent"));
+            }
+            (mode.id.clone(), mode.supply_point.as_deref(), gated, rate, grade)
         };
         let point = supply.and_then(|id| profile.supply_points.iter().find(|s| s.id == id));
         let known = |value: Option<Quantity>| value.and_then(Quantity::known);
@@ -76,6 +84,7 @@ impl<'a> Pricing<'a> {
             macs_per_us: rate.zip(frequency_mhz).map(|(rate, mhz)| rate * mhz * utilization),
             frequency_mhz,
             leakage_mw: known(leakage(point, profile)).filter(|_| !profile.scope.leakage),
+            grade,
         })
     }
 
@@ -115,6 +124,11 @@ fn leakage(point: Option<&SupplyPoint>, profile: &AcceleratorProfile) -> Option<
     point.and_then(|p| p.leakage_mw).or(profile.leakage_mw)
 }
 
+/// What a number rests on. All numbers that are read have a grade; a default has none.
+fn grade(profile: &AcceleratorProfile, key: &str) -> Grade {
+    profile.grades.get(key).copied().unwrap_or(Grade::E)
+}
+
 /// The narrowest mode that covers the widths, and the share of its width that they use.
 fn mode(profile: &AcceleratorProfile, widths: Widths) -> Option<(&Mode, f64)> {
     let matching = &profile.matching;
@@ -149,6 +163,14 @@ struct Entry {
 impl Entry {
     fn mode(&self) -> String {
         format!("w{}a{}", self.w_bits, self.a_bits)
+    }
+
+    /// An estimate between two columns, unless one of them is worse.
+    fn grade(&self, profile: &AcceleratorProfile, table: &MacTable) -> Grade {
+        let whole = grade(profile, "mac_table.e_mac_pj");
+        let grades = table.grade_per_point.as_ref();
+        let [low, high] = self.columns.map(|column| grades.map_or(whole, |g| g[self.row][column]));
+        if self.along == 0.0 { low } else { low.max(high).max(Grade::E) }
     }
 
     /// A straight line in the logarithm of the table's numbers.
