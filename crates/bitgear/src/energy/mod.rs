@@ -17,4 +17,4 @@ pub use schema::{
     Accelerator, Evidence, Holds, MacTable, Matching, Memory, Mode, Packing, Quantity,
     Quantization, Scope, Style, SupplyPoint, Transition, TransitionKind, VoltageTransition,
 };
-pub use workload::{LayerWork, Live, PublishedNetwork, Widths, Workload};
+pub use workload::{InvalidWorkload, LayerWork, Live, PublishedNetwork, Widths, Workload};

@@ -153,8 +153,7 @@ pub fn stage_costs(
     storage: Storage,
 ) -> Result<Vec<StageCost>, EnergyError> {
     let pricing = Pricing { profile, workload, stages, storage };
-    let modes: Vec<Vec<Setting<'_>>> =
-        stages.iter().map(|&stage| pricing.settings(stage)).collect::<Result<_, _>>()?;
+    let modes = pricing.settings()?;
     let resident = pricing.is_resident();
     let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
     for (index, (stage, settings)) in stages.iter().zip(&modes).enumerate() {

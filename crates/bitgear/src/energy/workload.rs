@@ -81,13 +81,22 @@ pub struct PublishedNetwork {
     pub widths: Option<Vec<Widths>>,
 }
 
+/// The text is no workload file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("workload: {0}")]
+pub struct InvalidWorkload(String);
+
 impl PublishedNetwork {
     /// Reads a workload file's text.
     ///
     /// # Errors
     ///
     /// When the text is no workload file, or a share or width is out of range.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, InvalidWorkload> {
+        Self::parse_text(text).map_err(InvalidWorkload)
+    }
+
+    fn parse_text(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
         if file.schema_version != 1 {
             return Err(format!("`schema_version` must be 1, got {}", file.schema_version));

@@ -56,6 +56,22 @@ fn every_shipped_profile_is_valid_and_prices_16_bits() {
 }
 
 #[test]
+fn a_workload_file_that_is_none_is_refused() {
+    let file = |layer: &str| {
+        let head = "schema_version = 1\nname = \"n\"\nsrc = \"s\"\n[[layer]]\nname = \"a\"\nmacs = 1\nweights = 1\ninputs = 1\noutputs = 1\n";
+        PublishedNetwork::parse(&format!("{head}{layer}"))
+    };
+    assert_eq!(file("").unwrap().widths, None);
+    let seen =
+        [file("w_zeros = 1.5"), file("w_bits = 0\na_bits = 1")].map(|f| f.unwrap_err().to_string());
+    insta::assert_snapshot!(seen.join("\n"), @r"
+    workload: layer `a`: shares of zeros must be 0 to 1, got [1.5, 0.0]
+    workload: layer `a`: widths must be 1 to 16 bits
+    ");
+    assert!(file("bits = 8").is_err());
+}
+
+#[test]
 fn the_layer_tables_have_the_published_sums() {
     // 666 M in the abstract of Eyeriss (ISSCC 2016), 15.3 G there too (with 15,346 M of Envision).
     assert_eq!(network!("alexnet").workload.macs(), 665_784_864);

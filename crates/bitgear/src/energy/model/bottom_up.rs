@@ -1,7 +1,7 @@
 //! Tests of what a profile adds to the energy of a MAC alone.
 
 use super::*;
-use crate::energy::LayerWork;
+use crate::energy::{LayerWork, SHIPPED, interval};
 
 const TOY: &str = r#"
 schema_version = 1
@@ -183,6 +183,75 @@ fn what_nothing_adds_is_named() {
         names,
         ["memory.maps.reuse_outputs", "scope.control", "scope.io", "scope.regulator"]
     );
+}
+
+/// Every line of every profile left out, and every value replaced: what is still accepted has prices
+/// that are numbers, and an interval.
+#[test]
+fn damaged_profiles_are_refused_or_priced() {
+    let mut accepted = 0;
+    for (id, text) in SHIPPED {
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let key = line.split_once('=').map_or("", |(key, _)| key);
+            let values = ["0", "-1", "nan", "1e300", "\"unknown\"", "[[1.0]]"];
+            let replaced = values.iter().map(|value| format!("{key}= {value}"));
+            for other in replaced.chain([String::new()]) {
+                let mut damaged = lines.clone();
+                damaged[index] = &other;
+                let Ok(profile) = AcceleratorProfile::parse(id, &damaged.join("\n")) else {
+                    continue;
+                };
+                let energy = |profile: &AcceleratorProfile| {
+                    let widths = [Widths { weights: 4, activations: 6 }];
+                    let workload = Workload { layers: vec![work()] };
+                    let cost = policy_cost(profile, &workload, &[&widths, &widths])?;
+                    Ok::<_, EnergyError>(cost[1].energy.total_uj())
+                };
+                if let Ok(got) = interval(&profile, energy) {
+                    let numbers = [got.low, got.central, got.high];
+                    assert!(numbers.iter().all(|e| !e.is_nan()), "{id} with `{other}`: {got:?}");
+                    assert!(got.central >= 0.0, "{id} with `{other}`: {got:?}");
+                    accepted += 1;
+                }
+            }
+        }
+    }
+    assert!(accepted > 100, "{accepted}");
+}
+
+#[test]
+fn nothing_in_a_profile_is_read_in_vain() {
+    let broken = |from: &str, to: &str| {
+        assert!(TOY.contains(from), "{from}");
+        AcceleratorProfile::parse("toy", &TOY.replacen(from, to, 1)).unwrap_err().to_string()
+    };
+    let table = "[mac_table]\na_bits = [8]\nw_bits = [8]\ne_mac_pj = [[1.0]]";
+    let mode = &TOY[TOY.find("[[mode]]").unwrap()
+        ..TOY.find("grade = \"E\"\nsrc = \"test\"\n[[memory]]").unwrap()];
+    let with_table = TOY.replacen(mode, &format!("{table}\n"), 1);
+    assert!(AcceleratorProfile::parse("toy", &with_table).is_ok());
+    let gated = with_table.replacen("sparsity_gating", "gating_exponent = 0.5\nsparsity_gating", 1);
+    let seen = [
+        broken("name = \"maps\"", "name = \"weights\""),
+        broken("size_bytes = 1000\n", ""),
+        broken("kind = \"weights\"", "kind = \"voltage\""),
+        broken("utilization_default = 0.5", "utilization_default = 1.5"),
+        broken("read_pj_per_bit = 0.1", "read_pj_per_bit = 0.1\nread_pj_per_bit_hi = 0.05"),
+        broken("macs_per_cycle = 10", "macs_per_cycle = nan"),
+        broken("w_bits = 8", "w_bits = 17"),
+        AcceleratorProfile::parse("toy", &gated).unwrap_err().to_string(),
+    ];
+    insta::assert_snapshot!(seen.join("\n"), @r#"
+    profile `toy`: `[[memory]]`: `weights` occurs twice
+    profile `toy`: memories ["weights", "dram"] have no `size_bytes`: expected one memory off chip at most
+    profile `toy`: unknown variant `voltage`, expected one of `precision`, `voltage_onchip`, `voltage_offchip`, `clock`, `weights` in `transition.kind`
+    profile `toy`: `matching.utilization_default` is a share of at most 1, got 1.5
+    profile `toy`: `memory.weights.read_pj_per_bit` must lie within its bounds, got 0.1 of 0.1 to 0.05
+    profile `toy`: `mode.8b.macs_per_cycle` must be positive, got NaN
+    profile `toy`: mode `8b`: widths must be 1 to 16 bits, got [17, 8]
+    profile `toy`: `matching.gating_exponent` works inside modes: expected `[[mode]]`, got `[mac_table]`
+    "#);
 }
 
 #[test]

@@ -27,16 +27,21 @@ pub(super) struct Setting<'a> {
 const VOLTAGE_EXPONENT: f64 = 1.7;
 
 impl<'a> Pricing<'a> {
-    pub(super) fn settings(&self, stage: StagePoint<'_>) -> Result<Vec<Setting<'a>>, EnergyError> {
-        assert_eq!(stage.widths.len(), self.workload.layers.len(), "widths of every layer");
-        let mut settings: Vec<Setting<'a>> = stage
-            .widths
-            .iter()
-            .zip(&self.workload.layers)
-            .map(|(&widths, work)| self.setting(widths, work))
-            .collect::<Result<_, _>>()?;
+    /// How every layer of every stage runs.
+    pub(super) fn settings(&self) -> Result<Vec<Vec<Setting<'a>>>, EnergyError> {
+        let layers = self.workload.layers.len();
+        let stage = |stage: &StagePoint<'_>| {
+            assert_eq!(stage.widths.len(), layers, "widths of every layer");
+            let works = stage.widths.iter().zip(&self.workload.layers);
+            works.map(|(&widths, work)| self.setting(widths, work)).collect()
+        };
+        let mut settings: Vec<Vec<Setting<'a>>> =
+            self.stages.iter().map(stage).collect::<Result<_, _>>()?;
         if self.profile.matching.voltage_transition == VoltageTransition::None {
-            self.raise_supply(&mut settings[stage.shared..])?;
+            let stages = settings.iter_mut().zip(self.stages);
+            self.raise_supply(
+                &mut stages.flat_map(|(s, stage)| &mut s[stage.shared..]).collect::<Vec<_>>(),
+            )?;
         }
         Ok(settings)
     }
@@ -88,9 +93,8 @@ impl<'a> Pricing<'a> {
         })
     }
 
-    /// Without a way to change the supply, everything runs at that of the most demanding layer, and
-    /// with its clock.
-    fn raise_supply(&self, settings: &mut [Setting<'a>]) -> Result<(), EnergyError> {
+    /// Without a way to change the supply, all stages run at that of their most demanding layer.
+    fn raise_supply(&self, settings: &mut [&mut Setting<'a>]) -> Result<(), EnergyError> {
         let voltage = |supply: &str| {
             let point = self.profile.supply_points.iter().find(|s| s.id == supply);
             let volt = point.and_then(|s| s.vdd).and_then(Quantity::known);

@@ -108,6 +108,10 @@ fn without_a_regulator_everything_runs_at_the_widest_layers_supply() {
     // The 4-bit layer at 0.80 V instead of 0.65 V; two changes of precision at 0.05 nJ.
     let raised = 0.474 * (0.80_f64 / 0.65).powf(1.7);
     assert!(close(cost[0].energy.chip_uj, 1.90 + raised + 1e-4));
+    // Nor can it change between stages: 4 bits run at the supply of 8 throughout.
+    let (low, high) = ([widths(4); 2], [widths(8); 2]);
+    let cost = policy_cost(&profile, &workload(100), &[&low, &high]).unwrap();
+    assert!(close(cost[0].energy.chip_uj, 2.0 * raised));
 }
 
 #[test]

@@ -11,6 +11,7 @@ impl AcceleratorProfile {
             );
         }
         self.check_scope()?;
+        self.check_names()?;
         self.check_ranges()?;
         for mode in &self.modes {
             check_widths(&format!("mode `{}`", mode.id), &[mode.w_bits, mode.a_bits])?;
@@ -30,6 +31,37 @@ impl AcceleratorProfile {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Nothing is named twice, so that nothing is read in vain.
+    fn check_names(&self) -> Result<(), String> {
+        let kinds = self.transitions.iter().map(|t| format!("{:?}", t.kind));
+        let lists: [(&str, Vec<String>); 4] = [
+            ("mode", self.modes.iter().map(|m| m.id.clone()).collect()),
+            ("supply_point", self.supply_points.iter().map(|s| s.id.clone()).collect()),
+            ("memory", self.memories.iter().map(|m| m.name.clone()).collect()),
+            ("transition", kinds.collect()),
+        ];
+        for (block, names) in lists {
+            let twice = (1..names.len()).find(|&i| names[..i].contains(&names[i]));
+            if let Some(index) = twice {
+                return Err(format!("`[[{block}]]`: `{}` occurs twice", names[index]));
+            }
+        }
+        let offchip: Vec<&str> =
+            self.memories.iter().filter(|m| m.is_offchip()).map(|m| m.name.as_str()).collect();
+        if offchip.len() > 1 {
+            return Err(format!(
+                "memories {offchip:?} have no `size_bytes`: expected one memory off chip at most"
+            ));
+        }
+        if self.mac_table.is_some() && self.matching.gating_exponent != 0.0 {
+            return Err(
+                "`matching.gating_exponent` works inside modes: expected `[[mode]]`, got `[mac_table]`"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn check_supply(&self, place: &str, supply: Option<&str>) -> Result<(), String> {
