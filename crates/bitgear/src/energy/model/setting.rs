@@ -39,9 +39,8 @@ impl<'a> Pricing<'a> {
             self.stages.iter().map(stage).collect::<Result<_, _>>()?;
         if self.profile.matching.voltage_transition == VoltageTransition::None {
             let stages = settings.iter_mut().zip(self.stages);
-            self.raise_supply(
-                &mut stages.flat_map(|(s, stage)| &mut s[stage.shared..]).collect::<Vec<_>>(),
-            )?;
+            let run = stages.flat_map(|(settings, stage)| &mut settings[stage.shared..]);
+            self.raise_supply(run.collect())?;
         }
         Ok(settings)
     }
@@ -94,7 +93,7 @@ impl<'a> Pricing<'a> {
     }
 
     /// Without a way to change the supply, all stages run at that of their most demanding layer.
-    fn raise_supply(&self, settings: &mut [&mut Setting<'a>]) -> Result<(), EnergyError> {
+    fn raise_supply(&self, settings: Vec<&mut Setting<'a>>) -> Result<(), EnergyError> {
         let voltage = |supply: &str| {
             let point = self.profile.supply_points.iter().find(|s| s.id == supply);
             let volt = point.and_then(|s| s.vdd).and_then(Quantity::known);
