@@ -170,12 +170,20 @@ impl AcceleratorProfile {
         if self.accelerator.style == Style::Time {
             return Vec::new();
         }
+        let known = |value: Option<Quantity>| value.and_then(Quantity::known).is_some();
+        let rates = self.mac_table.as_ref().is_some_and(|t| t.macs_per_cycle.is_some())
+            || self.modes.iter().any(|m| known(m.macs_per_cycle));
+        let timed = rates && self.supply_points.iter().any(|s| known(s.freq_mhz));
         let has = |offchip: bool| self.memories.iter().any(|m| m.is_offchip() == offchip);
         let scope = &self.scope;
         [
             ("onchip_sram", scope.onchip_sram || has(false)),
             ("control", scope.control),
-            ("leakage", scope.leakage || self.leakage_mw.is_some()),
+            // Without time a known leakage adds nothing; an unknown one is listed already.
+            (
+                "leakage",
+                scope.leakage || self.leakage_mw.is_some_and(|mw| timed || !known(Some(mw))),
+            ),
             ("dram", scope.dram || has(true)),
             ("io", scope.io),
             ("regulator", scope.regulator),
