@@ -214,4 +214,53 @@ pub(crate) enum AcceleratorsAction {
         /// The file
         profile: PathBuf,
     },
+    /// Choose a policy for each profile from the trace of one run; the model is not run again
+    Compare(Compare),
+    /// Measure how long this CPU takes for a model at each bit-width, and print it as a profile
+    Measure(Measure),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Folder that `characterize` wrote
+    pub(crate) run: PathBuf,
+    /// The run's ONNX file
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// Ids of shipped profiles, or files [default: all that ship]
+    #[arg(value_name = "PROFILE")]
+    pub(crate) profiles: Vec<String>,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    /// ONNX file
+    pub(crate) model: PathBuf,
+    /// Samples to run; labels are not used
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// How many of them, in one batch
+    #[arg(long, default_value_t = 64)]
+    pub(crate) samples: usize,
+    /// How often every bit-width runs
+    #[arg(long, default_value_t = 21)]
+    pub(crate) rounds: usize,
+    /// Factor of every stored value
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f32,
+    /// Mean that is subtracted, one or one per channel
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
+    pub(crate) mean: Vec<f32>,
+    /// Divisor, one or one per channel
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
+    pub(crate) std: Vec<f32>,
+    /// Threads
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
 }

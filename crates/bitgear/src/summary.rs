@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::energy::{Energy, Storage};
+use crate::energy::{
+    AcceleratorProfile, Energy, EnergyError, Evidence, Grade, Interval, StagePoint, Storage, Style,
+    Widths, Workload, interval, mean_energy, stage_costs,
+};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
 use crate::sensitivity::Sensitivity;
@@ -21,6 +24,12 @@ pub struct Summary {
     pub samples: SampleCounts,
     /// Id of the profile.
     pub accelerator: String,
+    /// `uJ`, or `us` for profiles of time: then all that is called energy here is in microseconds.
+    pub cost_unit: String,
+    /// What the policy's costs rest on.
+    pub evidence: EvidenceSummary,
+    /// What the profile says is unknown or out of its scope, and so is not counted.
+    pub not_counted: Vec<String>,
     /// What was asked for.
     pub constraint: Constraint,
     /// What the policy is held against.
@@ -39,6 +48,10 @@ pub struct Summary {
     pub savings: Savings,
     /// 1 - policy / other, of total energy.
     pub savings_total: Savings,
+    /// How far `savings` moves within what the profile's numbers may be.
+    pub savings_interval: SavingsInterval,
+    /// How far `savings_total` moves, likewise.
+    pub savings_total_interval: SavingsInterval,
     /// The whole choice repeated over random splits.
     pub repeated: RepeatedSummary,
     /// Weight and activation bits of every MAC layer, for points whose layers differ.
@@ -85,6 +98,16 @@ pub struct SampleCounts {
     pub certification: usize,
     /// For the figures here.
     pub test: usize,
+}
+
+/// What the policy's costs rest on. They may be called published and measured only if this is silicon
+/// and no worse than S.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceSummary {
+    /// What kind of figures the profile has.
+    pub kind: Evidence,
+    /// The worst grade among the energies of a MAC that the policy uses: F, S, D, E or R.
+    pub worst_grade: Grade,
 }
 
 /// What was asked for.
@@ -195,6 +218,36 @@ impl Savings {
     }
 }
 
+/// Intervals of savings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavingsInterval {
+    /// Against the best uniform point.
+    pub vs_best_static_uniform: SavingInterval,
+    /// Against the best point of any kind.
+    pub vs_best_static: SavingInterval,
+    /// Against the best plainly quantized point.
+    pub vs_best_static_plain: SavingInterval,
+    /// Against 16 bits everywhere.
+    pub vs_16_bit: SavingInterval,
+}
+
+/// Interval of a saving, from the uncertainty of the profile alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavingInterval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// The profile's number that moves the saving most; null where none does.
+    pub most: Option<String>,
+}
+
+impl From<Interval> for SavingInterval {
+    fn from(interval: Interval) -> Self {
+        Self { low: interval.low, high: interval.high, most: interval.most }
+    }
+}
+
 /// Means over random splits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RepeatedSummary {
@@ -231,10 +284,11 @@ pub struct IndependentSummary {
 }
 
 /// What the trace does not know.
-pub(crate) struct Facts {
+pub(crate) struct Facts<'a> {
     pub(crate) model: ModelSummary,
     pub(crate) calibration: usize,
-    pub(crate) accelerator: String,
+    pub(crate) profile: &'a AcceleratorProfile,
+    pub(crate) workload: &'a Workload,
     pub(crate) constraint: Constraint,
     pub(crate) reference: String,
     pub(crate) tables: BTreeMap<String, Vec<[u8; 2]>>,
@@ -252,7 +306,7 @@ pub(crate) fn summarize(
     candidates: &Candidates,
     choice: Choice,
     policy: &PolicyFile,
-    facts: Facts,
+    facts: Facts<'_>,
 ) -> Summary {
     let (search, test) = (trace.rows(Split::Search), trace.rows(Split::Test));
     let target = facts.constraint.max_accuracy_drop;
@@ -283,6 +337,21 @@ pub(crate) fn summarize(
     let saving = |energy: fn(Energy) -> f64| {
         Savings::from_array(others.map(|other| 1.0 - energy(outcome.energy) / energy(other)))
     };
+    let shared = candidates.shared_layers(choice);
+    let stages: Vec<StagePoint<'_>> = candidates
+        .stages(choice)
+        .zip(shared)
+        .map(|(info, shared)| StagePoint { widths: &info.widths, shared })
+        .collect();
+    let dynamic =
+        Dynamic { stages: &stages, shares: [1.0, outcome.escalation_rate], facts: &facts };
+    let others = [best[0], best[1], best[2], widest].map(|index| points[index].widths.as_slice());
+    let savings_interval = dynamic.savings(others, |energy| energy.chip_uj);
+    let savings_total_interval = dynamic.savings(others, Energy::total_uj);
+    let evidence = EvidenceSummary {
+        kind: facts.profile.accelerator.evidence,
+        worst_grade: dynamic.worst_grade(),
+    };
     let counts = [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s).len());
     let sizes = counts.map(|count| count as f64);
     let repeated =
@@ -297,7 +366,10 @@ pub(crate) fn summarize(
             certification: counts[1],
             test: counts[2],
         },
-        accelerator: facts.accelerator,
+        accelerator: facts.profile.accelerator.id.clone(),
+        cost_unit: unit(facts.profile).to_owned(),
+        evidence,
+        not_counted: facts.profile.not_counted.iter().map(|n| n.0.clone()).collect(),
         constraint: facts.constraint,
         reference: Reference {
             kind: facts.reference,
@@ -330,6 +402,8 @@ pub(crate) fn summarize(
         },
         savings: saving(|e| e.chip_uj),
         savings_total: saving(Energy::total_uj),
+        savings_interval,
+        savings_total_interval,
         repeated: RepeatedSummary {
             n: repeated.n,
             drop_mean: repeated.policy.mean,
@@ -339,6 +413,47 @@ pub(crate) fn summarize(
         tables: facts.tables,
         storage: facts.storage,
         sensitivity: facts.sensitivity,
+    }
+}
+
+/// What costs are in.
+pub(crate) fn unit(profile: &AcceleratorProfile) -> &'static str {
+    if profile.accelerator.style == Style::Time { "us" } else { "uJ" }
+}
+
+/// A policy with the shares of inputs that reach its stages.
+struct Dynamic<'a> {
+    stages: &'a [StagePoint<'a>],
+    shares: [f64; 2],
+    facts: &'a Facts<'a>,
+}
+
+impl Dynamic<'_> {
+    fn worst_grade(&self) -> Grade {
+        let Facts { profile, workload, storage, .. } = self.facts;
+        let costs = stage_costs(profile, workload, self.stages, storage.kind);
+        let costs = costs.expect("the profile priced every point before it was traced");
+        let grades = costs.iter().flat_map(|cost| cost.layers.iter().map(|layer| layer.grade));
+        grades.max().expect("a policy has layers")
+    }
+
+    fn savings(&self, others: [&[Widths]; 4], energy: fn(Energy) -> f64) -> SavingsInterval {
+        let [uniform, any, plain, wide] = others.map(|other| {
+            let saving = interval(self.facts.profile, |profile| {
+                let (workload, storage) = (self.facts.workload, self.facts.storage.kind);
+                let policy = mean_energy(profile, workload, self.stages, storage, &self.shares)?;
+                let other = [StagePoint { widths: other, shared: 0 }];
+                let other = mean_energy(profile, workload, &other, Storage::Independent, &[1.0])?;
+                Ok::<_, EnergyError>(1.0 - energy(policy) / energy(other))
+            });
+            saving.expect("the profile priced every point before it was traced").into()
+        });
+        SavingsInterval {
+            vs_best_static_uniform: uniform,
+            vs_best_static: any,
+            vs_best_static_plain: plain,
+            vs_16_bit: wide,
+        }
     }
 }
 

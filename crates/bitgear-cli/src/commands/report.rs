@@ -46,7 +46,9 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     rows.extend(shown.map(|s| row(&s.point, s.accuracy, &s.energy_uj)));
     let policy = &summary.policy;
     rows.push(row("policy", policy.accuracy, &policy.energy_uj));
-    let header = ["point", "accuracy", "difference", "chip uJ", "total uJ"];
+    let unit = &summary.cost_unit;
+    let (chip, total) = (format!("chip {unit}"), format!("total {unit}"));
+    let header = ["point", "accuracy", "difference", &chip, &total];
     let _ = writeln!(text, "{}", table(&header, &rows));
 
     let target = 100.0 * summary.constraint.max_accuracy_drop;
@@ -83,6 +85,7 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             summary.savings.vs_best_static_uniform,
             summary.savings_total.vs_best_static_uniform,
             summary.repeated.savings_mean.vs_best_static_uniform,
+            &summary.savings_interval.vs_best_static_uniform,
         ),
         (
             "best static",
@@ -90,6 +93,7 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             summary.savings.vs_best_static,
             summary.savings_total.vs_best_static,
             summary.repeated.savings_mean.vs_best_static,
+            &summary.savings_interval.vs_best_static,
         ),
         (
             "best static plain",
@@ -97,6 +101,7 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             summary.savings.vs_best_static_plain,
             summary.savings_total.vs_best_static_plain,
             summary.repeated.savings_mean.vs_best_static_plain,
+            &summary.savings_interval.vs_best_static_plain,
         ),
         (
             "16 bits",
@@ -104,22 +109,31 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             summary.savings.vs_16_bit,
             summary.savings_total.vs_16_bit,
             summary.repeated.savings_mean.vs_16_bit,
+            &summary.savings_interval.vs_16_bit,
         ),
     ];
     let rows: Vec<Vec<String>> = others
         .iter()
-        .map(|(name, point, chip, total, repeated)| {
+        .map(|(name, point, chip, total, repeated, interval)| {
             vec![
                 (*name).to_owned(),
                 (*point).to_owned(),
                 percent(*chip),
+                format!("{} to {}", percent(interval.low), percent(interval.high)),
                 percent(*total),
                 percent(*repeated),
             ]
         })
         .collect();
-    let header = ["saving against", "point", "chip", "total", "chip, mean of splits"];
+    let header =
+        ["saving against", "point", "chip", "by the profile", "total", "chip, mean of splits"];
     let _ = writeln!(text, "{}", table(&header, &rows));
+    if let Some(most) = &summary.savings_interval.vs_best_static_uniform.most {
+        let _ = writeln!(
+            text,
+            "by the profile: what its numbers may be moves the saving so far; against the best static uniform point most by `{most}`"
+        );
+    }
     let _ = writeln!(
         text,
         "over {} random splits the policies chosen this way lose {} points on average (standard error {:.2})",
@@ -129,12 +143,18 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     );
     let _ = writeln!(
         text,
-        "a perfect gate between the same stages would need {} uJ (chip)",
+        "a perfect gate between the same stages would need {} {unit} (chip)",
         energy(policy.oracle_energy_uj.chip)
     );
-    if !result.not_counted.is_empty() {
-        let names: Vec<&str> = result.not_counted.iter().map(|n| n.0.as_str()).collect();
-        let _ = writeln!(text, "not counted, because unknown: {}", names.join(", "));
+    let _ = writeln!(
+        text,
+        "costs rest on: {}, worst grade {:?}",
+        summary.evidence.kind.name(),
+        summary.evidence.worst_grade
+    );
+    if !summary.not_counted.is_empty() {
+        let names = summary.not_counted.join(", ");
+        let _ = writeln!(text, "not counted, because unknown or out of scope: {names}");
     }
     let islands = summary.model.float_islands.iter().map(|island| island.operator.as_str());
     if let Some(islands) = float_islands(islands) {

@@ -1,8 +1,13 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod compare;
+mod measure;
 mod points;
 mod tracing;
+
+pub use compare::compare;
+pub use measure::measure;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +16,7 @@ use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
-    AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, NotCounted, ProfileError, Storage,
-    Workload,
+    AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
 };
 use crate::execute::{IntegerModel, relay};
 use crate::files::write_json;
@@ -94,8 +98,6 @@ pub struct Characterization {
     pub summary: Summary,
     /// What is in `policy.json`.
     pub policy: PolicyFile,
-    /// What the profile says is unknown.
-    pub not_counted: Vec<NotCounted>,
 }
 
 /// Why a run ended.
@@ -126,6 +128,9 @@ pub enum CharacterizeError {
     /// The bundle can't be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// A file of an earlier run can't be read.
+    #[error("cannot read `{0}`: {1}")]
+    Read(String, String),
     /// Another file can't be written.
     #[error("cannot write `{0}`: {1}")]
     Write(String, #[source] io::Error),
@@ -292,7 +297,8 @@ pub fn characterize(
             float_islands: float_islands(&graph),
         },
         calibration: splits.calibration.len(),
-        accelerator: profile.accelerator.id.clone(),
+        profile: &profile,
+        workload: &workload,
         constraint: Constraint {
             max_accuracy_drop: job.max_accuracy_drop,
             guarantee: None,
@@ -327,7 +333,7 @@ pub fn characterize(
     write(job, "policy.json", &policy)?;
     write(job, "summary.json", &summary)?;
     tracing::clean_up(&job.out)?;
-    Ok(Characterization { summary, policy, not_counted: profile.not_counted })
+    Ok(Characterization { summary, policy })
 }
 
 fn write(job: &Job, name: &str, value: &impl serde::Serialize) -> Result<(), CharacterizeError> {
@@ -416,6 +422,8 @@ pub fn workload(graph: &Graph) -> Workload {
             inputs: size(&layer.input) + layer.second_operand,
             outputs: size(&layer.output),
             residual: residual as u64,
+            // Zeros depend on the data; nobody counts them here.
+            zero_macs: 0.0,
             name: layer.name,
             boundary,
         },

@@ -224,6 +224,7 @@ mod tests {
             inputs: 100,
             outputs: 100,
             residual: 0,
+            zero_macs: 0.0,
             boundary: None,
         };
         Workload { layers: vec![layer("a", 1_000), layer("b", 100_000), layer("c", 1_000)] }
@@ -238,6 +239,17 @@ mod tests {
         let names: Vec<String> =
             uniform(&profile(), &workload()).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, BITS.map(|b| format!("w{b}a{b}")));
+    }
+
+    #[test]
+    fn where_activations_have_a_fixed_width_points_differ_in_weights_only() {
+        let unpu = AcceleratorProfile::find("unpu-65nm").unwrap();
+        let points = uniform(&unpu, &workload()).unwrap();
+        let names: Vec<String> = points.iter().map(ToString::to_string).collect();
+        assert_eq!(names, BITS.map(|b| format!("w{b}a16")));
+        let activations = |p: &Point| [0, 1, 2].map(|layer| p.widths(layer, 3).activations.get());
+        assert!(with_ends(&points).iter().all(|p| activations(p) == [16; 3]));
+        assert!(pairs(&points).iter().all(|pair| pair.activations.get() == 16));
     }
 
     #[test]

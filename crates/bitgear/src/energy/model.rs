@@ -1,75 +1,35 @@
 //! Energy of one inference: counts of actions times energies of actions.
 //!
-//! For `chip_total` profiles, per executed stage:
+//! Per executed stage:
 //!
-//! - chip: Σ over MAC layers of MACs · e(mode) · (bits / mode bits)^gating exponent, plus every
-//!   change of mode and supply in execution order, the way back to the first layer included;
-//! - off chip: the network's input; weights and biases, unless those of all the policy's points and
-//!   the largest live activations fit into the on-chip memory together; activations of layers whose
-//!   operand, result and residual do not fit.
+//! - compute: Σ over MAC layers of MACs · e(mode) · (bits / mode bits)^gating exponent, less what zero
+//!   operands save;
+//! - memory: traffic of the on-chip memories that the energy of a MAC does not contain;
+//! - leakage · time, where the energy of a MAC does not contain it;
+//! - transitions: every change of mode, supply and clock in execution order, the way back to the first
+//!   layer included;
+//! - off chip: the network's input; weights and biases, unless those of all the policy's points stay on
+//!   chip; activations of layers whose operand, result and residual do not fit.
 //!
 //! A stage that goes on from the one before pays for the layers that it runs, and for what is read
 //! across the boundary where that has no place on chip: the stage before writes it, this one reads it.
-//!
-//! The published efficiency already contains utilization, on-chip memory, control and leakage.
 
+mod memory;
+mod setting;
 mod sharing;
 
-pub use sharing::{Live, StagePoint, Storage};
+pub use sharing::{StagePoint, Storage};
 
-use self::sharing::SIDE_PATH_BITS;
+use self::setting::Setting;
 use super::profile::AcceleratorProfile;
-use super::schema::{Match, Memory, Mode, Quantity, Style, TransitionKind, VoltageTransition};
-
-/// Bit-widths of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Widths {
-    /// Of its weights.
-    pub weights: u8,
-    /// Of its input.
-    pub activations: u8,
-}
-
-/// Counts of one MAC layer, for one sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerWork {
-    /// Name of the layer.
-    pub name: String,
-    /// Multiply-accumulates.
-    pub macs: u64,
-    /// Weights.
-    pub weights: u64,
-    /// Biases, of 32 bits each.
-    pub biases: u64,
-    /// Elements of its operand.
-    pub inputs: u64,
-    /// Elements of its result.
-    pub outputs: u64,
-    /// Elements of an addition's other operand that is fused into the layer.
-    pub residual: u64,
-    /// What is made before this layer and read from it on; `None` where no later stage can take
-    /// over.
-    pub boundary: Option<Vec<Live>>,
-}
-
-/// Counts of one model, in execution order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload {
-    /// Its MAC layers.
-    pub layers: Vec<LayerWork>,
-}
-
-impl Workload {
-    /// All multiply-accumulates.
-    pub fn macs(&self) -> u64 {
-        self.layers.iter().map(|l| l.macs).sum()
-    }
-}
+use super::provenance::Grade;
+use super::schema::{Quantity, Style, TransitionKind, VoltageTransition};
+use super::workload::{Widths, Workload};
 
 /// Energy in microjoule.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Energy {
-    /// With the scope of the published efficiency.
+    /// With the scope of the published efficiency; bottom up everything but off-chip traffic.
     pub chip_uj: f64,
     /// Traffic beyond it.
     pub offchip_uj: f64,
@@ -97,13 +57,24 @@ impl Energy {
     }
 }
 
-/// What one layer costs in one stage.
+/// What one layer costs in one stage, without transitions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerCost {
     /// Name of the mode it runs in.
     pub mode: String,
-    /// Without transitions.
+    /// What the energy of a MAC rests on there.
+    pub grade: Grade,
+    /// Everything.
     pub energy: Energy,
+    /// Part of it that goes into MACs.
+    pub compute_uj: f64,
+    /// Part of it that goes into on-chip memories which a MAC's energy does not contain.
+    pub memory_uj: f64,
+    /// Part of it that leaks, where a MAC's energy does not contain that.
+    pub leakage_uj: f64,
+    /// How long it takes: the longest of computing and of each memory's traffic. None where the profile
+    /// does not say.
+    pub time_us: Option<f64>,
 }
 
 /// What one executed stage costs.
@@ -111,9 +82,11 @@ pub struct LayerCost {
 pub struct StageCost {
     /// Everything.
     pub energy: Energy,
-    /// Part of it that goes into changes of mode and supply.
+    /// Part of it that goes into changes of mode, supply, clock and weights.
     pub transitions_uj: f64,
-    /// Part of it of each layer; nothing for those that the stage before ran.
+    /// How long it takes, changes included.
+    pub time_us: Option<f64>,
+    /// Part of each layer; nothing for those that the stage before ran.
     pub layers: Vec<LayerCost>,
     /// Whether weights stay on chip between inferences.
     pub resident: bool,
@@ -145,11 +118,6 @@ pub enum EnergyError {
         /// The number.
         key: String,
     },
-    /// Bottom-up profiles need an on-chip memory model.
-    #[error(
-        "profile `{0}` has style `bottom_up`, which can be read but not evaluated yet; use a `chip_total` profile"
-    )]
-    BottomUp(String),
 }
 
 /// Costs of the stages of a policy, each as if it ran once, from the input and with weights of its
@@ -184,54 +152,38 @@ pub fn stage_costs(
     stages: &[StagePoint<'_>],
     storage: Storage,
 ) -> Result<Vec<StageCost>, EnergyError> {
-    let id = || profile.accelerator.id.clone();
-    if profile.accelerator.style == Style::BottomUp {
-        return Err(EnergyError::BottomUp(id()));
-    }
     let pricing = Pricing { profile, workload, stages, storage };
-    let modes: Vec<Vec<Setting<'_>>> =
-        stages.iter().map(|&stage| pricing.settings(stage)).collect::<Result<_, _>>()?;
+    let modes = pricing.settings()?;
     let resident = pricing.is_resident();
     let mut costs: Vec<StageCost> = Vec::with_capacity(stages.len());
     for (index, (stage, settings)) in stages.iter().zip(&modes).enumerate() {
-        let mut layers = Vec::with_capacity(settings.len());
-        for (layer, setting) in settings.iter().enumerate() {
-            let mut energy = Energy::default();
-            if layer >= stage.shared {
-                energy.chip_uj = workload.layers[layer].macs as f64 * setting.mac_pj * 1e-6;
-                energy.offchip_uj = pricing.offchip_uj(stage.widths, layer, resident)?;
-            }
-            layers.push(LayerCost { mode: setting.mode.clone(), energy });
-        }
+        let layers: Vec<LayerCost> = settings
+            .iter()
+            .enumerate()
+            .map(|(layer, setting)| pricing.layer(stage, layer, setting, resident))
+            .collect();
         let first = &modes[0][0];
         let mut path: Vec<&Setting<'_>> = settings[stage.shared..].iter().chain([first]).collect();
         if let Some(before) = index.checked_sub(1).and_then(|i| modes[i].last()) {
             path.insert(0, before);
         }
-        let transitions_uj = pricing.transitions_uj(&path)?;
+        let [mut transitions_uj, mut time_us] = pricing.transitions(&path);
+        if !resident {
+            let [energy, time] = pricing.transition(TransitionKind::Weights);
+            (transitions_uj, time_us) = (transitions_uj + energy, time_us + time);
+        }
         let sum = layers.iter().fold(Energy::default(), |sum, l| sum.plus(l.energy));
         let mut energy = Energy { chip_uj: sum.chip_uj + transitions_uj, ..sum };
         if stage.shared > 0 {
-            let [written, read] = pricing.boundary_uj(index, resident)?;
+            let [written, read] = pricing.boundary_uj(index, resident);
             costs[index - 1].energy.offchip_uj += written;
             energy.offchip_uj += read;
         }
-        costs.push(StageCost { energy, transitions_uj, layers, resident });
+        let time_us = layers.iter().try_fold(time_us, |sum, l| Some(sum + l.time_us?));
+        costs.push(StageCost { energy, transitions_uj, time_us, layers, resident });
     }
     Ok(costs)
 }
-
-/// How one layer runs.
-#[derive(Clone, Debug, PartialEq)]
-struct Setting<'a> {
-    mode: String,
-    supply: Option<&'a str>,
-    mac_pj: f64,
-}
-
-/// Share of the supply voltage's power law: chips measured at two supplies give exponents of 1.5 to
-/// 1.8 (grade D); with one published point this is the middle.
-const VOLTAGE_EXPONENT: f64 = 1.7;
 
 struct Pricing<'a> {
     profile: &'a AcceleratorProfile,
@@ -240,220 +192,77 @@ struct Pricing<'a> {
     storage: Storage,
 }
 
-impl<'a> Pricing<'a> {
-    fn settings(&self, stage: StagePoint<'_>) -> Result<Vec<Setting<'a>>, EnergyError> {
-        assert_eq!(stage.widths.len(), self.workload.layers.len(), "widths of every layer");
-        let mut settings: Vec<Setting<'a>> = stage
-            .widths
-            .iter()
-            .zip(&self.workload.layers)
-            .map(|(&widths, work)| self.setting(widths, work))
-            .collect::<Result<_, _>>()?;
-        if self.profile.matching.voltage_transition == VoltageTransition::None {
-            self.raise_supply(&mut settings[stage.shared..])?;
-        }
-        Ok(settings)
-    }
-
-    fn setting(&self, widths: Widths, work: &LayerWork) -> Result<Setting<'a>, EnergyError> {
-        let no_mode = || EnergyError::NoMode {
-            layer: work.name.clone(),
-            profile: self.profile.accelerator.id.clone(),
-            weights: widths.weights,
-            activations: widths.activations,
-        };
-        if let Some(table) = &self.profile.mac_table {
-            // The cheapest entry that covers both widths.
-            let covering = |bits: &'a [u8], least: u8| {
-                bits.iter().enumerate().filter(move |&(_, &b)| b >= least).map(|(i, _)| i)
-            };
-            let entries = covering(&table.a_bits, widths.activations).flat_map(|row| {
-                covering(&table.w_bits, widths.weights).map(move |column| (row, column))
-            });
-            let (row, column) = entries
-                .min_by(|&(r, c), &(s, d)| table.e_mac_pj[r][c].total_cmp(&table.e_mac_pj[s][d]))
-                .ok_or_else(no_mode)?;
-            return Ok(Setting {
-                mode: format!("w{}a{}", table.w_bits[column], table.a_bits[row]),
-                supply: table.supply_point.as_deref(),
-                mac_pj: table.e_mac_pj[row][column],
-            });
-        }
-        let matching = &self.profile.matching;
-        let widest = widths.weights.max(widths.activations);
-        let needed = |mode: &Mode| {
-            let weights = if matching.symmetric { widest } else { widths.weights };
-            match matching.rule {
-                Match::RoundUp => mode.w_bits >= weights,
-                Match::ExactWeightBits => mode.w_bits == weights,
-            }
-        };
-        let activations = if matching.symmetric { widest } else { widths.activations };
-        let mode = self
-            .profile
-            .modes
-            .iter()
-            .filter(|m| needed(m) && m.a_bits >= activations)
-            .min_by_key(|m| u32::from(m.w_bits) * u32::from(m.a_bits))
-            .ok_or_else(no_mode)?;
-        let full = mode
-            .e_mac_pj
-            .known()
-            .ok_or_else(|| self.unknown(format!("mode.{}.e_mac_pj", mode.id)))?;
-        let share = f64::from(widest) / f64::from(mode.w_bits.max(mode.a_bits));
-        Ok(Setting {
-            mode: mode.id.clone(),
-            supply: mode.supply_point.as_deref(),
-            mac_pj: full * share.powf(matching.gating_exponent),
-        })
-    }
-
-    /// Without a way to change the supply, everything runs at that of the most demanding layer.
-    fn raise_supply(&self, settings: &mut [Setting<'a>]) -> Result<(), EnergyError> {
-        let voltage = |supply: &str| {
-            self.profile
-                .supply_points
-                .iter()
-                .find(|s| s.id == supply)
-                .and_then(|s| s.vdd)
-                .and_then(Quantity::known)
-                .ok_or_else(|| self.unknown(format!("supply_point.{supply}.vdd")))
-        };
-        let mut supplies: Vec<&str> = settings.iter().filter_map(|s| s.supply).collect();
-        supplies.sort_unstable();
-        supplies.dedup();
-        if supplies.len() < 2 {
-            return Ok(());
-        }
-        let mut highest = (0.0, supplies[0]);
-        for supply in supplies {
-            let volt = voltage(supply)?;
-            if volt > highest.0 {
-                highest = (volt, supply);
-            }
-        }
-        for setting in settings {
-            if let Some(supply) = setting.supply {
-                setting.mac_pj *= (highest.0 / voltage(supply)?).powf(VOLTAGE_EXPONENT);
-                setting.supply = Some(highest.1);
-            }
-        }
-        Ok(())
-    }
-
-    fn onchip_bits(&self) -> Option<f64> {
-        let memory = self.profile.memories.iter().find(|m| m.in_mac_energy)?;
-        memory.size_bytes.and_then(Quantity::known).map(|bytes| bytes * 8.0)
-    }
-
-    fn offchip(&self) -> Option<&Memory> {
-        self.profile.memories.iter().find(|m| !m.in_mac_energy)
-    }
-
-    fn stored(&self, elements: u64, bits: u8) -> f64 {
-        let bits = self.offchip().map_or(u64::from(bits), |m| m.packing.stored_bits(bits));
-        (elements * bits) as f64
-    }
-
-    /// Bits that must be held while a layer runs; a residual keeps at least 8 bits.
-    fn live_bits(&self, point: &[Widths], layer: usize) -> f64 {
-        let work = &self.workload.layers[layer];
-        let activations = point[layer].activations;
-        self.stored(work.inputs, activations)
-            + self.stored(work.outputs, result_bits(point, layer))
-            + self.stored(work.residual, activations.max(SIDE_PATH_BITS))
-    }
-
-    /// The most bits that must be held while the layers from `first` on run.
-    fn most_live_bits(&self, point: &[Widths], first: usize) -> f64 {
-        let layers = first..self.workload.layers.len();
-        layers.map(|layer| self.live_bits(point, layer)).fold(0.0, f64::max)
-    }
-
-    fn is_resident(&self) -> bool {
-        let live = self.stages.iter().map(|s| self.most_live_bits(s.widths, s.shared));
-        let bits = self.all_weight_bits() + live.fold(0.0, f64::max);
-        self.onchip_bits().is_some_and(|capacity| bits <= capacity)
-    }
-
-    fn spills(&self, point: &[Widths], layer: usize) -> bool {
-        self.onchip_bits().is_none_or(|capacity| self.live_bits(point, layer) > capacity)
-    }
-
-    fn offchip_uj(
+impl Pricing<'_> {
+    /// What a layer costs in a stage: nothing if the stage before ran it.
+    fn layer(
         &self,
-        point: &[Widths],
+        stage: &StagePoint<'_>,
         layer: usize,
+        setting: &Setting<'_>,
         resident: bool,
-    ) -> Result<f64, EnergyError> {
+    ) -> LayerCost {
+        let (mode, grade) = (setting.mode.clone(), setting.grade);
+        if layer < stage.shared {
+            let energy = Energy::default();
+            let (compute_uj, memory_uj, leakage_uj, time_us) = (0.0, 0.0, 0.0, Some(0.0));
+            return LayerCost { mode, grade, energy, compute_uj, memory_uj, leakage_uj, time_us };
+        }
         let work = &self.workload.layers[layer];
-        let spills = self.spills(point, layer);
-        let (mut read, mut written) = (0.0, 0.0);
-        if !resident {
-            read += self.weight_bits(point, layer);
-        }
-        if spills || layer == 0 {
-            read += self.stored(work.inputs, point[layer].activations);
-        }
-        if spills {
-            read += self.stored(work.residual, point[layer].activations.max(SIDE_PATH_BITS));
-            written += self.stored(work.outputs, result_bits(point, layer));
-        }
-        let [written, read] = self.traffic_uj(written, read)?;
-        Ok(read + written)
+        let [written, read] = self.offchip_bits(stage.widths, layer, resident);
+        let compute_uj = work.macs as f64 * setting.mac_pj * 1e-6;
+        let memory_uj = self.onchip_uj(stage.widths, layer, resident);
+        let moving_us = setting.frequency_mhz.and_then(|mhz| {
+            let bandwidth = self.offchip()?.bandwidth_bits_per_cycle?.known()?;
+            Some((written + read) / bandwidth / mhz)
+        });
+        let computing_us = setting.macs_per_us.map(|rate| work.macs as f64 / rate);
+        let time_us = computing_us.map(|time| time.max(moving_us.unwrap_or(0.0)));
+        // Where leakage or time is not known, `not_counted` says so.
+        let leakage_mw = setting.leakage_mw.unwrap_or(0.0);
+        let leakage_uj = leakage_mw * time_us.unwrap_or(0.0) * 1e-3;
+        let energy = Energy {
+            chip_uj: compute_uj + memory_uj + leakage_uj,
+            offchip_uj: self.traffic_uj(written, read).iter().sum(),
+        };
+        LayerCost { mode, grade, energy, compute_uj, memory_uj, leakage_uj, time_us }
     }
 
-    /// Energy of off-chip traffic: \[written, read\].
-    fn traffic_uj(&self, written: f64, read: f64) -> Result<[f64; 2], EnergyError> {
-        let Some(memory) = self.offchip() else {
-            return Ok([0.0; 2]);
-        };
-        let energy = |bits: f64, value: Option<Quantity>, key: &str| {
-            if bits == 0.0 {
-                return Ok(0.0);
-            }
-            let pj = value.and_then(Quantity::known);
-            pj.map(|pj| bits * pj * 1e-6)
-                .ok_or_else(|| self.unknown(format!("memory.{}.{key}", memory.name)))
-        };
-        Ok([
-            energy(written, memory.write_pj_per_bit, "write_pj_per_bit")?,
-            energy(read, memory.read_pj_per_bit, "read_pj_per_bit")?,
-        ])
+    /// What one change costs, in microjoule and microseconds. A kind that the profile does not list is
+    /// free by its word; what it calls unknown is in its `not_counted`.
+    fn transition(&self, kind: TransitionKind) -> [f64; 2] {
+        let found = self.profile.transitions.iter().find(|t| t.kind == kind);
+        let known = |value: Option<Quantity>| value.and_then(Quantity::known).unwrap_or(0.0);
+        found.map_or([0.0; 2], |t| [known(t.energy_nj) * 1e-3, known(t.latency_us)])
     }
 
-    fn transitions_uj(&self, path: &[&Setting<'_>]) -> Result<f64, EnergyError> {
-        let cost = |kind: TransitionKind| -> Result<f64, EnergyError> {
-            // A kind that the profile does not list is free by its word.
-            let Some(found) = self.profile.transitions.iter().find(|t| t.kind == kind) else {
-                return Ok(0.0);
-            };
-            let energy = found.energy_nj.and_then(Quantity::known);
-            energy
-                .map(|nj| nj * 1e-3)
-                .ok_or_else(|| self.unknown(format!("transition.{kind:?}.energy_nj")))
-        };
+    /// What all changes along a path of settings cost, likewise.
+    fn transitions(&self, path: &[&Setting<'_>]) -> [f64; 2] {
         let voltage = match self.profile.matching.voltage_transition {
             VoltageTransition::Onchip => Some(TransitionKind::VoltageOnchip),
             VoltageTransition::Offchip => Some(TransitionKind::VoltageOffchip),
             VoltageTransition::None => None,
         };
-        let mut sum = 0.0;
+        let mut sum = [0.0; 2];
         for pair in path.windows(2) {
-            if pair[0].mode != pair[1].mode {
-                sum += cost(TransitionKind::Precision)?;
-            }
-            if pair[0].supply != pair[1].supply
-                && let Some(kind) = voltage
-            {
-                sum += cost(kind)?;
+            let changes = [
+                (pair[0].mode != pair[1].mode).then_some(TransitionKind::Precision),
+                voltage.filter(|_| pair[0].supply != pair[1].supply),
+                (pair[0].frequency_mhz != pair[1].frequency_mhz).then_some(TransitionKind::Clock),
+            ];
+            for kind in changes.into_iter().flatten() {
+                let [energy, time] = self.transition(kind);
+                sum = [sum[0] + energy, sum[1] + time];
             }
         }
-        Ok(sum)
+        sum
     }
 
     fn unknown(&self, key: String) -> EnergyError {
         EnergyError::Unknown { profile: self.profile.accelerator.id.clone(), key }
+    }
+
+    fn is_bottom_up(&self) -> bool {
+        self.profile.accelerator.style == Style::BottomUp
     }
 }
 
@@ -462,5 +271,7 @@ fn result_bits(point: &[Widths], layer: usize) -> u8 {
     point.get(layer + 1).map_or(16, |next| next.activations)
 }
 
+#[cfg(test)]
+mod bottom_up;
 #[cfg(test)]
 mod tests;

@@ -1,19 +1,32 @@
 //! Accelerator profiles: TOML files whose every number has unit, grade and source.
 
+mod check;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
+use super::provenance::{Grade, Provenance};
 use super::schema::{
-    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Quantization, Scope, Style,
-    SupplyPoint, Transition, TransitionKind, VoltageTransition,
+    Accelerator, MacTable, Matching, Memory, Mode, ProfileFile, Quantity, Quantization, Scope,
+    Style, SupplyPoint, Transition,
 };
 use crate::hash::sha256;
 
 /// The profiles that ship: (id, text).
-pub const SHIPPED: [(&str, &str); 1] =
-    [("envision-28nm", include_str!("../../../../accelerators/envision-28nm.toml"))];
+pub const SHIPPED: [(&str, &str); 9] = [
+    ("bitblade-28nm", include_str!("../../../../accelerators/bitblade-28nm.toml")),
+    ("bitfusion-45nm", include_str!("../../../../accelerators/bitfusion-45nm.toml")),
+    ("dvas-40nm", include_str!("../../../../accelerators/dvas-40nm.toml")),
+    ("envision-28nm", include_str!("../../../../accelerators/envision-28nm.toml")),
+    ("eyeriss-65nm", include_str!("../../../../accelerators/eyeriss-65nm.toml")),
+    ("gap9-22nm", include_str!("../../../../accelerators/gap9-22nm.toml")),
+    ("generic-45nm", include_str!("../../../../accelerators/generic-45nm.toml")),
+    ("mpic-22nm", include_str!("../../../../accelerators/mpic-22nm.toml")),
+    ("unpu-65nm", include_str!("../../../../accelerators/unpu-65nm.toml")),
+];
 
 /// Energy, memory and switching data of one device.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,10 +49,14 @@ pub struct AcceleratorProfile {
     pub memories: Vec<Memory>,
     /// What switching costs.
     pub transitions: Vec<Transition>,
-    /// Relative uncertainty of MAC energies, if stated.
+    /// Leakage in milliwatt that the energy of a MAC does not contain.
+    pub leakage_mw: Option<Quantity>,
+    /// Relative uncertainty of energies without bounds of their own, if stated.
     pub uncertainty: Option<f64>,
-    /// What the file says is unknown, and so is not counted.
+    /// What the file says is unknown or outside of its scope, and so is not counted.
     pub not_counted: Vec<NotCounted>,
+    /// What each number rests on, by `block.key` or `block.name.key`.
+    pub grades: BTreeMap<String, Grade>,
     /// SHA-256 of the file.
     pub sha256: String,
 }
@@ -104,23 +121,26 @@ impl AcceleratorProfile {
     fn parse_text(text: &str) -> Result<Self, String> {
         let mut table: Table =
             text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())?;
-        let mut not_counted = Vec::new();
+        let mut provenance = Provenance::default();
         for (key, value) in &mut table {
             match value {
-                Value::Table(block) => strip_provenance(key, block, &mut not_counted)?,
+                Value::Table(block) => provenance.take(key, block)?,
                 Value::Array(blocks) => {
                     for (index, block) in blocks.iter_mut().enumerate() {
                         let block = block
                             .as_table_mut()
                             .ok_or_else(|| format!("`{key}` must hold tables"))?;
-                        strip_provenance(&format!("{key}[{index}]"), block, &mut not_counted)?;
+                        let name =
+                            ["id", "name", "kind"].iter().find_map(|id| block.get(*id)?.as_str());
+                        let name = name.map_or(index.to_string(), str::to_owned);
+                        provenance.take(&format!("{key}.{name}"), block)?;
                     }
                 }
                 _ => {}
             }
         }
         let file = ProfileFile::deserialize(Value::Table(table)).map_err(|e| one_line(&e))?;
-        let profile = Self {
+        let mut profile = Self {
             accelerator: file.accelerator,
             scope: file.scope,
             matching: file.matching,
@@ -130,148 +150,52 @@ impl AcceleratorProfile {
             mac_table: file.mac_table,
             memories: file.memory,
             transitions: file.transition,
+            leakage_mw: file.r#static.and_then(|s| s.leakage_mw),
             uncertainty: file.uncertainty.map(|u| u.rel),
-            not_counted,
+            not_counted: provenance.not_counted,
+            grades: provenance.grades,
             sha256: sha256(text.as_bytes()),
         };
         if file.schema_version != 1 {
             return Err(format!("`schema_version` must be 1, got {}", file.schema_version));
         }
-        let leakage = file.r#static.and_then(|s| s.leakage_mw).and_then(super::Quantity::known);
-        profile.check(leakage.unwrap_or(0.0))?;
+        profile.check()?;
+        let outside = profile.outside_of_scope();
+        profile.not_counted.extend(outside);
         Ok(profile)
     }
 
-    fn check(&self, leakage_mw: f64) -> Result<(), String> {
-        if self.modes.is_empty() == self.mac_table.is_none() {
-            return Err(
-                "expected either `[[mode]]` or `[mac_table]`, exactly one of them".to_owned()
-            );
+    /// What neither the energy of a MAC contains nor anything in the profile adds.
+    fn outside_of_scope(&self) -> Vec<NotCounted> {
+        if self.accelerator.style == Style::Time {
+            return Vec::new();
         }
-        self.check_scope(leakage_mw)?;
-        let positive = |name: &str, value: f64| match value {
-            v if v > 0.0 && v.is_finite() => Ok(()),
-            v => Err(format!("`{name}` must be positive, got {v}")),
-        };
-        for mode in &self.modes {
-            let widths = [mode.w_bits, mode.a_bits];
-            if widths.iter().any(|b| !(1..=16).contains(b)) {
-                return Err(format!(
-                    "mode `{}`: widths must be 1 to 16 bits, got {widths:?}",
-                    mode.id
-                ));
-            }
-            if let Some(e) = mode.e_mac_pj.known() {
-                positive(&format!("mode.{}.e_mac_pj", mode.id), e)?;
-            }
-            if let Some(supply) = &mode.supply_point
-                && !self.supply_points.iter().any(|s| s.id == *supply)
-            {
-                return Err(format!("mode `{}`: no supply point `{supply}`", mode.id));
-            }
-        }
-        if let Some(table) = &self.mac_table {
-            let (rows, columns) = (table.a_bits.len(), table.w_bits.len());
-            if table.e_mac_pj.len() != rows || table.e_mac_pj.iter().any(|r| r.len() != columns) {
-                return Err(format!(
-                    "`mac_table.e_mac_pj` must have {rows} rows of {columns} numbers"
-                ));
-            }
-            for &e in table.e_mac_pj.iter().flatten() {
-                positive("mac_table.e_mac_pj", e)?;
-            }
-        }
-        for memory in &self.memories {
-            for (key, value) in [
-                ("read_pj_per_bit", memory.read_pj_per_bit),
-                ("write_pj_per_bit", memory.write_pj_per_bit),
-            ] {
-                if let Some(e) = value.and_then(super::Quantity::known) {
-                    positive(&format!("memory.{}.{key}", memory.name), e)?;
-                }
-            }
-        }
-        let needed = match self.matching.voltage_transition {
-            VoltageTransition::Onchip => Some(TransitionKind::VoltageOnchip),
-            VoltageTransition::Offchip => Some(TransitionKind::VoltageOffchip),
-            VoltageTransition::None => None,
-        };
-        match needed {
-            Some(kind) if !self.transitions.iter().any(|t| t.kind == kind) => Err(format!(
-                "`voltage_transition` names {kind:?}, but no `[[transition]]` gives its cost"
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// A chip's measured efficiency already holds its memories and leakage; adding them again counts
-    /// twice.
-    fn check_scope(&self, leakage_mw: f64) -> Result<(), String> {
-        if self.accelerator.style == Style::BottomUp {
-            return Ok(());
-        }
-        let trap = "with style `chip_total` the energy of a MAC holds everything that `[scope]` marks true; adding it again would count it twice";
-        if self.scope.leakage && leakage_mw > 0.0 {
-            return Err(format!("`static.leakage_mw` = {leakage_mw}: {trap}"));
-        }
-        let twice =
-            |m: &&Memory| !m.in_mac_energy && m.size_bytes.is_some() && self.scope.onchip_sram;
-        match self.memories.iter().find(twice) {
-            Some(memory) => {
-                Err(format!("memory `{}` with `in_mac_energy = false`: {trap}", memory.name))
-            }
-            None => Ok(()),
-        }
+        let known = |value: Option<Quantity>| value.and_then(Quantity::known).is_some();
+        let rates = self.mac_table.as_ref().is_some_and(|t| t.macs_per_cycle.is_some())
+            || self.modes.iter().any(|m| known(m.macs_per_cycle));
+        let timed = rates && self.supply_points.iter().any(|s| known(s.freq_mhz));
+        let has = |offchip: bool| self.memories.iter().any(|m| m.is_offchip() == offchip);
+        let scope = &self.scope;
+        [
+            ("onchip_sram", scope.onchip_sram || has(false)),
+            ("control", scope.control),
+            // Without time a known leakage adds nothing; an unknown one is listed already.
+            (
+                "leakage",
+                scope.leakage || self.leakage_mw.is_some_and(|mw| timed || !known(Some(mw))),
+            ),
+            ("dram", scope.dram || has(true)),
+            ("io", scope.io),
+            ("regulator", scope.regulator),
+        ]
+        .into_iter()
+        .filter(|&(_, counted)| !counted)
+        .map(|(name, _)| NotCounted(format!("scope.{name}")))
+        .collect()
     }
 }
 
 /// The message without the line breaks that the TOML reader puts around the place.
 fn one_line(error: &toml::de::Error) -> String {
     error.to_string().trim_end().replace('\n', " ")
-}
-
-/// Checks that a block with numbers has grade and source, removes both, and notes what is unknown.
-fn strip_provenance(
-    name: &str,
-    block: &mut Table,
-    not_counted: &mut Vec<NotCounted>,
-) -> Result<(), String> {
-    let numeric = |v: &Value| match v {
-        Value::Integer(_) | Value::Float(_) | Value::Array(_) => true,
-        Value::String(s) => s == "unknown",
-        _ => false,
-    };
-    // The accelerator's own numbers are its identity; `url` is their source.
-    let identity = name == "accelerator";
-    let has_numbers = block.iter().any(|(key, v)| key != "holds" && numeric(v));
-    let (grade, src) = (block.remove("grade"), block.remove("src"));
-    if has_numbers && !identity {
-        check_grade(name, "grade", grade.as_ref())?;
-        let sourced = src.as_ref().and_then(Value::as_str).is_some_and(|s| !s.trim().is_empty());
-        if !sourced {
-            return Err(format!("`{name}` holds numbers: expected `src`, where they come from"));
-        }
-    }
-    let keys: Vec<String> = block.keys().cloned().collect();
-    for key in keys {
-        if let Some(base) = key.strip_suffix("_grade")
-            && block.contains_key(base)
-        {
-            let grade = block.remove(&key);
-            check_grade(name, &key, grade.as_ref())?;
-        }
-    }
-    for (key, value) in block.iter() {
-        if value.as_str() == Some("unknown") {
-            not_counted.push(NotCounted(format!("{name}.{key}")));
-        }
-    }
-    Ok(())
-}
-
-fn check_grade(block: &str, key: &str, grade: Option<&Value>) -> Result<(), String> {
-    match grade.and_then(Value::as_str) {
-        Some("F" | "S" | "D" | "E" | "R") => Ok(()),
-        got => Err(format!("`{block}.{key}` must be F, S, D, E or R, got {got:?}")),
-    }
 }

@@ -1,6 +1,8 @@
 //! The tables of an accelerator profile, as they stand in the file. Units are in the names.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use super::provenance::Grade;
 
 /// A number, or the statement that it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -28,10 +30,19 @@ impl Quantity {
             Self::Unknown(_) => None,
         }
     }
+
+    /// The number times a factor; what is unknown stays so.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        match self {
+            Self::Known(value) => Self::Known(value * factor),
+            unknown @ Self::Unknown(_) => unknown,
+        }
+    }
 }
 
 /// What the numbers rest on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
     /// Measured on a chip.
@@ -44,14 +55,28 @@ pub enum Evidence {
     Model,
 }
 
+impl Evidence {
+    /// `silicon`, `post-layout`, `synthesis` or `model`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silicon => "silicon",
+            Self::PostLayout => "post-layout",
+            Self::Synthesis => "synthesis",
+            Self::Model => "model",
+        }
+    }
+}
+
 /// What a MAC's energy stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// Everything that the scope lists, as measured on the whole chip.
     ChipTotal,
-    /// The multiply-accumulate alone; memories, leakage and control are added.
+    /// The multiply-accumulate alone; memories and leakage are added.
     BottomUp,
+    /// No energy at all: time, at a nominal watt, so that a picojoule is a picosecond.
+    Time,
 }
 
 /// `[accelerator]`
@@ -101,7 +126,8 @@ pub struct Scope {
 pub enum Match {
     /// The smallest mode that covers both widths.
     RoundUp,
-    /// The mode of exactly the weights' width that covers the activations'.
+    /// The mode of exactly the weights' width that covers the activations'; in a MAC table, widths
+    /// between its columns are interpolated.
     ExactWeightBits,
 }
 
@@ -138,10 +164,16 @@ pub struct Matching {
     /// Its upper bound.
     pub gating_exponent_hi: Option<f64>,
     /// Share of a MAC's energy saved where an operand is zero.
-    #[serde(default)]
-    pub sparsity_gating: f64,
-    /// Share of the peak throughput reached.
-    pub utilization_default: Option<f64>,
+    pub sparsity_gating: Option<Quantity>,
+    /// Share of the peak throughput reached. Bottom up, units that idle cost what busy ones do.
+    pub utilization_default: Option<Quantity>,
+    /// Bits of a partial sum; they do not shrink with the operands.
+    #[serde(default = "accumulator_bits")]
+    pub accumulator_bits: u8,
+}
+
+fn accumulator_bits() -> u8 {
+    32
 }
 
 /// `[quantization]`: what the hardware allows. Every scale is allowed that is not excluded.
@@ -213,7 +245,7 @@ pub struct Mode {
     pub e_mac_pj_hi: Option<f64>,
 }
 
-/// `[mac_table]`: energies over widths of activations (rows) and weights (columns).
+/// `[mac_table]`: energies over widths of activations (rows) and weights (columns), both rising.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MacTable {
@@ -228,7 +260,7 @@ pub struct MacTable {
     /// Energy of a MAC in picojoule.
     pub e_mac_pj: Vec<Vec<f64>>,
     /// Grade of each entry.
-    pub grade_per_point: Option<Vec<Vec<String>>>,
+    pub grade_per_point: Option<Vec<Vec<Grade>>>,
 }
 
 /// The smallest piece that a memory reads or writes.
@@ -261,8 +293,8 @@ impl Packing {
 pub struct Memory {
     /// Name within the profile.
     pub name: String,
-    /// What it holds: `weights`, `inputs`, `outputs`.
-    pub holds: Vec<String>,
+    /// What it holds.
+    pub holds: Vec<Holds>,
     /// Whether its energy is part of a MAC's.
     pub in_mac_energy: bool,
     /// Capacity in bytes; off-chip memories have none.
@@ -279,6 +311,12 @@ pub struct Memory {
     pub write_pj_per_bit_lo: Option<f64>,
     /// Its upper bound.
     pub write_pj_per_bit_hi: Option<f64>,
+    /// MACs that a weight read from here serves. Where that is not known, every weight is read once.
+    pub reuse_weights: Option<Quantity>,
+    /// MACs that an input read from here serves, likewise.
+    pub reuse_inputs: Option<Quantity>,
+    /// MACs summed up before a partial sum is written here and read again, likewise.
+    pub reuse_outputs: Option<Quantity>,
     /// Bits moved in a cycle.
     pub bandwidth_bits_per_cycle: Option<Quantity>,
     /// Best compression of its traffic; not counted, since it depends on the data.
@@ -290,6 +328,27 @@ pub struct Memory {
 
 fn bit_packing() -> Packing {
     Packing::Bit
+}
+
+impl Memory {
+    /// Whether it lies outside the chip: then it has no capacity.
+    pub fn is_offchip(&self) -> bool {
+        self.size_bytes.is_none()
+    }
+}
+
+/// What a memory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// Weights and biases.
+    Weights,
+    /// Operands of MAC layers.
+    Inputs,
+    /// Their results.
+    Outputs,
+    /// Sums that are not finished.
+    PartialSums,
 }
 
 /// `[static]`
@@ -331,6 +390,10 @@ pub struct Transition {
     pub latency_us: Option<Quantity>,
     /// What it costs, in nanojoule.
     pub energy_nj: Option<Quantity>,
+    /// Its lower bound.
+    pub energy_nj_lo: Option<f64>,
+    /// Its upper bound.
+    pub energy_nj_hi: Option<f64>,
 }
 
 /// `[uncertainty]`

@@ -40,6 +40,7 @@ fn candidates(trace: &Trace) -> Candidates {
         inputs: 10,
         outputs: 2,
         residual: 0,
+        zero_macs: 0.0,
         boundary: None,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
@@ -174,6 +175,7 @@ fn a_pair_shares_layers_where_that_is_cheaper_and_never_without_a_boundary() {
         inputs: 10,
         outputs: 10,
         residual: 0,
+        zero_macs: 0.0,
         boundary,
     };
     let live = crate::energy::Live { tensor: 0, elements: 10, layer: 1, side: false };
@@ -220,6 +222,7 @@ fn points_of_other_views_or_other_quantizers_share_nothing() {
         inputs: 1,
         outputs: 1,
         residual: 0,
+        zero_macs: 0.0,
         boundary: Some(vec![live]),
     };
     let workload = Workload { layers: vec![layer; 2] };

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use bitgear::bundle::Bundle;
-use bitgear::characterize::{Characterization, Job, Progress, characterize};
+use bitgear::characterize::{Characterization, Job, Progress, characterize, compare, measure};
 use bitgear::data::{Dataset, Preprocess, Source};
-use bitgear::energy::Storage;
-use bitgear::quantize::{Methods, Point};
+use bitgear::energy::{AcceleratorProfile, Storage, Style};
+use bitgear::quantize::{Methods, Point, calibrate};
 use bitgear::trace::{Shares, View};
 use bitgear_core::kernels::Kernels;
 
@@ -185,6 +185,74 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
 }
 
 #[test]
+fn an_accelerator_of_fixed_activations_prices_weights_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let unpu = "unpu-65nm".to_owned();
+    let job = Job { accelerator: unpu, ..job(folder.path(), &["w4a16", "w6a16"]) };
+    let summary = run(&job, &Watch::new(1000), 2).summary;
+    // Published at 16 bits of weights, recalled at 4, between 4 and 8 on a line in logarithms.
+    let middle = 0.172 * (0.32_f64 / 0.172).powf(1.5_f64.log2());
+    for (name, pj) in [("w4a16", 0.172), ("w6a16", middle), ("w16a16", 0.649)] {
+        let point = summary.r#static.iter().find(|p| p.point == name).unwrap();
+        let expected = summary.model.macs as f64 * pj * 1e-6;
+        assert!((point.energy_uj.chip / expected - 1.0).abs() < 1e-9, "{name}");
+    }
+    assert_eq!(summary.best_static_uniform.point, "w4a16");
+}
+
+#[test]
+fn one_trace_is_compared_on_many_accelerators_without_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &["w3a3", "w6a6"]);
+    let own = run(&job, &Watch::new(1000), 2).summary;
+    for (saving, interval) in [
+        (own.savings.vs_best_static_uniform, &own.savings_interval.vs_best_static_uniform),
+        (own.savings.vs_16_bit, &own.savings_interval.vs_16_bit),
+        (own.savings_total.vs_best_static, &own.savings_total_interval.vs_best_static),
+    ] {
+        let range = interval.low - 1e-12..=interval.high + 1e-12;
+        assert!(range.contains(&saving), "{saving}: {interval:?}");
+    }
+    assert!(own.savings_interval.vs_16_bit.most.is_some());
+
+    let host = calibrate(&import(&job.model), 8, |span| Ok::<_, ()>(samples(span))).unwrap();
+    let host = measure(&import(&job.model), &host, &samples(0..2), 1, ["test", "net"]).unwrap();
+    let host = AcceleratorProfile::parse("host", &host).unwrap();
+    assert_eq!(host.accelerator.style, Style::Time);
+    let mut profiles: Vec<AcceleratorProfile> = ["envision-28nm", "gap9-22nm"]
+        .iter()
+        .map(|id| AcceleratorProfile::find(id).unwrap())
+        .collect();
+    profiles.push(host);
+    let summaries = compare(folder.path(), &job.model, &profiles).unwrap();
+    let [envision, gap9, host] = summaries.try_into().unwrap();
+    // On the run's own accelerator the same as the run.
+    let envision = envision.unwrap();
+    assert_eq!(envision.policy, own.policy);
+    assert_eq!(
+        (envision.savings, &envision.savings_interval),
+        (own.savings, &own.savings_interval)
+    );
+    // Where fewer bits cost the same, the most accurate of them stands alone.
+    let gap9 = gap9.unwrap();
+    assert!(gap9.policy.stages.is_empty(), "{:?}", gap9.policy);
+    assert_eq!(gap9.savings.vs_best_static, 0.0);
+    assert_eq!(host.unwrap().cost_unit, "us");
+
+    let other = compare(folder.path(), &root().join("examples/README.md"), &profiles);
+    assert!(other.is_err());
+}
+
+fn import(model: &Path) -> bitgear::graph::Graph {
+    bitgear::onnx::import_file(model).unwrap()
+}
+
+fn samples(span: std::ops::Range<usize>) -> bitgear::tensor::Tensor {
+    let indices: Vec<usize> = span.collect();
+    Dataset::read(&small()).unwrap().batch(&indices, &Preprocess::default())
+}
+
+#[test]
 fn the_trace_holds_the_float_network_and_every_point_twice() {
     let folder = tempfile::tempdir().unwrap();
     run(&job(folder.path(), &["w3a3"]), &Watch::new(1000), 2);
@@ -275,7 +343,7 @@ fn requests_that_cannot_be_met_say_why() {
     the largest accuracy drop must be a fraction from 0 to below 1, got 1.5
     model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
-    no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
+    no accelerator profile `absent`: neither shipped (bitblade-28nm, bitfusion-45nm, dvas-40nm, envision-28nm, eyeriss-65nm, gap9-22nm, generic-45nm, mpic-22nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)
     data `ROOT/examples/fashion-mnist/bitgear.toml`: expected a `.npz` or `.npy` file, a folder of images or an image
     shares must leave samples for all: search 1, certification 0.1, test -0.100, calibration 64 samples
     data `ROOT/examples/fashion-mnist/test.npz`: preprocessing: `mean` must hold 1 or 1 values, got 3

@@ -6,6 +6,7 @@ mod characterize;
 mod import;
 mod integer;
 mod lowering;
+mod published;
 mod quantizer;
 mod real;
 mod tiny_transformer;

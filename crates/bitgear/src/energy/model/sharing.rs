@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EnergyError, Pricing, Widths, Workload};
-use crate::energy::Packing;
+use super::Pricing;
+use crate::energy::schema::Packing;
+use crate::energy::workload::{Live, Widths, Workload};
 
 /// Least width of what isn't read by a MAC layer, such as residuals.
 pub(super) const SIDE_PATH_BITS: u8 = 8;
@@ -28,20 +29,6 @@ pub enum Storage {
     Independent,
     /// One copy of the widest codes of each layer; narrower points read their leading bits.
     Nested,
-}
-
-/// A tensor that is made before a boundary between layers and read after it, by one of its readers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Live {
-    /// Tells tensors apart.
-    pub tensor: usize,
-    /// Its elements.
-    pub elements: u64,
-    /// The layer that reads it.
-    pub layer: usize,
-    /// Whether it is read as anything else than the operand of a MAC layer, and so keeps at least
-    /// 8 bits.
-    pub side: bool,
 }
 
 impl Live {
@@ -116,11 +103,7 @@ impl<'a> Pricing<'a> {
     /// What the stage before stage `index` pays for writing, and this one for reading what crosses
     /// the boundary between them: nothing where it fits on chip beside the largest live activations
     /// of the rest of the stage before.
-    pub(super) fn boundary_uj(
-        &self,
-        index: usize,
-        resident: bool,
-    ) -> Result<[f64; 2], EnergyError> {
+    pub(super) fn boundary_uj(&self, index: usize, resident: bool) -> [f64; 2] {
         let StagePoint { widths, shared } = self.stages[index];
         let boundary = self.workload.layers[shared].boundary.as_ref();
         let boundary = boundary.expect("stages share layers up to a boundary");
@@ -136,9 +119,9 @@ impl<'a> Pricing<'a> {
             counted.fold(0.0, |sum, (&(_, bits), &(elements, _))| sum + self.stored(elements, bits))
         };
         let weights = if resident { self.all_weight_bits() } else { 0.0 };
-        let beside = weights + self.most_live_bits(self.stages[index - 1].widths, shared);
-        if self.onchip_bits().is_some_and(|capacity| beside + bits(false) <= capacity) {
-            return Ok([0.0; 2]);
+        let live = self.most_live_bits(self.stages[index - 1].widths, shared);
+        if self.fits(live + bits(false), weights) {
+            return [0.0; 2];
         }
         self.traffic_uj(bits(false), bits(true))
     }

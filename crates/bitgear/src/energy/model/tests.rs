@@ -1,5 +1,7 @@
 use super::*;
-use crate::energy::SHIPPED;
+use crate::energy::{LayerWork, Live};
+
+const ENVISION: &str = include_str!("../../../../../accelerators/envision-28nm.toml");
 
 fn envision() -> AcceleratorProfile {
     AcceleratorProfile::find("envision-28nm").unwrap()
@@ -14,8 +16,7 @@ fn workload(inputs: u64) -> Workload {
         biases: 10,
         inputs,
         outputs: inputs,
-        residual: 0,
-        boundary: None,
+        ..LayerWork::default()
     };
     Workload { layers: vec![layer("a"), layer("b")] }
 }
@@ -100,14 +101,17 @@ fn activations_that_do_not_fit_go_off_chip_and_come_back() {
 
 #[test]
 fn without_a_regulator_everything_runs_at_the_widest_layers_supply() {
-    let text =
-        SHIPPED[0].1.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
+    let text = ENVISION.replace("voltage_transition = \"onchip\"", "voltage_transition = \"none\"");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let point = [widths(8), widths(4)];
     let cost = policy_cost(&profile, &workload(100), &[&point]).unwrap();
     // The 4-bit layer at 0.80 V instead of 0.65 V; two changes of precision at 0.05 nJ.
     let raised = 0.474 * (0.80_f64 / 0.65).powf(1.7);
     assert!(close(cost[0].energy.chip_uj, 1.90 + raised + 1e-4));
+    // Nor can it change between stages: 4 bits run at the supply of 8 throughout.
+    let (low, high) = ([widths(4); 2], [widths(8); 2]);
+    let cost = policy_cost(&profile, &workload(100), &[&low, &high]).unwrap();
+    assert!(close(cost[0].energy.chip_uj, 2.0 * raised));
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn real_throughput_and_power_give_the_published_efficiency() {
 }
 
 fn broken(from: &str, to: &str) -> String {
-    let text = SHIPPED[0].1;
+    let text = ENVISION;
     assert!(text.contains(from), "{from}");
     AcceleratorProfile::parse("p.toml", &text.replacen(from, to, 1)).unwrap_err().to_string()
 }
@@ -143,10 +147,10 @@ fn a_profile_without_provenance_or_with_contradictions_is_refused() {
         broken("schema_version = 1", "schema_version = 2"),
     ];
     insta::assert_snapshot!(seen.join("\n"), @r#"
-    profile `p.toml`: unknown field `gating_exponent_grade`, expected one of `match`, `symmetric`, `voltage_transition`, `gating_exponent`, `gating_exponent_lo`, `gating_exponent_hi`, `sparsity_gating`, `utilization_default` in `matching`
-    profile `p.toml`: `transition[0].grade` must be F, S, D, E or R, got None
-    profile `p.toml`: `transition[0]` holds numbers: expected `src`, where they come from
-    profile `p.toml`: `matching.grade` must be F, S, D, E or R, got Some("G")
+    profile `p.toml`: unknown field `gating_exponent_grade`, expected one of `match`, `symmetric`, `voltage_transition`, `gating_exponent`, `gating_exponent_lo`, `gating_exponent_hi`, `sparsity_gating`, `utilization_default`, `accumulator_bits` in `matching`
+    profile `p.toml`: `transition.precision.grade` must be F, S, D, E or R, got none
+    profile `p.toml`: `transition.precision` holds numbers: expected `src`, where they come from
+    profile `p.toml`: `matching.grade` must be F, S, D, E or R, got "G"
     profile `p.toml`: `mode.4x4b.e_mac_pj` must be positive, got -0.474
     profile `p.toml`: mode `4x4b`: no supply point `lpp`
     profile `p.toml`: `static.leakage_mw` = 1: with style `chip_total` the energy of a MAC holds everything that `[scope]` marks true; adding it again would count it twice
@@ -158,8 +162,8 @@ fn a_profile_without_provenance_or_with_contradictions_is_refused() {
 #[test]
 fn what_is_unknown_is_listed_and_never_zero() {
     let unknown: Vec<String> = envision().not_counted.into_iter().map(|n| n.0).collect();
-    assert_eq!(unknown, ["static.idle_mw", "static.sleep_mw"]);
-    let text = SHIPPED[0].1.replace("e_mac_pj = 0.474 ", "e_mac_pj = \"unknown\" ");
+    assert_eq!(unknown, ["static.idle_mw", "static.sleep_mw", "scope.io", "scope.regulator"]);
+    let text = ENVISION.replace("e_mac_pj = 0.474 ", "e_mac_pj = \"unknown\" ");
     let profile = AcceleratorProfile::parse("test", &text).unwrap();
     let error = policy_cost(&profile, &workload(1), &[&[widths(4); 2]]).unwrap_err();
     assert_eq!(
@@ -279,7 +283,7 @@ fn nested_weights_take_the_place_of_the_widest() {
     let rest = 640.0 + 800.0;
     let got = cost(&envision(), &workload, Storage::Nested);
     assert!(close(got[0].energy.offchip_uj, (640_000.0 + rest) * 8e-6));
-    let text = SHIPPED[0].1.replace("packing = \"bit\"", "packing = \"byte\"");
+    let text = ENVISION.replace("packing = \"bit\"", "packing = \"byte\"");
     let bytes = AcceleratorProfile::parse("test", &text).unwrap();
     let got = cost(&bytes, &workload, Storage::Nested);
     assert!(close(got[0].energy.offchip_uj, (1_280_000.0 + rest) * 8e-6));
