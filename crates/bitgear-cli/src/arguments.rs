@@ -75,9 +75,19 @@ pub(crate) struct Characterize {
     /// Largest expected accuracy drop, as a fraction [default: 0.005]
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_drop: Option<f64>,
-    /// A drop that is not exceeded, with confidence (not supported yet)
+    /// A drop that is not exceeded, with --confidence: only policies are taken that are proved to
+    /// keep it
     #[arg(long, value_name = "FRACTION")]
     pub(crate) guarantee: Option<f64>,
+    /// Probability that the guarantee holds [default: 0.95]
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) confidence: Option<f64>,
+    /// How the guarantee is proved [default: exact]
+    #[arg(long, value_enum)]
+    pub(crate) test: Option<Test>,
+    /// Most stages of the policy, 1 to 3 [default: 2]
+    #[arg(long)]
+    pub(crate) stages: Option<usize>,
     /// Operating points, such as w4a4,w3a3-f8l8; `all` for 1 to 16 bits [default: chosen for the
     /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]
@@ -109,6 +119,29 @@ pub(crate) struct Characterize {
     /// Print summary.json instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Test {
+    /// Exact test of the paired drop: the tightest
+    Exact,
+    /// Betting bound on the paired drop
+    Betting,
+    /// Clopper-Pearson bound on harmful flips alone
+    Binomial,
+    /// Conformal risk control of harmful flips: in expectation only
+    Conformal,
+}
+
+impl From<Test> for bitgear::certify::Test {
+    fn from(test: Test) -> Self {
+        match test {
+            Test::Exact => Self::Exact,
+            Test::Betting => Self::Betting,
+            Test::Binomial => Self::Binomial,
+            Test::Conformal => Self::Conformal,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

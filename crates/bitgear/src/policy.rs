@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::certify::Certificate;
 use crate::energy::Energy;
-use crate::search::{Candidates, Choice, Outcome};
+use crate::search::{Candidates, Choice, Outcome, PointInfo};
 use crate::trace::{Trace, View};
 
 /// What an artefact depends on. Equal provenance means equal bytes.
@@ -92,10 +93,6 @@ pub struct Expected {
     pub energy_uj: EnergyUj,
 }
 
-/// A guarantee. None is given yet: `certificate` is null.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Certificate {}
-
 /// `policy.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +109,7 @@ pub struct PolicyFile {
     pub stage_energy_uj: Vec<EnergyUj>,
     /// What it did on the search split.
     pub expected: Expected,
-    /// The guarantee, if there is one.
+    /// What was proved of its drop; null where nothing was.
     pub certificate: Option<Certificate>,
 }
 
@@ -126,35 +123,36 @@ impl PolicyFile {
     pub(crate) fn new(
         trace: &Trace,
         candidates: &Candidates,
-        choice: Choice,
+        choice: &Choice,
         expected: &Outcome,
+        certificate: Option<Certificate>,
         provenance: Provenance,
     ) -> Self {
-        let info = |index: usize| candidates.points().nth(index).expect("choices index candidates");
-        let last = info(choice.escalation.map_or(choice.low, |(_, high)| high));
+        let infos: Vec<&PointInfo> = candidates.stages(choice).collect();
         let shared = candidates.shared_layers(choice);
-        let stages = choice.escalation.iter().map(|&(accept_at, _)| {
-            let low = info(choice.low);
-            let block = trace.block(&low.point, low.view).expect("candidates were traced");
+        let stages = infos.iter().zip(&shared).zip(&choice.accept_at);
+        let stages = stages.map(|((info, &shared_layers), &accept_at)| {
+            let block = trace.block(&info.point, info.view).expect("candidates were traced");
             StageFile {
-                point: low.point.clone(),
-                view: low.view.name().to_owned(),
+                point: info.point.clone(),
+                view: info.view.name().to_owned(),
                 scores: "replace".to_owned(),
-                shared_layers: 0,
+                shared_layers,
                 accept_at: f64::from(accept_at) * block.score_scale,
                 accept_at_code: accept_at,
                 score_scale: block.score_scale,
             }
         });
-        let stages: Vec<StageFile> = stages.collect();
+        let last = infos.last().expect("a choice has a stage");
         Self {
             schema_version: 1,
             provenance,
+            stages: stages.collect(),
             last_resort: LastResort {
                 point: last.point.clone(),
                 view: last.view.name().to_owned(),
                 scores: "replace".to_owned(),
-                shared_layers: shared.last().copied().unwrap_or(0),
+                shared_layers: shared[shared.len() - 1],
             },
             stage_energy_uj: candidates
                 .stage_energies(choice)
@@ -164,11 +162,10 @@ impl PolicyFile {
             expected: Expected {
                 accuracy: expected.accuracy,
                 accuracy_drop: expected.drop,
-                escalation_rates: stages.iter().map(|_| expected.escalation_rate).collect(),
+                escalation_rates: expected.escalation_rates.clone(),
                 energy_uj: expected.energy.into(),
             },
-            certificate: None,
-            stages,
+            certificate,
         }
     }
 

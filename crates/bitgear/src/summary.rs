@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certify::{Demand, Test, Verdict, decide};
 use crate::energy::{Energy, Storage};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
@@ -96,6 +97,16 @@ pub struct Constraint {
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.
     pub confidence: f64,
+    /// How it is proved: `exact`, `betting`, `binomial` or `conformal`.
+    pub test: Test,
+}
+
+impl Constraint {
+    /// The same, as the decision reads it.
+    pub(crate) fn demand(self) -> Demand {
+        let Self { max_accuracy_drop: target, guarantee, confidence, test } = self;
+        Demand { target, guarantee, confidence, test }
+    }
 }
 
 /// What the policy is held against.
@@ -131,6 +142,10 @@ pub struct BestStatic {
     pub accuracy: f64,
     /// What an inference costs.
     pub energy_uj: EnergyUj,
+    /// Whether the guarantee was proved, with the same test on the same samples.
+    pub certified: bool,
+    /// Drop that is not exceeded, with confidence.
+    pub drop_upper_bound: Option<f64>,
 }
 
 /// A stage of the chosen policy.
@@ -167,6 +182,9 @@ pub struct PolicySummary {
     pub certified: bool,
     /// Drop that is not exceeded, with confidence.
     pub drop_upper_bound: Option<f64>,
+    /// About how many samples would prove the guarantee of this policy, where these did not and that
+    /// many would.
+    pub samples_needed: Option<u64>,
     /// Chip, off-chip and total energy of a gate that escalates exactly where that mends the answer.
     pub oracle_energy_uj: EnergyUj,
 }
@@ -250,13 +268,14 @@ const STATIC_POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::Static
 pub(crate) fn summarize(
     trace: &Trace,
     candidates: &Candidates,
-    choice: Choice,
+    verdict: &Verdict,
     policy: &PolicyFile,
     facts: Facts,
 ) -> Summary {
-    let (search, test) = (trace.rows(Split::Search), trace.rows(Split::Test));
-    let target = facts.constraint.max_accuracy_drop;
-    let alone = |low: usize| candidates.outcome(Choice { low, escalation: None }, &test);
+    let [search, certification, test] =
+        [Split::Search, Split::Certification, Split::Test].map(|split| trace.rows(split));
+    let demand = facts.constraint.demand();
+    let alone = |index: usize| candidates.outcome(&Choice::fixed(index), &test);
     let points: Vec<_> = candidates.points().collect();
     let all = points.iter().enumerate().map(|(index, info)| {
         let outcome = alone(index);
@@ -269,24 +288,33 @@ pub(crate) fn summarize(
         }
     });
     let widest = points.iter().position(|p| p.point == WIDEST).expect("w16a16 is always traced");
-    let best = STATIC_POOLS.map(|pool| candidates.choose(&search, target, pool, facts.seed).low);
-    let [uniform, any, plain] = best.map(|index| {
+    let certified = |verdict: &Verdict| demand.guarantee.is_some() && verdict.certificate.is_some();
+    let best = STATIC_POOLS
+        .map(|pool| decide(candidates, &search, &certification, &demand, pool, facts.seed));
+    let [uniform, any, plain] = best.each_ref().map(|verdict| {
+        let index = verdict.choice.last();
         let outcome = alone(index);
         BestStatic {
             point: points[index].point.clone(),
             accuracy: outcome.accuracy,
             energy_uj: outcome.energy.into(),
+            certified: certified(verdict),
+            drop_upper_bound: verdict.bound,
         }
     });
-    let outcome = candidates.outcome(choice, &test);
-    let others = [best[0], best[1], best[2], widest].map(|index| candidates.energy(index));
+    let outcome = candidates.outcome(&verdict.choice, &test);
+    let [first, second, third] = best.map(|verdict| verdict.choice.last());
+    let others = [first, second, third, widest].map(|index| candidates.energy(index));
     let saving = |energy: fn(Energy) -> f64| {
         Savings::from_array(others.map(|other| 1.0 - energy(outcome.energy) / energy(other)))
     };
-    let counts = [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s).len());
+    let counts = [search.len(), certification.len(), test.len()];
+    let choose = |[search, certification]: [&[usize]; 2], pool, seed| {
+        decide(candidates, search, certification, &demand, pool, seed).choice
+    };
     let sizes = counts.map(|count| count as f64);
     let repeated =
-        repeat(candidates, target, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
+        repeat(candidates, choose, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
     let savings_mean = [0, 1, 2, 3].map(|i| repeated.savings[i]);
     Summary {
         schema_version: 1,
@@ -323,10 +351,11 @@ pub(crate) fn summarize(
             accuracy: outcome.accuracy,
             accuracy_drop: outcome.drop,
             energy_uj: outcome.energy.into(),
-            escalation_rates: policy.stages.iter().map(|_| outcome.escalation_rate).collect(),
-            certified: false,
-            drop_upper_bound: None,
-            oracle_energy_uj: candidates.oracle_energy(choice, &test).into(),
+            escalation_rates: outcome.escalation_rates,
+            certified: certified(verdict),
+            drop_upper_bound: verdict.bound,
+            samples_needed: verdict.samples_needed,
+            oracle_energy_uj: candidates.oracle_energy(&verdict.choice, &test).into(),
         },
         savings: saving(|e| e.chip_uj),
         savings_total: saving(Energy::total_uj),

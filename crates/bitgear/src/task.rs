@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::certify::Test;
 use crate::data::{Preprocess, Source};
 use crate::trace::Shares;
 
@@ -21,6 +22,8 @@ pub struct Task {
     pub threads: Option<usize>,
     /// Operating points to trace.
     pub points: Option<Vec<String>>,
+    /// Most stages of the policy.
+    pub stages: Option<usize>,
     /// Nominal seconds of tracing that the choice of points keeps to.
     pub budget: Option<f64>,
     /// Samples.
@@ -63,6 +66,8 @@ pub struct ConstraintSection {
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.
     pub confidence: Option<f64>,
+    /// How it is proved.
+    pub test: Option<Test>,
 }
 
 /// `[split]`

@@ -1,13 +1,17 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod finished;
 mod points;
 mod tracing;
+
+pub use finished::Finished;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::bundle::{Bundle, BundleError, weight_bytes};
+use crate::certify::decide;
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
@@ -34,6 +38,8 @@ use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal,
 const PLAIN: &str = "-plain";
 /// Mixed points of a run at most.
 const MOST_MIXED: usize = 6;
+/// Stages of a policy at most.
+const MOST_STAGES: usize = 3;
 /// Speed that budgets are counted by.
 const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
 
@@ -63,8 +69,10 @@ pub struct Job {
     pub methods: Methods,
     /// How the weights of the policy's points are stored.
     pub storage: Storage,
-    /// Target: the expected accuracy drop, as a fraction.
-    pub max_accuracy_drop: f64,
+    /// The target, and the guarantee if one is wanted.
+    pub constraint: Constraint,
+    /// Most stages of the policy, from 1 to 3.
+    pub stages: usize,
     /// How samples are divided.
     pub shares: Shares,
     /// Seed of everything random.
@@ -150,12 +158,7 @@ pub fn characterize(
     progress: &dyn Progress,
 ) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
-    if !(0.0..1.0).contains(&job.max_accuracy_drop) {
-        return Err(CharacterizeError::Job(format!(
-            "the largest accuracy drop must be a fraction from 0 to below 1, got {}",
-            job.max_accuracy_drop
-        )));
-    }
+    check(job).map_err(CharacterizeError::Job)?;
     let bytes = std::fs::read(&job.model).map_err(|reason| {
         CharacterizeError::Import(model.clone(), ImportError::Read { path: model.clone(), reason })
     })?;
@@ -235,13 +238,21 @@ pub fn characterize(
     let mut infos: Vec<PointInfo> =
         points.iter().flat_map(|point| point_infos(point, &workload)).collect();
     let mut workload = workload;
-    let search = trace.rows(Split::Search);
+    let [search, certification] =
+        [Split::Search, Split::Certification].map(|split| trace.rows(split));
+    let demand = job.constraint.demand();
+    let price = |trace: &_, infos: &[PointInfo], workload: &_| {
+        Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.stages)
+    };
+    let choose = |candidates: &Candidates, pool| {
+        decide(candidates, &search, &certification, &demand, pool, job.seed)
+    };
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let (mut candidates, mut choice, chosen, mut models) = loop {
-        let candidates = Candidates::new(&trace, FLOAT, infos.clone(), &profile, &workload)?;
-        let choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
+    let (mut candidates, mut verdict, chosen, mut models) = loop {
+        let candidates = price(&trace, &infos, &workload)?;
+        let verdict = choose(&candidates, Pool::Policies);
         let chosen: Vec<Point> = candidates
-            .stages(choice)
+            .stages(&verdict.choice)
             .filter_map(|info| points.iter().find(|p| p.to_string() == info.point).cloned())
             .collect();
         let models: Vec<IntegerModel> = chosen
@@ -249,8 +260,8 @@ pub fn characterize(
             .map(|p| quantizer.quantize(p))
             .collect::<Result<_, _>>()
             .map_err(quantized)?;
-        if relay(&models, &candidates.shared_layers(choice)).is_ok() {
-            break (candidates, choice, chosen, models);
+        if relay(&models, &candidates.shared_layers(&verdict.choice)).is_ok() {
+            break (candidates, verdict, chosen, models);
         }
         // Equal widths did not give equal layers: then every stage begins with the input.
         for layer in &mut workload.layers {
@@ -258,7 +269,7 @@ pub fn characterize(
         }
     };
     let mut storage = Storage::Independent;
-    let independent = candidates.outcome(choice, &trace.rows(Split::Test));
+    let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
@@ -270,18 +281,28 @@ pub fn characterize(
             alike: untuned(&widths(point, &workload)),
             widths: widths(point, &workload),
         }));
-        candidates = Candidates::new(&trace, FLOAT, infos, &profile, &workload)?;
-        let best = candidates.choose(&search, job.max_accuracy_drop, Pool::Nested, job.seed);
+        candidates = price(&trace, &infos, &workload)?;
+        let best = choose(&candidates, Pool::Nested);
         // One network alone shares nothing: then the independent policy stands.
-        if best.escalation.is_some() {
-            (choice, models, storage) = (best, nested, Storage::Nested);
-            let place =
-                |m: &IntegerModel| candidates.stages(choice).position(|i| i.point == m.point);
-            models.sort_by_key(place);
+        if best.choice.stages.len() > 1 {
+            let place = |m: &IntegerModel| {
+                candidates.stages(&best.choice).position(|info| info.point == m.point)
+            };
+            let mut used: Vec<IntegerModel> =
+                nested.into_iter().filter(|model| place(model).is_some()).collect();
+            used.sort_by_key(place);
+            (verdict, models, storage) = (best, used, Storage::Nested);
         }
     }
-    let expected = candidates.outcome(choice, &search);
-    let policy = PolicyFile::new(&trace, &candidates, choice, &expected, provenance.clone());
+    let expected = candidates.outcome(&verdict.choice, &search);
+    let policy = PolicyFile::new(
+        &trace,
+        &candidates,
+        &verdict.choice,
+        &expected,
+        verdict.certificate.clone(),
+        provenance.clone(),
+    );
     let facts = Facts {
         model: ModelSummary {
             name: job.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -292,11 +313,7 @@ pub fn characterize(
         },
         calibration: splits.calibration.len(),
         accelerator: profile.accelerator.id.clone(),
-        constraint: Constraint {
-            max_accuracy_drop: job.max_accuracy_drop,
-            guarantee: None,
-            confidence: 0.95,
-        },
+        constraint: job.constraint,
         reference: "float".to_owned(),
         tables: points.iter().filter(|p| !p.is_uniform()).map(|p| table(p, &workload)).collect(),
         sensitivity,
@@ -312,7 +329,7 @@ pub fn characterize(
         seed: job.seed,
         repeats: REPEATS,
     };
-    let summary = summarize(&trace, &candidates, choice, &policy, facts);
+    let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
     let bundle = Bundle {
         schema_version: 1,
         classes: graph.classes(),
@@ -327,6 +344,26 @@ pub fn characterize(
     write(job, "summary.json", &summary)?;
     tracing::clean_up(&job.out)?;
     Ok(Characterization { summary, policy, not_counted: profile.not_counted })
+}
+
+/// Whether the request makes sense by itself.
+fn check(job: &Job) -> Result<(), String> {
+    let Constraint { max_accuracy_drop: target, guarantee, confidence, .. } = job.constraint;
+    if !(0.0..1.0).contains(&target) {
+        return Err(format!(
+            "the largest accuracy drop must be a fraction from 0 to below 1, got {target}"
+        ));
+    }
+    if let Some(drop) = guarantee.filter(|&drop| !(drop > 0.0 && drop < 1.0)) {
+        return Err(format!("the guaranteed drop must be a fraction between 0 and 1, got {drop}"));
+    }
+    if !(0.5..=0.9999).contains(&confidence) {
+        return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
+    }
+    if !(1..=MOST_STAGES).contains(&job.stages) {
+        return Err(format!("a policy has 1 to {MOST_STAGES} stages, got {}", job.stages));
+    }
+    Ok(())
 }
 
 fn write(job: &Job, name: &str, value: &impl serde::Serialize) -> Result<(), CharacterizeError> {
@@ -443,20 +480,19 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
 
 /// What can be chosen of a point.
 fn point_infos(point: &Point, workload: &Workload) -> Vec<PointInfo> {
-    let widths = widths(point, workload);
-    let info = |kind, suffix, alike| PointInfo {
-        point: format!("{point}{suffix}"),
-        view: View::AsIs,
-        kind,
-        widths: widths.clone(),
-        alike,
-    };
-    let alike = untuned(&widths);
-    if point.is_uniform() {
-        vec![info(Kind::Uniform, "", alike), info(Kind::Plain, PLAIN, widths.len())]
+    let name = point.to_string();
+    let plain = point.is_uniform().then(|| format!("{point}{PLAIN}"));
+    let names = std::iter::once(name).chain(plain);
+    names.map(|name| point_info(name, point.is_uniform(), widths(point, workload))).collect()
+}
+
+fn point_info(name: String, uniform: bool, widths: Vec<EnergyWidths>) -> PointInfo {
+    let (kind, alike) = if name.ends_with(PLAIN) {
+        (Kind::Plain, widths.len())
     } else {
-        vec![info(Kind::Mixed, "", alike)]
-    }
+        (if uniform { Kind::Uniform } else { Kind::Mixed }, untuned(&widths))
+    };
+    PointInfo { point: name, view: View::AsIs, kind, widths, alike }
 }
 
 /// Leading layers that are too wide for tuning to touch.

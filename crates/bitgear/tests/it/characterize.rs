@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use bitgear::bundle::Bundle;
-use bitgear::characterize::{Characterization, Job, Progress, characterize};
+use bitgear::certify::Test;
+use bitgear::characterize::{Characterization, Finished, Job, Progress, characterize};
 use bitgear::data::{Dataset, Preprocess, Source};
-use bitgear::energy::Storage;
+use bitgear::energy::{AcceleratorProfile, Storage};
 use bitgear::quantize::{Methods, Point};
-use bitgear::trace::{Shares, View};
+use bitgear::search::{Candidates, Pool};
+use bitgear::summary::Constraint;
+use bitgear::trace::{FLOAT, Shares, Split, View};
 use bitgear_core::kernels::Kernels;
 
 use crate::real::root;
@@ -69,6 +72,10 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
+fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
+    Constraint { max_accuracy_drop, guarantee, confidence: 0.95, test: Test::Exact }
+}
+
 pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
     Job {
         model: example("fashion-mnist.onnx"),
@@ -80,7 +87,8 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         budget: Job::BUDGET,
         methods: Methods::best(),
         storage: Storage::Independent,
-        max_accuracy_drop: 0.01,
+        constraint: constraint(0.01, None),
+        stages: 2,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
         out: out.to_owned(),
@@ -141,7 +149,7 @@ fn nested_points_read_the_leading_bits_of_one_copy_of_weights() {
     let folder = tempfile::tempdir().unwrap();
     let job = Job {
         storage: Storage::Nested,
-        max_accuracy_drop: 0.03,
+        constraint: constraint(0.03, None),
         ..job(folder.path(), &["w2a2", "w8a8"])
     };
     let result = run(&job, &Watch::new(1000), 2);
@@ -181,6 +189,52 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
         assert_eq!(evaluation.accuracy, policy.accuracy, "{}", kernels.name());
         assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
         assert_eq!(evaluation.energy_uj, policy.energy_uj);
+    }
+}
+
+/// The same policy is chosen, and figures are counted, from the files of a run as in the run itself.
+#[test]
+fn a_finished_run_is_decided_again_from_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &["w2a2-f8l8", "w8a8"]);
+    let result = run(&job, &Watch::new(1000), 2);
+    let finished = Finished::read(folder.path(), &job.model).unwrap();
+    let profile = AcceleratorProfile::find(&job.accelerator).unwrap();
+    let points = finished.points.clone();
+    let candidates =
+        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, 2).unwrap();
+    let rows = |split| finished.trace.rows(split);
+    let choice = candidates.choose(&rows(Split::Search), 0.01, Pool::Policies, job.seed);
+    let outcome = candidates.outcome(&choice, &rows(Split::Test));
+    assert_eq!(outcome.accuracy, result.summary.policy.accuracy);
+    assert_eq!(outcome.energy.chip_uj, result.summary.policy.energy_uj.chip);
+    let flips = candidates.flips(&choice, &rows(Split::Certification));
+    assert_eq!(result.policy.certificate.unwrap().flips, flips);
+    assert!(Finished::read(folder.path(), &example("README.md")).is_err());
+}
+
+#[test]
+fn a_guarantee_is_proved_or_the_samples_that_it_takes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w3a3", "w6a6"]);
+    job.shares = Shares { calibration: 64, search: 0.4, certification: 0.3 };
+    job.constraint = constraint(0.01, Some(0.05));
+    let result = run(&job, &Watch::new(1000), 2);
+    let certificate = result.policy.certificate.unwrap();
+    assert!(result.summary.policy.certified && result.summary.best_static.certified);
+    assert_eq!((certificate.guarantee, certificate.bound), (Some(0.05), 0.05));
+    assert_eq!(certificate.flips.samples, result.summary.samples.certification as u64);
+    // The proof can be done again from what the certificate says.
+    let p = certificate.test.p_value(certificate.flips, certificate.bound, 0.05);
+    assert!(p <= certificate.level && certificate.level <= 0.05 + 1e-12);
+
+    job.constraint = constraint(0.001, Some(0.002));
+    let result = run(&job, &Watch::new(1000), 2);
+    let policy = &result.summary.policy;
+    assert!(!policy.certified && result.policy.certificate.is_none());
+    assert!(policy.drop_upper_bound.unwrap() > 0.002);
+    if let Some(samples) = policy.samples_needed {
+        assert!(samples > result.summary.samples.certification as u64);
     }
 }
 
@@ -260,7 +314,10 @@ fn requests_that_cannot_be_met_say_why() {
         error.replace(&root().display().to_string(), "ROOT")
     };
     let seen = [
-        fails(&|job| job.max_accuracy_drop = 1.5),
+        fails(&|job| job.constraint.max_accuracy_drop = 1.5),
+        fails(&|job| job.constraint.guarantee = Some(0.0)),
+        fails(&|job| job.constraint.confidence = 1.0),
+        fails(&|job| job.stages = 9),
         fails(&|job| job.model = "absent.onnx".into()),
         fails(&|job| job.model = example("README.md")),
         fails(&|job| job.accelerator = "absent".to_owned()),
@@ -273,6 +330,9 @@ fn requests_that_cannot_be_met_say_why() {
     ];
     insta::assert_snapshot!(seen.join("\n"), @r"
     the largest accuracy drop must be a fraction from 0 to below 1, got 1.5
+    the guaranteed drop must be a fraction between 0 and 1, got 0
+    the confidence must be from 0.5 to 0.9999, got 1
+    a policy has 1 to 3 stages, got 9
     model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
     no accelerator profile `absent`: neither shipped (envision-28nm) nor a readable file: No such file or directory (os error 2)
