@@ -88,6 +88,9 @@ pub(crate) struct Characterize {
     /// Most stages of the policy, 1 to 3 [default: 2]
     #[arg(long)]
     pub(crate) stages: Option<usize>,
+    /// Gates compare the margin with a threshold, and learn nothing else
+    #[arg(long)]
+    pub(crate) margin_only: bool,
     /// Operating points, such as w4a4,w3a3-f8l8; `all` for 1 to 16 bits [default: chosen for the
     /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]

@@ -2,28 +2,56 @@
 
 use crate::margin::Answer;
 
-/// Whether a stage that accepts from margin `accept_at` keeps this answer.
-pub fn accepts(answer: Answer, accept_at: i32) -> bool {
-    accept_at <= answer.margin
+/// When a stage keeps its answer: the margin, less an entry for each of the two leading classes, is at
+/// least a threshold. All are in units of the stage's scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate<'t> {
+    /// The smallest value that is accepted.
+    pub accept_at: i32,
+    /// Indexed by the predicted class; a class beyond the end has 0.
+    pub predicted: &'t [i32],
+    /// Indexed by the runner-up; a class beyond the end has 0.
+    pub runner_up: &'t [i32],
+}
+
+impl Gate<'_> {
+    /// A threshold on the plain margin.
+    pub const fn margin(accept_at: i32) -> Self {
+        Self { accept_at, predicted: &[], runner_up: &[] }
+    }
+
+    /// What is compared with the threshold; saturates.
+    pub fn confidence(self, answer: Answer) -> i32 {
+        let entry = |table: &[i32], class: usize| table.get(class).copied().unwrap_or(0);
+        answer
+            .margin
+            .saturating_sub(entry(self.predicted, answer.class))
+            .saturating_sub(entry(self.runner_up, answer.runner_up))
+    }
+
+    /// Whether the answer is kept.
+    pub fn accepts(self, answer: Answer) -> bool {
+        self.accept_at <= self.confidence(answer)
+    }
 }
 
 /// Runs stages in order until one accepts its own answer; the last resort, after as many stages as
-/// there are thresholds, always does. Gives the index of the stage that answered, and the answer.
+/// there are gates, always does. Gives the index of the stage that answered, and the answer.
 ///
 /// # Errors
 ///
 /// What `run` fails with.
 pub fn settle<E>(
-    accept_at: &[i32],
+    gates: &[Gate<'_>],
     mut run: impl FnMut(usize) -> Result<Answer, E>,
 ) -> Result<(usize, Answer), E> {
-    for (stage, &threshold) in accept_at.iter().enumerate() {
+    for (stage, gate) in gates.iter().enumerate() {
         let answer = run(stage)?;
-        if accepts(answer, threshold) {
+        if gate.accepts(answer) {
             return Ok((stage, answer));
         }
     }
-    Ok((accept_at.len(), run(accept_at.len())?))
+    Ok((gates.len(), run(gates.len())?))
 }
 
 #[cfg(test)]
@@ -31,21 +59,36 @@ mod tests {
     use super::*;
     use core::convert::Infallible;
 
+    fn answer(class: usize, margin: i32) -> Answer {
+        Answer { class, runner_up: 0, margin }
+    }
+
     #[test]
     fn the_first_sure_stage_answers_and_later_ones_never_run() {
         let margins = [3, 10, 99];
         let mut ran = 0;
-        let settled = settle(&[5, 10], |stage| {
+        let settled = settle(&[5, 10].map(Gate::margin), |stage| {
             ran += 1;
-            Ok::<_, Infallible>(Answer { class: stage, margin: margins[stage] })
+            Ok::<_, Infallible>(answer(stage, margins[stage]))
         });
-        assert_eq!(settled, Ok((1, Answer { class: 1, margin: 10 })));
+        assert_eq!(settled, Ok((1, answer(1, 10))));
         assert_eq!(ran, 2);
     }
 
     #[test]
     fn the_last_resort_answers_whatever_its_margin() {
-        let settled = settle(&[5], |stage| Ok::<_, Infallible>(Answer { class: stage, margin: 0 }));
+        let settled = settle(&[Gate::margin(5)], |stage| Ok::<_, Infallible>(answer(stage, 0)));
         assert_eq!(settled.map(|(stage, _)| stage), Ok(1));
+    }
+
+    #[test]
+    fn a_gate_takes_the_entries_of_both_leading_classes_off_the_margin() {
+        let gate = Gate { accept_at: 5, predicted: &[0, 4], runner_up: &[-1, i32::MIN] };
+        assert_eq!(gate.confidence(Answer { class: 1, runner_up: 0, margin: 8 }), 5);
+        assert!(gate.accepts(Answer { class: 1, runner_up: 0, margin: 8 }));
+        assert!(!gate.accepts(Answer { class: 1, runner_up: 0, margin: 7 }));
+        assert_eq!(gate.confidence(Answer { class: 0, runner_up: 1, margin: 8 }), i32::MAX);
+        // Classes that no table knows.
+        assert_eq!(gate.confidence(Answer { class: 7, runner_up: 9, margin: 8 }), 8);
     }
 }

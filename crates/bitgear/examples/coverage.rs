@@ -13,11 +13,12 @@ use std::path::Path;
 use bitgear::certify::{Demand, Flips, Test, decide};
 use bitgear::characterize::Finished;
 use bitgear::energy::AcceleratorProfile;
-use bitgear::search::{Candidates, Pool};
+use bitgear::search::{Candidates, Pool, Rules};
 use bitgear::trace::{FLOAT, Random};
 use rayon::prelude::*;
 
 const TESTS: [Test; 3] = [Test::Exact, Test::Betting, Test::Binomial];
+const RULES: Rules = Rules { stages: 2, margin_only: false };
 const LEVEL: f64 = 0.05;
 /// Samples for certification, and true rates of harmful and helpful flips.
 const SYNTHETIC: [(u64, f64, f64); 10] = [
@@ -97,7 +98,7 @@ fn resample(
     let profile = AcceleratorProfile::find("envision-28nm")?;
     let points = finished.points.clone();
     let candidates =
-        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, 2)?;
+        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, RULES)?;
     let rows = finished.trace.samples.len();
     println!("\n{folder}: {rows} samples, half for search; target half the guarantee");
     println!(

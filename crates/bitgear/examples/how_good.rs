@@ -1,7 +1,7 @@
 //! How much less energy chosen policies need than static points chosen alike, over random splits of
 //! finished runs; what `docs/policy.md` reports.
 //!
-//! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES SPLITS FOLDER=MODEL…`
+//! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned SPLITS FOLDER=MODEL…`
 //!
 //! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. The last lines are geometric
 //! means over the runs. No model runs again.
@@ -11,17 +11,20 @@ use std::path::Path;
 
 use bitgear::characterize::Finished;
 use bitgear::energy::AcceleratorProfile;
-use bitgear::search::{Candidates, Pool, repeat};
+use bitgear::search::{Candidates, Pool, Rules, repeat};
 use bitgear::trace::{FLOAT, Split};
 
 const POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [accelerator, stages, splits, runs @ ..] = &arguments[..] else {
-        eprintln!("usage: how_good ACCELERATOR STAGES SPLITS FOLDER=MODEL…");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [accelerator, stages, gate @ ("margin" | "learned"), splits, runs @ ..] = &arguments[..]
+    else {
+        eprintln!("usage: how_good ACCELERATOR STAGES margin|learned SPLITS FOLDER=MODEL…");
         std::process::exit(2);
     };
+    let margin_only = *gate == "margin";
     let profile = AcceleratorProfile::find(accelerator)?;
     println!(
         "drops in points (standard error); times less chip energy (total energy), mean of {splits} splits\n"
@@ -41,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             finished.points,
             &profile,
             &finished.workload,
-            stages.parse()?,
+            Rules { stages: stages.parse()?, margin_only },
         )?;
         let sizes = [Split::Search, Split::Certification, Split::Test]
             .map(|split| finished.trace.rows(split).len() as f64);

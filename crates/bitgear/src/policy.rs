@@ -1,5 +1,6 @@
 //! `policy.json`: the stages of a policy, what it is expected to do, and where it comes from.
 
+use bitgear_core::policy::Gate;
 use serde::{Deserialize, Serialize};
 
 use crate::certify::Certificate;
@@ -43,6 +44,24 @@ impl From<Energy> for EnergyUj {
     }
 }
 
+/// What a learned gate takes off the margin, in units of the score scale.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    /// Indexed by the predicted class.
+    pub predicted: Vec<i32>,
+    /// Indexed by the class with the second-highest score.
+    pub runner_up: Vec<i32>,
+}
+
+/// A threshold on the margin, less what the tables say, if there are any.
+pub fn gate(accept_at: i32, tables: Option<&Tables>) -> Gate<'_> {
+    match tables {
+        None => Gate::margin(accept_at),
+        Some(Tables { predicted, runner_up }) => Gate { accept_at, predicted, runner_up },
+    }
+}
+
 /// A stage that may hand on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,12 +75,15 @@ pub struct StageFile {
     /// Leading MAC layers that the stage before ran for it.
     #[serde(default)]
     pub shared_layers: usize,
-    /// Smallest accepted score margin, in the unit of the scores.
+    /// Smallest accepted score margin, less the tables' entries, in the unit of the scores.
     pub accept_at: f64,
     /// The same in integer units: what a device compares.
     pub accept_at_code: i32,
     /// Worth of an integer unit.
     pub score_scale: f64,
+    /// What a learned gate takes off the margin, in integer units; absent for the plain margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Tables>,
 }
 
 /// The stage that always answers.
@@ -130,17 +152,18 @@ impl PolicyFile {
     ) -> Self {
         let infos: Vec<&PointInfo> = candidates.stages(choice).collect();
         let shared = candidates.shared_layers(choice);
-        let stages = infos.iter().zip(&shared).zip(&choice.accept_at);
-        let stages = stages.map(|((info, &shared_layers), &accept_at)| {
+        let stages = infos.iter().zip(&shared).zip(&choice.gates);
+        let stages = stages.map(|((info, &shared_layers), gate)| {
             let block = trace.block(&info.point, info.view).expect("candidates were traced");
             StageFile {
                 point: info.point.clone(),
                 view: info.view.name().to_owned(),
                 scores: "replace".to_owned(),
                 shared_layers,
-                accept_at: f64::from(accept_at) * block.score_scale,
-                accept_at_code: accept_at,
+                accept_at: f64::from(gate.accept_at) * block.score_scale,
+                accept_at_code: gate.accept_at,
                 score_scale: block.score_scale,
+                tables: gate.tables.clone(),
             }
         });
         let last = infos.last().expect("a choice has a stage");
@@ -199,6 +222,11 @@ impl PolicyFile {
             }
         }
         Ok(())
+    }
+
+    /// The gates of all stages but the last resort.
+    pub fn gates(&self) -> impl Iterator<Item = Gate<'_>> {
+        self.stages.iter().map(|stage| gate(stage.accept_at_code, stage.tables.as_ref()))
     }
 
     /// Names of the points, stage by stage, the last resort included.

@@ -159,8 +159,10 @@ pub struct StageSummary {
     pub scores: String,
     /// Leading MAC layers that the stage before ran for it.
     pub shared_layers: usize,
-    /// Smallest accepted margin.
+    /// Smallest accepted margin, less the tables' entries.
     pub accept_at: f64,
+    /// `margin`, or `learned`: the margin less an entry for each of the two leading classes.
+    pub gate: String,
 }
 
 /// The chosen policy.
@@ -345,6 +347,7 @@ pub(crate) fn summarize(
                     scores: s.scores.clone(),
                     shared_layers: s.shared_layers,
                     accept_at: s.accept_at,
+                    gate: if s.tables.is_some() { "learned" } else { "margin" }.to_owned(),
                 })
                 .collect(),
             last_resort: policy.last_resort.clone(),

@@ -24,6 +24,9 @@ pub struct Task {
     pub points: Option<Vec<String>>,
     /// Most stages of the policy.
     pub stages: Option<usize>,
+    /// Gates compare the margin with a threshold, and learn nothing else.
+    #[serde(default)]
+    pub margin_only: bool,
     /// Nominal seconds of tracing that the choice of points keeps to.
     pub budget: Option<f64>,
     /// Samples.

@@ -7,6 +7,7 @@ use bitgear::characterize::{Characterization, CharacterizeError, Job, characteri
 use bitgear::data::{Preprocess, Source};
 use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
+use bitgear::search::Rules;
 use bitgear::summary::Constraint;
 use bitgear::task::Task;
 use bitgear_core::bits::BitWidth;
@@ -132,7 +133,10 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
             test: options.test.map(Into::into).or(task.constraint.test).unwrap_or(Test::Exact),
         },
-        stages: options.stages.or(task.stages).unwrap_or(2),
+        rules: Rules {
+            stages: options.stages.or(task.stages).unwrap_or(2),
+            margin_only: options.margin_only || task.margin_only,
+        },
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),
         out: options.out.clone(),

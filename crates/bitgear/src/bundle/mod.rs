@@ -16,7 +16,7 @@ use crate::energy::Storage;
 use crate::execute::{
     Decision, Engine, Handoff, IntegerModel, Leg, MacStep, RunningStage, Step, decide, relay,
 };
-use crate::policy::{EnergyUj, PolicyFile};
+use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
 
@@ -268,6 +268,17 @@ impl Bundle {
             leg.model.validate().map_err(|e| e.to_string())?;
         }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
+            if let Some(Tables { predicted, runner_up }) = &stage.tables
+                && [predicted, runner_up].iter().any(|table| table.len() != self.classes)
+            {
+                return Err(format!(
+                    "stage `{}`: expected gate tables of {} classes, got {} and {}",
+                    stage.point,
+                    self.classes,
+                    predicted.len(),
+                    runner_up.len()
+                ));
+            }
             if stage.score_scale != model.score_scale() {
                 return Err(format!(
                     "stage `{}`: score scale differs from its network's",
@@ -312,15 +323,15 @@ pub struct Runner<'b> {
 impl Runner<'_> {
     /// Answers to a batch (N, sample shape) of preprocessed samples.
     pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
-        let thresholds = self.bundle.policy.stages.iter().map(|s| Some(s.accept_at_code));
+        let gates = self.bundle.policy.gates().map(Some);
         let stages: Vec<RunningStage<'_>> = self
             .engines
             .iter()
             .zip(&self.handoffs)
-            .zip(thresholds.chain([None]))
-            .map(|((engine, handoff), accept_at)| RunningStage {
+            .zip(gates.chain([None]))
+            .map(|((engine, handoff), gate)| RunningStage {
                 engine,
-                accept_at,
+                gate,
                 handoff: handoff.as_ref(),
             })
             .collect();

@@ -36,6 +36,7 @@ fn bundle(models: Vec<IntegerModel>, shared: usize, storage: Storage) -> Bundle 
             accept_at: 0.0,
             accept_at_code: margins[margins.len() / 2],
             score_scale: low.score_scale(),
+            tables: None,
         }],
         last_resort: LastResort {
             point: high.point.clone(),

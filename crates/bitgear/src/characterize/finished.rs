@@ -1,6 +1,9 @@
 //! A finished run, from which to decide anew without running the model again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+
+use serde::Deserialize;
 
 use super::{CharacterizeError, PLAIN, point_info, widths, workload};
 use crate::energy::{Widths, Workload};
@@ -8,8 +11,19 @@ use crate::hash::sha256;
 use crate::onnx;
 use crate::quantize::Point;
 use crate::search::PointInfo;
-use crate::summary::Summary;
 use crate::trace::{FLOAT, Trace, read};
+
+/// What is read of `summary.json`.
+#[derive(Deserialize)]
+struct Run {
+    model: Model,
+    tables: BTreeMap<String, Vec<[u8; 2]>>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    sha256: String,
+}
 
 /// What a finished run knows about its points.
 #[derive(Clone, Debug)]
@@ -21,8 +35,6 @@ pub struct Finished {
     pub points: Vec<PointInfo>,
     /// The counts that energy depends on.
     pub workload: Workload,
-    /// What was reported.
-    pub summary: Summary,
 }
 
 impl Finished {
@@ -37,9 +49,9 @@ impl Finished {
         };
         let path = folder.join("summary.json");
         let text = std::fs::read_to_string(&path).map_err(|e| fail(&path, &e))?;
-        let summary: Summary = serde_json::from_str(&text).map_err(|e| fail(&path, &e))?;
+        let run: Run = serde_json::from_str(&text).map_err(|e| fail(&path, &e))?;
         let bytes = std::fs::read(model).map_err(|e| fail(model, &e))?;
-        if sha256(&bytes) != summary.model.sha256 {
+        if sha256(&bytes) != run.model.sha256 {
             return Err(fail(model, &format!("`{}` is of another model", path.display())));
         }
         let graph = onnx::import(&bytes, model.parent())
@@ -47,7 +59,7 @@ impl Finished {
         let workload = workload(&graph);
         let trace = read(&folder.join("trace.parquet"))?;
         let info = |name: &str| -> Option<PointInfo> {
-            if let Some(table) = summary.tables.get(name) {
+            if let Some(table) = run.tables.get(name) {
                 let widths =
                     table.iter().map(|&[weights, activations]| Widths { weights, activations });
                 return Some(point_info(name.to_owned(), false, widths.collect()));
@@ -57,6 +69,6 @@ impl Finished {
         };
         let names = trace.blocks.iter().map(|b| b.point.as_str()).filter(|&name| name != FLOAT);
         let points = names.filter_map(info).collect();
-        Ok(Self { trace, points, workload, summary })
+        Ok(Self { trace, points, workload })
     }
 }

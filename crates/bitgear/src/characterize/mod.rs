@@ -27,7 +27,7 @@ use crate::quantize::{
     Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate, crossings,
     fused_residuals,
 };
-use crate::search::{Candidates, Kind, PointInfo, Pool};
+use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
     Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
     summarize,
@@ -71,8 +71,8 @@ pub struct Job {
     pub storage: Storage,
     /// The target, and the guarantee if one is wanted.
     pub constraint: Constraint,
-    /// Most stages of the policy, from 1 to 3.
-    pub stages: usize,
+    /// What policies are made of.
+    pub rules: Rules,
     /// How samples are divided.
     pub shares: Shares,
     /// Seed of everything random.
@@ -242,7 +242,7 @@ pub fn characterize(
         [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = job.constraint.demand();
     let price = |trace: &_, infos: &[PointInfo], workload: &_| {
-        Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.stages)
+        Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)
     };
     let choose = |candidates: &Candidates, pool| {
         decide(candidates, &search, &certification, &demand, pool, job.seed)
@@ -360,8 +360,8 @@ fn check(job: &Job) -> Result<(), String> {
     if !(0.5..=0.9999).contains(&confidence) {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
     }
-    if !(1..=MOST_STAGES).contains(&job.stages) {
-        return Err(format!("a policy has 1 to {MOST_STAGES} stages, got {}", job.stages));
+    if !(1..=MOST_STAGES).contains(&job.rules.stages) {
+        return Err(format!("a policy has 1 to {MOST_STAGES} stages, got {}", job.rules.stages));
     }
     Ok(())
 }

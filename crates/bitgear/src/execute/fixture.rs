@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
+use bitgear_core::policy::Gate;
 
 use super::{Engine, IntegerModel, RunningStage, decide, relay};
 use crate::graph::{
@@ -141,7 +142,7 @@ pub(crate) fn check(models: &[IntegerModel], shared: &[usize]) {
                 .zip(&legs)
                 .map(|(engine, leg)| {
                     let handoff = leg.handoff.as_ref();
-                    RunningStage { engine, accept_at: Some(accept_at), handoff }
+                    RunningStage { engine, gate: Some(Gate::margin(accept_at)), handoff }
                 })
                 .collect();
             let decisions = decide(&stages, samples);

@@ -2,7 +2,7 @@
 //! were unsure until then, gathered into dense batches.
 
 use bitgear_core::margin::{Answer, answer};
-use bitgear_core::policy::accepts;
+use bitgear_core::policy::Gate;
 
 use super::engine::{Kept, Start};
 use super::{Engine, Handoff};
@@ -19,18 +19,18 @@ pub struct Decision {
     pub scores: Vec<i32>,
 }
 
-/// One stage: the network, and the margin from which its answer is accepted.
+/// One stage: the network, and when its answer is kept.
 pub struct RunningStage<'m> {
     /// The network at the stage's operating point.
     pub engine: &'m Engine<'m>,
-    /// Smallest accepted margin in units of the point's score scale; `None` accepts everything.
-    pub accept_at: Option<i32>,
+    /// When its answer is kept; `None` keeps everything.
+    pub gate: Option<Gate<'m>>,
     /// How it goes on from the stage before; `None` starts from the input.
     pub handoff: Option<&'m Handoff>,
 }
 
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
-/// whatever its threshold.
+/// whatever its gate.
 pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let samples = batch.shape().first().copied().unwrap_or(0);
     let mut decisions: Vec<Option<Decision>> = vec![None; samples];
@@ -41,7 +41,7 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
             break;
         }
         let last = index + 1 == stages.len();
-        let accepted = |answer| last || stage.accept_at.is_none_or(|at| accepts(answer, at));
+        let accepted = |answer| last || stage.gate.is_none_or(|gate| gate.accepts(answer));
         let pending;
         let start = match stage.handoff {
             Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },

@@ -1,14 +1,19 @@
 //! Choosing with a bound that chance has been taken off.
 
-use super::{Candidates, Choice, Mask, Pool};
+use super::learn::{Lesson, fit};
+use super::{Candidates, Choice, Column, Gate, Mask, Pool};
+use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// Folds of cross-fitting.
+/// How far below the target the bound for policies lies, in standard errors of the drop on the rows:
+/// the cheapest of very many thresholds looks so much better than it is. Of a few single points
+/// nearly nothing has to be taken off. Both are the least that keep the target on average over random
+/// splits of real traces (`docs/policy.md`).
+const TIGHTENING: f64 = 1.0;
+/// Folds in which gates are fitted and judged.
 const FOLDS: usize = 5;
-/// How far below the target bounds are tried, in standard errors of the drop on the rows.
-const TIGHTENING: [f64; 11] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0];
-/// Of these so many are tried for a target alone.
-const TRIED: usize = 8;
+/// Pairs of points for which gates are learned: so many of the cheapest.
+const LEARNING: usize = 8;
 
 impl Candidates {
     /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
@@ -27,86 +32,148 @@ impl Candidates {
         pool: Pool,
         seed: u64,
     ) -> Vec<Choice> {
-        let chosen = self.cross_fit(rows, target, steps, pool, seed);
-        if pool != Pool::Policies {
-            return chosen;
+        let mask = self.mask(rows);
+        let fixed = self.tightened(&mask, rows, target, steps, pool.fixed(), seed);
+        if !pool.is_dynamic() {
+            return fixed.into_iter().map(|found| found.choice).collect();
         }
-        // A static point that is chosen by the same rule is a policy too.
-        let fixed = self.cross_fit(rows, target, steps, Pool::Static, seed);
-        let energy = |choice: &Choice| self.outcome(choice, rows).energy.chip_uj;
-        let cheaper = |(fixed, chosen): (Choice, Choice)| {
-            if energy(&fixed) <= energy(&chosen) { fixed } else { chosen }
+        let dynamic = self.tightened(&mask, rows, target, steps, pool, seed);
+        // A static point that is chosen by its own rule is a policy too.
+        let cheaper = |(fixed, dynamic): (Found, Found)| {
+            if fixed.energy <= dynamic.energy { fixed.choice } else { dynamic.choice }
         };
-        fixed.into_iter().zip(chosen).map(cheaper).collect()
+        fixed.into_iter().zip(dynamic).map(cheaper).collect()
     }
 
-    /// For each step the cheapest choice under the loosest bound that keeps its target in
-    /// cross-fitting.
-    fn cross_fit(
+    fn tightened(
         &self,
+        mask: &Mask,
         rows: &[usize],
         target: f64,
         steps: &[f64],
         pool: Pool,
         seed: u64,
-    ) -> Vec<Choice> {
-        let all = self.mask(rows);
-        let plain = self.best(&all, &[target], pool).swap_remove(0);
+    ) -> Vec<Found> {
         // The scale of chance: standard error of the paired drop of what a naive search takes.
-        let flips = self.flips(&plain, rows);
-        let n = rows.len() as f64;
-        let error = ((flips.harmful + flips.helpful).max(1) as f64).sqrt() / n;
-        let tried = if steps == [0.0] { TRIED } else { TIGHTENING.len() };
-        let bounds: Vec<f64> = TIGHTENING[..tried].iter().map(|t| target - t * error).collect();
+        let naive = self.best(mask, &[target], pool).swap_remove(0).choice;
+        let flips = self.flips(&naive, rows);
+        let error = ((flips.harmful + flips.helpful).max(1) as f64).sqrt() / rows.len() as f64;
+        let tightening = if pool.is_dynamic() { TIGHTENING } else { 0.0 };
+        let bounds: Vec<f64> =
+            steps.iter().map(|step| target - (tightening + step) * error).collect();
+        let mut best = self.best(mask, &bounds, pool);
+        if pool.is_dynamic() && self.rules.stages >= 2 && !self.rules.margin_only {
+            self.learn(mask, rows, &bounds, pool, seed, &mut best);
+        }
+        best
+    }
+
+    /// Offers policies of two stages with learned gates, whose energy and drop are those out of fold.
+    fn learn(
+        &self,
+        mask: &Mask,
+        rows: &[usize],
+        bounds: &[f64],
+        pool: Pool,
+        seed: u64,
+        best: &mut [Found],
+    ) {
+        let limits = mask.limits(bounds);
         let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
         let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
-        let mut lost = vec![0_i64; bounds.len()];
-        for fold in 0..FOLDS {
-            let part = |inside: bool| -> Vec<usize> {
-                let rows = rows.iter().zip(&folds).filter(|&(_, &f)| (f == fold) == inside);
-                rows.map(|(&row, _)| row).collect()
+        for [low, high] in self.promising_pairs(mask, &limits, pool) {
+            let tables = |fold: Option<usize>| -> Option<Tables> {
+                let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
+                let lessons: Vec<Lesson> =
+                    kept.map(|(&row, _)| self.lesson([low, high], row)).collect();
+                fit(&lessons, self.classes)
             };
-            let choices = self.best(&self.mask(&part(false)), &bounds, pool);
-            let held_out = part(true);
-            for (lost, choice) in lost.iter_mut().zip(choices) {
-                let flips = self.flips(&choice, &held_out);
-                *lost += flips.harmful as i64 - flips.helpful as i64;
+            let Some(whole) = tables(None) else { continue };
+            let Some(parts) = (0..FOLDS).map(|fold| tables(Some(fold))).collect::<Option<Vec<_>>>()
+            else {
+                continue;
+            };
+            let mut values = vec![0; self.labels.len()];
+            for (&row, &fold) in rows.iter().zip(&folds) {
+                values[row] = self.confidence(low, Some(&parts[fold]), row);
+            }
+            let column = Column::new(values);
+            self.sweep(mask, [low, high], &column, &limits, |index, energy, accept_at| {
+                best[index].offer(energy, || Choice {
+                    stages: vec![low, high],
+                    gates: vec![Gate { accept_at, tables: Some(whole.clone()) }],
+                });
+            });
+        }
+    }
+
+    fn lesson(&self, [low, high]: [usize; 2], row: usize) -> Lesson {
+        let [from, to] = [low, high].map(|index| &self.all[index]);
+        let [predicted, runner_up] = from.leading[row].map(|class| class as usize);
+        let gain = f64::from(u8::from(to.correct[row])) - f64::from(u8::from(from.correct[row]));
+        Lesson { margin: from.margins.values[row], predicted, runner_up, gain }
+    }
+
+    /// The pairs that are cheapest under some limit with plain margins.
+    fn promising_pairs(&self, mask: &Mask, limits: &[i64], pool: Pool) -> Vec<[usize; 2]> {
+        let mut pairs: Vec<(f64, [usize; 2])> = Vec::new();
+        let members = self.members(pool);
+        for &low in &members {
+            for &high in members.iter().filter(|&&high| high != low) {
+                let mut least = f64::INFINITY;
+                let margins = &self.all[low].margins;
+                self.sweep(mask, [low, high], margins, limits, |_, energy, _| {
+                    least = least.min(energy);
+                });
+                pairs.push((least, [low, high]));
             }
         }
-        let kept = steps.iter().map(|step| {
-            let target = target - step * error;
-            let kept = lost.iter().position(|&lost| lost as f64 / n <= target);
-            bounds[kept.unwrap_or(bounds.len() - 1)]
-        });
-        self.best(&all, &kept.collect::<Vec<f64>>(), pool)
+        pairs.retain(|(least, _)| least.is_finite());
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pairs.into_iter().take(LEARNING).map(|(_, pair)| pair).collect()
+    }
+
+    fn members(&self, pool: Pool) -> Vec<usize> {
+        (0..self.all.len()).filter(|&i| pool.holds(self.all[i].info.kind)).collect()
     }
 
     /// For each bound on the drop the choice of least chip energy whose mean drop over the mask
     /// keeps it; where none does, the pool's widest point. Equal energies go to fewer stages, then to
     /// the earlier candidate.
-    pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Choice> {
-        let members: Vec<usize> =
-            (0..self.all.len()).filter(|&i| pool.holds(self.all[i].info.kind)).collect();
-        let drops: Vec<i64> = (0..self.all.len()).map(|i| self.total_drop(mask, i)).collect();
-        // The largest sum of drops that keeps each bound.
-        let limits: Vec<i64> =
-            bounds.iter().map(|bound| (bound * mask.count as f64 + 1e-9).floor() as i64).collect();
+    pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Found> {
+        let members = self.members(pool);
+        let limits = mask.limits(bounds);
         let widest = Choice::fixed(self.widest_of(pool));
         let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
         for &only in &members {
+            let drop = self.total_drop(mask, only);
             for (best, &limit) in best.iter_mut().zip(&limits) {
-                if drops[only] <= limit {
+                if drop <= limit {
                     best.offer(self.all[only].energy.chip_uj, || Choice::fixed(only));
                 }
             }
         }
-        if pool.is_dynamic() && self.stages >= 2 {
-            self.sweep_pairs(mask, &members, &drops, &limits, &mut best);
+        if pool.is_dynamic() && self.rules.stages >= 2 {
+            for &low in &members {
+                for &high in members.iter().filter(|&&high| high != low) {
+                    let margins = &self.all[low].margins;
+                    self.sweep(mask, [low, high], margins, &limits, |index, energy, accept_at| {
+                        best[index].offer(energy, || Choice {
+                            stages: vec![low, high],
+                            gates: vec![Gate::margin(accept_at)],
+                        });
+                    });
+                }
+            }
         }
-        if pool.is_dynamic() && self.stages >= 3 {
+        if pool.is_dynamic() && self.rules.stages >= 3 {
             self.search_triples(mask, &members, &limits, &mut best);
         }
-        best.into_iter().map(|found| found.choice).collect()
+        // Where nothing keeps a bound, the widest costs what it costs.
+        for found in best.iter_mut().filter(|found| found.energy.is_infinite()) {
+            found.energy = self.all[found.choice.last()].energy.chip_uj;
+        }
+        best
     }
 
     /// The pool's candidate with the most bits, the first of equals.
@@ -115,9 +182,9 @@ impl Candidates {
             let widths = &self.all[index].info.widths;
             widths.iter().map(|w| u64::from(w.weights) + u64::from(w.activations)).sum()
         };
-        (0..self.all.len())
+        self.members(pool)
+            .into_iter()
             .rev()
-            .filter(|&index| pool.holds(self.all[index].info.kind))
             .max_by_key(|&index| bits(index))
             .expect("every pool has a candidate, w16a16 at least")
     }
@@ -132,11 +199,10 @@ impl Candidates {
         bound: f64,
     ) -> Option<Choice> {
         let harms = |right: bool, row: usize| self.reference[row] && !right;
-        let rest = |row: usize| match choice.accept_at.split_first() {
+        let rest = |row: usize| match choice.gates.split_first() {
             None => self.answer(choice, row).0,
             Some((_, later)) => {
-                let rest =
-                    Choice { stages: choice.stages[1..].to_vec(), accept_at: later.to_vec() };
+                let rest = Choice { stages: choice.stages[1..].to_vec(), gates: later.to_vec() };
                 self.answer(&rest, row).0
             }
         };
@@ -147,18 +213,18 @@ impl Candidates {
         if most < 0.0 || spare < 0 {
             return None;
         }
-        let Some(&accept_at) = choice.accept_at.first() else { return Some(choice.clone()) };
-        let first = &self.all[choice.stages[0]];
+        let Some(gate) = choice.gates.first() else { return Some(choice.clone()) };
+        let first = choice.stages[0];
         let mut margins: Vec<i32> = rows
             .iter()
-            .filter(|&&row| harms(first.correct[row], row) && !harms(rest(row), row))
-            .map(|&row| first.gate.values[row])
+            .filter(|&&row| harms(self.all[first].correct[row], row) && !harms(rest(row), row))
+            .map(|&row| self.confidence(first, gate.tables.as_ref(), row))
             .collect();
         margins.sort_unstable_by_key(|&margin| std::cmp::Reverse(margin));
         let mut raised = choice.clone();
         // The first flip that is one too many must be handed on.
         if let Some(&margin) = margins.get(spare as usize) {
-            raised.accept_at[0] = accept_at.max(margin.checked_add(1)?);
+            raised.gates[0].accept_at = gate.accept_at.max(margin.checked_add(1)?);
         }
         Some(raised)
     }

@@ -4,11 +4,11 @@
 //! boundary between distinct margins is tried. Two stages are swept (`sweep`), three with a tree over
 //! the second margin (`tree`), .
 //!
-//! The cheapest of thousands of candidates on a search split looks better than it is. So the bound
-//! that is searched with is tightened until, in cross-fitting, what is chosen on some folds keeps
-//! the target on the others (`choose`). Static points are chosen by the same rule.
+//! The cheapest of thousands of candidates on a search split looks better than it is: `choose` takes
+//! that off the bound. A gate may learn more than the margin (`learn`), and is judged out of fold.
 
 mod choose;
+mod learn;
 mod repeated;
 mod sweep;
 mod tree;
@@ -16,11 +16,14 @@ mod tree;
 pub use repeated::{Drop, Repeated, repeat};
 pub use sweep::Tradeoff;
 
+use bitgear_core::margin::Answer;
+
 use crate::certify::Flips;
 use crate::energy::{
     AcceleratorProfile, Energy, EnergyError, StagePoint, Storage, Widths, Workload, policy_cost,
     stage_costs,
 };
+use crate::policy::{Tables, gate};
 use crate::trace::{Trace, View};
 
 /// What kind of point a candidate is.
@@ -84,7 +87,9 @@ impl PointInfo {
 struct Candidate {
     info: PointInfo,
     correct: Vec<bool>,
-    gate: Column,
+    margins: Column,
+    /// The two classes with the highest scores.
+    leading: Vec<[u32; 2]>,
     /// Alone, without escalation.
     energy: Energy,
 }
@@ -118,8 +123,8 @@ pub struct Candidates {
     shared: Vec<Vec<usize>>,
     profile: AcceleratorProfile,
     workload: Workload,
-    /// Most stages of a policy.
-    stages: usize,
+    classes: usize,
+    rules: Rules,
 }
 
 /// A policy, by the candidates' indices.
@@ -127,15 +132,39 @@ pub struct Candidates {
 pub struct Choice {
     /// The stages in the order in which they run.
     pub stages: Vec<usize>,
-    /// Of each stage but the last the margin, in units of its score scale, from which its answer is
-    /// accepted.
-    pub accept_at: Vec<i32>,
+    /// When each stage but the last is accepted.
+    pub gates: Vec<Gate>,
+}
+
+/// When a stage is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// From this margin on, in units of the stage's score scale.
+    pub accept_at: i32,
+    /// What is taken off the margin before; `None` for the plain margin.
+    pub tables: Option<Tables>,
+}
+
+impl Gate {
+    /// A threshold on the plain margin.
+    pub fn margin(accept_at: i32) -> Self {
+        Self { accept_at, tables: None }
+    }
+}
+
+/// What policies are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Most stages, 1 to 3.
+    pub stages: usize,
+    /// Gates compare the margin with a threshold, nothing else.
+    pub margin_only: bool,
 }
 
 impl Choice {
     /// One point for every input.
     pub fn fixed(index: usize) -> Self {
-        Self { stages: vec![index], accept_at: Vec::new() }
+        Self { stages: vec![index], gates: Vec::new() }
     }
 
     /// The stage that always answers.
@@ -169,6 +198,11 @@ impl Pool {
         }
     }
 
+    /// Of the same points single ones.
+    fn fixed(self) -> Self {
+        if self == Self::Policies { Self::Static } else { self }
+    }
+
     fn is_dynamic(self) -> bool {
         matches!(self, Self::Policies | Self::Nested)
     }
@@ -189,8 +223,7 @@ pub struct Outcome {
 
 impl Candidates {
     /// Prices every candidate alone and in every pair: nested points with one copy of weights, others
-    /// with weights of their own, and going on from shared layers where that is cheaper. Policies
-    /// have up to `stages` stages.
+    /// with weights of their own, and going on from shared layers where that is cheaper.
     ///
     /// # Errors
     ///
@@ -205,16 +238,19 @@ impl Candidates {
         points: Vec<PointInfo>,
         profile: &AcceleratorProfile,
         workload: &Workload,
-        stages: usize,
+        rules: Rules,
     ) -> Result<Self, EnergyError> {
         let block = |point: &str, view| trace.block(point, view).expect("every point was traced");
         let mut candidates = Vec::with_capacity(points.len());
         for info in points {
             let block = block(&info.point, info.view);
-            let gate = Column::new(block.answers.margins.clone());
+            let margins = Column::new(block.answers.margins.clone());
+            let leading = (0..trace.samples.len())
+                .map(|row| [block.answers.predicted[row], block.answers.runner_up(row)])
+                .collect();
             let cost = policy_cost(profile, workload, &[&info.widths])?;
             let correct = trace.correct(block);
-            candidates.push(Candidate { info, correct, gate, energy: cost[0].energy });
+            candidates.push(Candidate { info, correct, margins, leading, energy: cost[0].energy });
         }
         let count = candidates.len();
         let mut found = Self {
@@ -225,7 +261,8 @@ impl Candidates {
             shared: vec![vec![0; count]; count],
             profile: profile.clone(),
             workload: workload.clone(),
-            stages,
+            classes: trace.classes,
+            rules,
         };
         for low in 0..count {
             let mut row = Vec::with_capacity(count);
@@ -307,7 +344,7 @@ impl Candidates {
     pub fn outcome(&self, choice: &Choice, rows: &[usize]) -> Outcome {
         let n = rows.len().max(1) as f64;
         let (mut right, mut reference) = (0_usize, 0_usize);
-        let mut handed_on = vec![0_usize; choice.accept_at.len()];
+        let mut handed_on = vec![0_usize; choice.gates.len()];
         for &row in rows {
             let (correct, stage) = self.answer(choice, row);
             right += usize::from(correct);
@@ -361,10 +398,20 @@ impl Candidates {
 
     /// Whether the choice answers a row rightly, and which stage answers.
     fn answer(&self, choice: &Choice, row: usize) -> (bool, usize) {
-        let sure = |(&stage, &at): (&usize, &i32)| self.all[stage].gate.values[row] >= at;
-        let thresholds = choice.stages.iter().zip(&choice.accept_at);
-        let stage = thresholds.clone().position(sure).unwrap_or(choice.accept_at.len());
+        let unsure = |(&stage, gate): (&usize, &Gate)| {
+            self.confidence(stage, gate.tables.as_ref(), row) < gate.accept_at
+        };
+        let stages = choice.stages.iter().zip(&choice.gates);
+        let stage = stages.take_while(|&stage| unsure(stage)).count();
         (self.all[choice.stages[stage]].correct[row], stage)
+    }
+
+    /// What a gate after a candidate compares with its threshold.
+    fn confidence(&self, index: usize, tables: Option<&Tables>, row: usize) -> i32 {
+        let candidate = &self.all[index];
+        let margin = candidate.margins.values[row];
+        let [class, runner_up] = candidate.leading[row].map(|class| class as usize);
+        gate(0, tables).confidence(Answer { class, runner_up, margin })
     }
 
     fn mask(&self, rows: &[usize]) -> Mask {
@@ -387,6 +434,13 @@ impl Candidates {
 struct Mask {
     inside: Vec<bool>,
     count: usize,
+}
+
+impl Mask {
+    /// The largest sum of drops that keeps each bound on the mean drop.
+    fn limits(&self, bounds: &[f64]) -> Vec<i64> {
+        bounds.iter().map(|bound| (bound * self.count as f64 + 1e-9).floor() as i64).collect()
+    }
 }
 
 #[cfg(test)]

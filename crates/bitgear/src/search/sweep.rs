@@ -1,7 +1,6 @@
 //! Two stages: all thresholds of all pairs.
 
-use super::choose::Found;
-use super::{Candidates, Choice, Mask, Pool};
+use super::{Candidates, Choice, Column, Gate, Mask, Pool};
 
 /// A policy on the Pareto frontier.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,9 +49,8 @@ impl Candidates {
                 let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
                 let mut best = i64::MAX;
                 let mut pair = Vec::new();
-                self.boundaries(&mask, [low, high], self.total_drop(&mask, high), |boundary| {
-                    pair.push(boundary);
-                });
+                let margins = &self.all[low].margins;
+                self.boundaries(&mask, [low, high], margins, |boundary| pair.push(boundary));
                 // Accepting less costs more: it must lose less than everything cheaper.
                 for boundary in pair.into_iter().rev() {
                     if boundary.drop < best {
@@ -60,7 +58,7 @@ impl Candidates {
                         frontier.push(Tradeoff {
                             choice: Choice {
                                 stages: vec![low, high],
-                                accept_at: vec![boundary.accept_at],
+                                gates: vec![Gate::margin(boundary.accept_at)],
                             },
                             chip_uj: first + (mask.count - boundary.accepted) as f64 / n * second,
                             drop: boundary.drop as f64 / n,
@@ -73,64 +71,55 @@ impl Candidates {
         frontier
     }
 
-    /// Offers every pair's cheapest threshold for each limit on the sum of drops.
-    pub(super) fn sweep_pairs(
+    /// Offers, for each limit on the sum of drops, the pair's threshold on a column that accepts
+    /// most: index of the limit, chip energy, threshold.
+    pub(super) fn sweep(
         &self,
         mask: &Mask,
-        members: &[usize],
-        drops: &[i64],
+        [low, high]: [usize; 2],
+        column: &Column,
         limits: &[i64],
-        best: &mut [Found],
+        mut offer: impl FnMut(usize, f64, i32),
     ) {
-        let n = mask.count as f64;
         let loosest = limits.iter().copied().max().unwrap_or(0);
-        let mut found: Vec<Option<Boundary>> = Vec::new();
-        for &low in members {
-            for &high in members.iter().filter(|&&high| high != low) {
-                found.clear();
-                found.resize(limits.len(), None);
-                self.boundaries(mask, [low, high], drops[high], |boundary| {
-                    if boundary.drop <= loosest {
-                        for (found, &limit) in found.iter_mut().zip(limits) {
-                            if boundary.drop <= limit {
-                                *found = Some(boundary);
-                            }
-                        }
-                    }
-                });
-                let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
-                for (best, found) in best.iter_mut().zip(&found) {
-                    if let Some(Boundary { accepted, accept_at, .. }) = *found {
-                        let rate = (mask.count - accepted) as f64 / n;
-                        best.offer(first + rate * second, || Choice {
-                            stages: vec![low, high],
-                            accept_at: vec![accept_at],
-                        });
+        let mut found: Vec<Option<Boundary>> = vec![None; limits.len()];
+        self.boundaries(mask, [low, high], column, |boundary| {
+            if boundary.drop <= loosest {
+                for (found, &limit) in found.iter_mut().zip(limits) {
+                    if boundary.drop <= limit {
+                        *found = Some(boundary);
                     }
                 }
+            }
+        });
+        let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
+        for (index, found) in found.iter().enumerate() {
+            if let Some(Boundary { accepted, accept_at, .. }) = *found {
+                let rate = (mask.count - accepted) as f64 / mask.count as f64;
+                offer(index, first + rate * second, accept_at);
             }
         }
     }
 
-    /// Visits all thresholds of a pair, by rising number of accepted samples. `drop` is the sum of
-    /// drops when everything is escalated. Accepting everything is the low point alone, which is a
-    /// candidate of its own.
+    /// Visits all thresholds of a pair on a column, by rising number of accepted samples. Accepting
+    /// everything is the low point alone, which is a candidate of its own.
     fn boundaries(
         &self,
         mask: &Mask,
         [low, high]: [usize; 2],
-        mut drop: i64,
+        column: &Column,
         mut visit: impl FnMut(Boundary),
     ) {
+        let mut drop = self.total_drop(mask, high);
         let (low, high) = (&self.all[low], &self.all[high]);
         let mut accepted = 0;
         let mut previous: Option<i32> = None;
-        for &row in &low.gate.order {
+        for &row in &column.order {
             let row = row as usize;
             if !mask.inside[row] {
                 continue;
             }
-            let margin = low.gate.values[row];
+            let margin = column.values[row];
             if let Some(previous) = previous
                 && margin < previous
             {

@@ -21,6 +21,10 @@ fn trace(rows: usize, points: usize, seed: u64) -> Trace {
     Trace { classes: 2, samples: (0..rows).collect(), splits, labels: vec![0; rows], blocks }
 }
 
+fn rules(stages: usize) -> Rules {
+    Rules { stages, margin_only: false }
+}
+
 fn candidates(trace: &Trace, stages: usize) -> Candidates {
     let bits = [2, 4, 8, 16];
     let points = (0..trace.blocks.len() - 1)
@@ -43,8 +47,15 @@ fn candidates(trace: &Trace, stages: usize) -> Candidates {
         boundary: None,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
-    Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }, stages)
-        .unwrap()
+    Candidates::new(
+        trace,
+        FLOAT,
+        points,
+        &profile,
+        &Workload { layers: vec![layer] },
+        rules(stages),
+    )
+    .unwrap()
 }
 
 /// Least energy of all choices that keep the bound, by trying every threshold there can be.
@@ -52,7 +63,8 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
     let count = candidates.points().count();
     let mut best = f64::INFINITY;
     let mut consider = |stages: &[usize], accept_at: &[i32]| {
-        let choice = Choice { stages: stages.to_vec(), accept_at: accept_at.to_vec() };
+        let gates = accept_at.iter().map(|&at| Gate::margin(at)).collect();
+        let choice = Choice { stages: stages.to_vec(), gates };
         let outcome = candidates.outcome(&choice, rows);
         if outcome.drop <= bound + 1e-9 {
             best = best.min(outcome.energy.chip_uj);
@@ -61,10 +73,10 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
     let thresholds = || (0..=18).step_by(3);
     for a in 0..count {
         consider(&[a], &[]);
-        for b in (0..count).filter(|&b| b != a && candidates.stages > 1) {
+        for b in (0..count).filter(|&b| b != a && candidates.rules.stages > 1) {
             for first in thresholds() {
                 consider(&[a, b], &[first]);
-                for c in (0..count).filter(|&c| c != a && c != b && candidates.stages > 2) {
+                for c in (0..count).filter(|&c| c != a && c != b && candidates.rules.stages > 2) {
                     for second in thresholds() {
                         consider(&[a, b, c], &[first, second]);
                     }
@@ -85,7 +97,7 @@ proptest! {
         let all: Vec<usize> = (0..rows).collect();
         // Several bounds at once must not disturb each other.
         let bounds = [bound + 0.1, bound, bound - 0.1];
-        let found = &candidates.best(&candidates.mask(&all), &bounds, Pool::Policies)[1];
+        let found = &candidates.best(&candidates.mask(&all), &bounds, Pool::Policies)[1].choice;
         let outcome = candidates.outcome(found, &all);
         let best = brute_force(&candidates, &all, bound);
         if best.is_finite() {
@@ -120,7 +132,7 @@ proptest! {
         let candidates = candidates(&trace, 3);
         let all: Vec<usize> = (0..50).collect();
         let mask = candidates.mask(&all);
-        let outcome = |pool| candidates.outcome(&candidates.best(&mask, &[bound], pool)[0], &all);
+        let outcome = |pool| candidates.outcome(&candidates.best(&mask, &[bound], pool)[0].choice, &all);
         let fixed = outcome(Pool::Static);
         // Where no static point keeps the bound, a policy that does may cost more.
         prop_assume!(fixed.drop <= bound);
@@ -136,11 +148,11 @@ proptest! {
         let trace = trace(rows, 4, seed);
         let candidates = candidates(&trace, 2);
         let all: Vec<usize> = (0..rows).collect();
-        let choice = Choice { stages: vec![0, 3], accept_at: vec![accept_at] };
+        let choice = Choice { stages: vec![0, 3], gates: vec![Gate::margin(accept_at)] };
         // A sample counts at a threshold if it flips there or at any higher one.
         let harmed = |at: i32| {
             let flips = |row: &&usize| (at..=16).any(|at| {
-                let choice = Choice { accept_at: vec![at], ..choice.clone() };
+                let choice = Choice { gates: vec![Gate::margin(at)], ..choice.clone() };
                 candidates.flips(&choice, &[**row]).harmful > 0
             });
             all.iter().filter(flips).count()
@@ -148,7 +160,7 @@ proptest! {
         let keeps = |at: i32| (harmed(at) + 1) as f64 <= bound * (rows + 1) as f64 + 1e-9;
         let expected = (accept_at..=16).find(|&at| keeps(at));
         let raised = candidates.raise_first_threshold(&choice, &all, bound);
-        prop_assert_eq!(raised.map(|choice| choice.accept_at[0]), expected);
+        prop_assert_eq!(raised.map(|choice| choice.gates[0].accept_at), expected);
     }
 }
 
@@ -172,10 +184,11 @@ fn thresholds_lie_between_distinct_margins() {
     let candidates = candidates(&trace, 2);
     let all: Vec<usize> = (0..60).collect();
     let bounds: Vec<f64> = (0..20).map(|i| f64::from(i) / 50.0).collect();
-    for choice in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
-        if let Some(&accept_at) = choice.accept_at.first() {
+    for found in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
+        let choice = found.choice;
+        if let Some(&Gate { accept_at, .. }) = choice.gates.first() {
             // Margins are multiples of 3: a threshold on one would sit on the upper of two.
-            let margins = &candidates.all[choice.stages[0]].gate.values;
+            let margins = &candidates.all[choice.stages[0]].margins.values;
             let above = margins.iter().filter(|&&m| m >= accept_at).min().unwrap();
             let below = margins.iter().filter(|&&m| m < accept_at).max().unwrap();
             assert_eq!(accept_at, below + (above - below + 1) / 2);
@@ -183,25 +196,27 @@ fn thresholds_lie_between_distinct_margins() {
     }
 }
 
-/// Cross-fitting is there for this: over random splits of pure noise, what is chosen for a target
+/// The tightened bound is there for this: over random splits of pure noise, what is chosen for a target
 /// keeps it on average, where a naive search overshoots.
 #[test]
 fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
     let target = 0.02;
-    let (mut crossfit, mut naive, runs) = (0.0, 0.0, 60);
+    let (mut tight, mut naive, runs) = (0.0, 0.0, 60);
     for seed in 0..runs {
         let trace = trace(600, 4, seed);
         let candidates = candidates(&trace, 2);
         let (search, test): (Vec<usize>, Vec<usize>) = (0..600).partition(|row| row % 2 == 0);
         let choice = candidates.choose(&search, target, Pool::Policies, seed);
-        crossfit += candidates.outcome(&choice, &test).drop;
-        let choice =
-            candidates.best(&candidates.mask(&search), &[target], Pool::Policies).swap_remove(0);
+        tight += candidates.outcome(&choice, &test).drop;
+        let choice = candidates
+            .best(&candidates.mask(&search), &[target], Pool::Policies)
+            .swap_remove(0)
+            .choice;
         naive += candidates.outcome(&choice, &test).drop;
     }
-    let (crossfit, naive) = (crossfit / runs as f64, naive / runs as f64);
-    assert!(crossfit <= target, "{crossfit}");
-    assert!(naive > crossfit, "naive {naive}, cross-fitted {crossfit}");
+    let (tight, naive) = (tight / runs as f64, naive / runs as f64);
+    assert!(tight <= target, "{tight}");
+    assert!(naive > tight, "naive {naive}, tightened {tight}");
 }
 
 #[test]
@@ -247,8 +262,8 @@ fn a_pair_shares_layers_where_that_is_cheaper_and_never_without_a_boundary() {
         info("p2", Kind::Uniform, [8, 8]),
     ];
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
-    let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload, 2).unwrap();
-    let choice = |low, high| Choice { stages: vec![low, high], accept_at: vec![1] };
+    let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload, rules(2)).unwrap();
+    let choice = |low, high| Choice { stages: vec![low, high], gates: vec![Gate::margin(1)] };
     assert_eq!(candidates.shared_layers(&choice(0, 1)), [0, 1]);
     assert_eq!(candidates.shared_layers(&choice(0, 2)), [0, 0]);
     assert_eq!(candidates.shared_layers(&Choice::fixed(1)), [0]);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::choose::Found;
 use super::sweep::between;
-use super::{Candidates, Choice, Mask};
+use super::{Candidates, Choice, Gate, Mask};
 
 /// Sums over a range of the second stage's distinct margins, from the highest down.
 #[derive(Clone, Copy, Default)]
@@ -154,13 +154,13 @@ impl Candidates {
     }
 
     fn rank(&self, mask: &Mask, index: usize) -> Ranked {
-        let gate = &self.all[index].gate;
+        let column = &self.all[index].margins;
         let order: Vec<u32> =
-            gate.order.iter().copied().filter(|&row| mask.inside[row as usize]).collect();
+            column.order.iter().copied().filter(|&row| mask.inside[row as usize]).collect();
         let mut margins: Vec<i32> = Vec::new();
-        let mut group = vec![0; gate.values.len()];
+        let mut group = vec![0; column.values.len()];
         for &row in &order {
-            let margin = gate.values[row as usize];
+            let margin = column.values[row as usize];
             if margins.last() != Some(&margin) {
                 margins.push(margin);
             }
@@ -231,7 +231,7 @@ impl Triple<'_> {
         tree.build();
         let mut sum: i64 = before.iter().map(|&row| drop(row as usize, a)).sum();
         sum += after.iter().map(|&row| drop(row as usize, c)).sum::<i64>();
-        let margins = &candidates.all[self.stages[0]].gate.values;
+        let margins = &candidates.all[self.stages[0]].margins.values;
         for accepted in begin..=end {
             let row = first.order[accepted] as usize;
             let above = accepted.checked_sub(1).map(|i| margins[first.order[i] as usize]);
@@ -254,9 +254,9 @@ impl Triple<'_> {
                         energy,
                         Choice {
                             stages: self.stages.to_vec(),
-                            accept_at: vec![
-                                between(margins[row], above),
-                                between(below, second.margins[last]),
+                            gates: vec![
+                                Gate::margin(between(margins[row], above)),
+                                Gate::margin(between(below, second.margins[last])),
                             ],
                         },
                     );

@@ -11,7 +11,7 @@ use bitgear::characterize::{Characterization, Finished, Job, Progress, character
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::energy::{AcceleratorProfile, Storage};
 use bitgear::quantize::{Methods, Point};
-use bitgear::search::{Candidates, Pool};
+use bitgear::search::{Candidates, Pool, Rules};
 use bitgear::summary::Constraint;
 use bitgear::trace::{FLOAT, Shares, Split, View};
 use bitgear_core::kernels::Kernels;
@@ -72,6 +72,8 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
+const RULES: Rules = Rules { stages: 2, margin_only: false };
+
 fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
     Constraint { max_accuracy_drop, guarantee, confidence: 0.95, test: Test::Exact }
 }
@@ -88,7 +90,7 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         methods: Methods::best(),
         storage: Storage::Independent,
         constraint: constraint(0.01, None),
-        stages: 2,
+        rules: RULES,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
         out: out.to_owned(),
@@ -202,7 +204,8 @@ fn a_finished_run_is_decided_again_from_its_files() {
     let profile = AcceleratorProfile::find(&job.accelerator).unwrap();
     let points = finished.points.clone();
     let candidates =
-        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, 2).unwrap();
+        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, RULES)
+            .unwrap();
     let rows = |split| finished.trace.rows(split);
     let choice = candidates.choose(&rows(Split::Search), 0.01, Pool::Policies, job.seed);
     let outcome = candidates.outcome(&choice, &rows(Split::Test));
@@ -317,7 +320,7 @@ fn requests_that_cannot_be_met_say_why() {
         fails(&|job| job.constraint.max_accuracy_drop = 1.5),
         fails(&|job| job.constraint.guarantee = Some(0.0)),
         fails(&|job| job.constraint.confidence = 1.0),
-        fails(&|job| job.stages = 9),
+        fails(&|job| job.rules.stages = 9),
         fails(&|job| job.model = "absent.onnx".into()),
         fails(&|job| job.model = example("README.md")),
         fails(&|job| job.accelerator = "absent".to_owned()),
