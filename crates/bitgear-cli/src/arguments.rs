@@ -91,6 +91,12 @@ pub(crate) struct Characterize {
     /// Gates compare the margin with a threshold, and learn nothing else
     #[arg(long)]
     pub(crate) margin_only: bool,
+    /// No stage's scores are summed with those of the stage before
+    #[arg(long)]
+    pub(crate) no_sums: bool,
+    /// What leaves a sample's label as it is: mirror, for images. Gives a second view of each input
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) symmetry: Vec<Symmetry>,
     /// Operating points, such as w4a4,w3a3-f8l8; `all` for 1 to 16 bits [default: chosen for the
     /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]
@@ -122,6 +128,12 @@ pub(crate) struct Characterize {
     /// Print summary.json instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Symmetry {
+    /// Left and right exchanged
+    Mirror,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,5 +1,6 @@
 //! The decision of a dynamic policy: accept, or run the next stage.
 
+use crate::fixed::requantize;
 use crate::margin::Answer;
 
 /// When a stage keeps its answer: the margin, less an entry for each of the two leading classes, is at
@@ -32,6 +33,15 @@ impl Gate<'_> {
     /// Whether the answer is kept.
     pub fn accepts(self, answer: Answer) -> bool {
         self.accept_at <= self.confidence(answer)
+    }
+}
+
+/// Adds to a stage's scores those of the stage before, times `factor`: what one of their units is worth
+/// in units of this stage. Rounds each product half to even; sums saturate.
+pub fn sum_scores(scores: &mut [i32], before: &[i32], factor: f32) {
+    for (score, &before) in scores.iter_mut().zip(before) {
+        let sum = i64::from(*score).saturating_add(requantize(i64::from(before), factor));
+        *score = sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
     }
 }
 
@@ -79,6 +89,16 @@ mod tests {
     fn the_last_resort_answers_whatever_its_margin() {
         let settled = settle(&[Gate::margin(5)], |stage| Ok::<_, Infallible>(answer(stage, 0)));
         assert_eq!(settled.map(|(stage, _)| stage), Ok(1));
+    }
+
+    #[test]
+    fn scores_are_summed_in_units_of_the_later_stage() {
+        let mut scores = [10, -7, i32::MAX];
+        sum_scores(&mut scores, &[3, 5, 1], 0.5);
+        // 1.5 and 2.5 round to even.
+        assert_eq!(scores, [12, -5, i32::MAX]);
+        sum_scores(&mut scores, &[-1, i32::MIN, 1], f32::MAX);
+        assert_eq!(scores, [i32::MIN, i32::MIN, i32::MAX]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use bitgear::trace::{FLOAT, Random};
 use rayon::prelude::*;
 
 const TESTS: [Test; 3] = [Test::Exact, Test::Betting, Test::Binomial];
-const RULES: Rules = Rules { stages: 2, margin_only: false };
+const RULES: Rules = Rules { stages: 2, margin_only: false, sums: true };
 const LEVEL: f64 = 0.05;
 /// Samples for certification, and true rates of harmful and helpful flips.
 const SYNTHETIC: [(u64, f64, f64); 10] = [

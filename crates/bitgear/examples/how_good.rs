@@ -1,7 +1,7 @@
 //! How much less energy chosen policies need than static points chosen alike, over random splits of
 //! finished runs; what `docs/policy.md` reports.
 //!
-//! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned SPLITS FOLDER=MODEL…`
+//! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…`
 //!
 //! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. The last lines are geometric
 //! means over the runs. No model runs again.
@@ -19,9 +19,10 @@ const POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [accelerator, stages, gate @ ("margin" | "learned"), splits, runs @ ..] = &arguments[..]
+    let [accelerator, stages, gate @ ("margin" | "learned" | "sum"), splits, runs @ ..] =
+        &arguments[..]
     else {
-        eprintln!("usage: how_good ACCELERATOR STAGES margin|learned SPLITS FOLDER=MODEL…");
+        eprintln!("usage: how_good ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…");
         std::process::exit(2);
     };
     let margin_only = *gate == "margin";
@@ -44,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             finished.points,
             &profile,
             &finished.workload,
-            Rules { stages: stages.parse()?, margin_only },
+            Rules { stages: stages.parse()?, margin_only, sums: *gate == "sum" },
         )?;
         let sizes = [Split::Search, Split::Certification, Split::Test]
             .map(|split| finished.trace.rows(split).len() as f64);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certify::Certificate;
 use crate::energy::Energy;
-use crate::search::{Candidates, Choice, Outcome, PointInfo};
+use crate::search::{Candidates, Choice, Outcome, PointInfo, Sum};
 use crate::trace::{Trace, View};
 
 /// What an artefact depends on. Equal provenance means equal bytes.
@@ -62,6 +62,16 @@ pub fn gate(accept_at: i32, tables: Option<&Tables>) -> Gate<'_> {
     }
 }
 
+/// How a stage's scores are summed with those of the stage before.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SumFile {
+    /// How much a unit of the earlier scores counts beside one of this stage's, in real units.
+    pub weight: f64,
+    /// The same in integer units of both: what a device multiplies by.
+    pub factor: f32,
+}
+
 /// A stage that may hand on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,8 +80,11 @@ pub struct StageFile {
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`: its scores stand alone.
+    /// `replace`: its scores stand alone; `sum`: those of the stage before are added.
     pub scores: String,
+    /// With which weight; absent for `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<SumFile>,
     /// Leading MAC layers that the stage before ran for it.
     #[serde(default)]
     pub shared_layers: usize,
@@ -87,15 +100,18 @@ pub struct StageFile {
 }
 
 /// The stage that always answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LastResort {
     /// Name of its operating point.
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`: its scores stand alone.
+    /// `replace`: its scores stand alone; `sum`: those of the stage before are added.
     pub scores: String,
+    /// With which weight; absent for `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<SumFile>,
     /// Leading MAC layers that the stage before ran for it.
     #[serde(default)]
     pub shared_layers: usize,
@@ -152,13 +168,22 @@ impl PolicyFile {
     ) -> Self {
         let infos: Vec<&PointInfo> = candidates.stages(choice).collect();
         let shared = candidates.shared_layers(choice);
-        let stages = infos.iter().zip(&shared).zip(&choice.gates);
-        let stages = stages.map(|((info, &shared_layers), gate)| {
+        let sums: Vec<Option<SumFile>> = choice
+            .stages
+            .iter()
+            .map(|&index| candidates.sum(index))
+            .map(|sum| sum.map(|Sum { weight, factor, .. }| SumFile { weight, factor }))
+            .collect();
+        let scores =
+            |sum: Option<SumFile>| if sum.is_some() { "sum" } else { "replace" }.to_owned();
+        let stages = infos.iter().zip(&shared).zip(&sums).zip(&choice.gates);
+        let stages = stages.map(|(((info, &shared_layers), &sum), gate)| {
             let block = trace.block(&info.point, info.view).expect("candidates were traced");
             StageFile {
                 point: info.point.clone(),
                 view: info.view.name().to_owned(),
-                scores: "replace".to_owned(),
+                scores: scores(sum),
+                sum,
                 shared_layers,
                 accept_at: f64::from(gate.accept_at) * block.score_scale,
                 accept_at_code: gate.accept_at,
@@ -174,7 +199,8 @@ impl PolicyFile {
             last_resort: LastResort {
                 point: last.point.clone(),
                 view: last.view.name().to_owned(),
-                scores: "replace".to_owned(),
+                scores: scores(sums[sums.len() - 1]),
+                sum: sums[sums.len() - 1],
                 shared_layers: shared[shared.len() - 1],
             },
             stage_energy_uj: candidates
@@ -212,14 +238,31 @@ impl PolicyFile {
         if let Some(&layers) = self.shared_layers().first().filter(|&&layers| layers > 0) {
             return fail(format!("the first stage shares no layers, got `shared_layers` {layers}"));
         }
-        let last = (&self.last_resort.view, &self.last_resort.scores);
-        for (view, scores) in self.stages.iter().map(|s| (&s.view, &s.scores)).chain([last]) {
-            if View::from_name(view) != Some(View::AsIs) {
-                return fail(format!("view `{view}` is not supported, only `as-is`"));
+        let views = self.stages.iter().map(|stage| &stage.view);
+        if let Some(view) =
+            views.chain([&self.last_resort.view]).find(|view| View::from_name(view).is_none())
+        {
+            return fail(format!("view must be `as-is` or `mirror`, got `{view}`"));
+        }
+        let scores = self.stages.iter().map(|stage| (stage.scores.as_str(), stage.sum));
+        let mut before = None;
+        for (scores, sum) in scores.chain([(&self.last_resort.scores[..], self.last_resort.sum)]) {
+            match (scores, sum) {
+                ("replace", None) => {}
+                ("sum", Some(sum)) if before == Some("replace") && sum.factor.is_finite() => {}
+                ("sum", Some(_)) => {
+                    return fail(
+                        "`sum` needs a finite factor and a stage before whose scores are `replace`"
+                            .to_owned(),
+                    );
+                }
+                _ => {
+                    return fail(format!(
+                        "scores must be `replace`, or `sum` with weight and factor, got `{scores}`"
+                    ));
+                }
             }
-            if scores != "replace" {
-                return fail(format!("scores `{scores}` are not supported, only `replace`"));
-            }
+            before = Some(scores);
         }
         Ok(())
     }
@@ -227,6 +270,14 @@ impl PolicyFile {
     /// The gates of all stages but the last resort.
     pub fn gates(&self) -> impl Iterator<Item = Gate<'_>> {
         self.stages.iter().map(|stage| gate(stage.accept_at_code, stage.tables.as_ref()))
+    }
+
+    /// View and summing factor of all stages, the last resort included.
+    pub fn views_and_factors(&self) -> impl Iterator<Item = (View, Option<f32>)> {
+        let stages = self.stages.iter().map(|stage| (&stage.view, stage.sum));
+        stages.chain([(&self.last_resort.view, self.last_resort.sum)]).map(|(view, sum)| {
+            (View::from_name(view).unwrap_or(View::AsIs), sum.map(|sum| sum.factor))
+        })
     }
 
     /// Names of the points, stage by stage, the last resort included.

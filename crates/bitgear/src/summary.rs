@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bitgear_core::margin::answer;
 use serde::{Deserialize, Serialize};
 
 use crate::certify::{Demand, Test, Verdict, decide};
@@ -9,7 +10,7 @@ use crate::energy::{Energy, Storage};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
 use crate::sensitivity::Sensitivity;
-use crate::trace::{Split, Trace};
+use crate::trace::{FLOAT, Split, Trace, View};
 
 /// `summary.json`. Accuracies, drops and rates are fractions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +117,8 @@ pub struct Reference {
     pub kind: String,
     /// Its accuracy.
     pub accuracy: f64,
+    /// Its accuracy with the scores of both views summed, where the task has a symmetry.
+    pub accuracy_both_views: Option<f64>,
 }
 
 /// One point alone.
@@ -136,7 +139,7 @@ pub struct StaticPoint {
 /// A static point that was chosen like the policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BestStatic {
-    /// Its name.
+    /// Its name; `w3a3+w4a4@mirror` runs both for every input and sums their scores.
     pub point: String,
     /// Its accuracy.
     pub accuracy: f64,
@@ -155,7 +158,7 @@ pub struct StageSummary {
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`.
+    /// `replace`, or `sum` with those of the stage before.
     pub scores: String,
     /// Leading MAC layers that the stage before ran for it.
     pub shared_layers: usize,
@@ -294,10 +297,9 @@ pub(crate) fn summarize(
     let best = STATIC_POOLS
         .map(|pool| decide(candidates, &search, &certification, &demand, pool, facts.seed));
     let [uniform, any, plain] = best.each_ref().map(|verdict| {
-        let index = verdict.choice.last();
-        let outcome = alone(index);
+        let outcome = candidates.outcome(&verdict.choice, &test);
         BestStatic {
-            point: points[index].point.clone(),
+            point: candidates.name(verdict.choice.last()),
             accuracy: outcome.accuracy,
             energy_uj: outcome.energy.into(),
             certified: certified(verdict),
@@ -332,6 +334,7 @@ pub(crate) fn summarize(
         reference: Reference {
             kind: facts.reference,
             accuracy: candidates.reference_accuracy(&test),
+            accuracy_both_views: both_views(trace, &test),
         },
         r#static: all.collect(),
         best_static_uniform: uniform,
@@ -372,6 +375,22 @@ pub(crate) fn summarize(
         storage: facts.storage,
         sensitivity: facts.sensitivity,
     }
+}
+
+/// Accuracy of the float network with the scores of both views summed.
+fn both_views(trace: &Trace, rows: &[usize]) -> Option<f64> {
+    let [as_is, mirrored] = [View::AsIs, View::Mirror].map(|view| trace.block(FLOAT, view));
+    let (as_is, mirrored, classes) = (as_is?, mirrored?, trace.classes);
+    if as_is.answers.scores.len() != trace.samples.len() * classes {
+        return None;
+    }
+    // Both blocks have one scale.
+    let right = rows.iter().filter(|&&row| {
+        let [a, b] = [as_is, mirrored].map(|b| &b.answers.scores[row * classes..][..classes]);
+        let sums: Vec<i32> = a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect();
+        answer(&sums).class == trace.labels[row] as usize
+    });
+    Some(right.count() as f64 / rows.len().max(1) as f64)
 }
 
 /// Name of the point that is always traced.

@@ -54,9 +54,17 @@ pub struct DataSection {
     pub labels: Option<PathBuf>,
     /// Samples for calibration; otherwise they are split off.
     pub calibration: Option<PathBuf>,
-    /// Symmetries of the task: `mirror`.
+    /// Symmetries of the task.
     #[serde(default)]
-    pub symmetry: Vec<String>,
+    pub symmetry: Vec<Symmetry>,
+}
+
+/// What leaves a sample's label as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Symmetry {
+    /// Left and right exchanged.
+    Mirror,
 }
 
 /// `[constraint]`

@@ -115,6 +115,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         data: data.ok_or_else(|| missing("the data", "--data", "data.path"))?,
         calibration: calibration.map(Source::Path),
         preprocess,
+        mirror: !options.symmetry.is_empty() || !task.data.symmetry.is_empty(),
         accelerator: options
             .accelerator
             .clone()
@@ -136,6 +137,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         rules: Rules {
             stages: options.stages.or(task.stages).unwrap_or(2),
             margin_only: options.margin_only || task.margin_only,
+            sums: !options.no_sums,
         },
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),

@@ -105,12 +105,19 @@ fn widest(models: &[IntegerModel]) -> Vec<u8> {
     (0..layers).map(width).collect()
 }
 
+/// The first stage at the same point, whose weights it shares: a point may serve two views.
+fn keeper(models: &[IntegerModel], stage: usize) -> usize {
+    models.iter().position(|m| m.point == models[stage].point).unwrap_or(stage)
+}
+
 /// Bytes that all packed weights of some networks take.
 pub fn weight_bytes(models: &[IntegerModel], storage: Storage) -> usize {
     let bytes = |mac: &MacStep, width| pack::packed_len(mac.codes.len(), width);
     match storage {
         Storage::Independent => {
-            models.iter().flat_map(IntegerModel::mac_steps).map(|m| bytes(m, m.weight_bits)).sum()
+            let stages = (0..models.len()).filter(|&stage| keeper(models, stage) == stage);
+            let steps = stages.flat_map(|stage| models[stage].mac_steps());
+            steps.map(|m| bytes(m, m.weight_bits)).sum()
         }
         Storage::Nested => {
             let layers = models.iter().take(1).flat_map(IntegerModel::mac_steps);
@@ -143,6 +150,7 @@ impl Bundle {
     fn independent(&self) -> Vec<(String, Vec<i16>, u8)> {
         let models = self.models.iter().enumerate();
         models
+            .filter(|&(stage, _)| keeper(&self.models, stage) == stage)
             .flat_map(|(stage, model)| {
                 model.mac_steps().enumerate().map(move |(layer, mac)| {
                     (stage_tensor(stage, layer), mac.codes.clone(), mac.weight_bits)
@@ -209,7 +217,9 @@ impl Bundle {
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         let widest = widest(&bundle.models);
-        for (stage, model) in bundle.models.iter_mut().enumerate() {
+        let keepers: Vec<usize> =
+            (0..bundle.models.len()).map(|stage| keeper(&bundle.models, stage)).collect();
+        for (&stage, model) in keepers.iter().zip(&mut bundle.models) {
             for (layer, mac) in mac_steps(model) {
                 let (name, width) = match bundle.storage {
                     Storage::Independent => (stage_tensor(stage, layer), mac.weight_bits),
@@ -256,6 +266,11 @@ impl Bundle {
                     "layer `{}`: expected {kind} codes at {} of {} bits",
                     mac.name, mac.weight_bits, widest[layer]
                 ));
+            }
+        }
+        for (stage, model) in self.models.iter().enumerate() {
+            if *model != self.models[keeper(&self.models, stage)] {
+                return Err(format!("two networks at point `{}` differ", model.point));
             }
         }
         for model in &self.models {
@@ -329,10 +344,13 @@ impl Runner<'_> {
             .iter()
             .zip(&self.handoffs)
             .zip(gates.chain([None]))
-            .map(|((engine, handoff), gate)| RunningStage {
+            .zip(self.bundle.policy.views_and_factors())
+            .map(|(((engine, handoff), gate), (view, sum))| RunningStage {
                 engine,
                 gate,
                 handoff: handoff.as_ref(),
+                view,
+                sum,
             })
             .collect();
         decide(&stages, batch)

@@ -11,7 +11,7 @@ use crate::hash::sha256;
 use crate::onnx;
 use crate::quantize::Point;
 use crate::search::PointInfo;
-use crate::trace::{FLOAT, Trace, read};
+use crate::trace::{FLOAT, Trace, View, read};
 
 /// What is read of `summary.json`.
 #[derive(Deserialize)]
@@ -58,17 +58,17 @@ impl Finished {
             .map_err(|e| CharacterizeError::Import(model.display().to_string(), e))?;
         let workload = workload(&graph);
         let trace = read(&folder.join("trace.parquet"))?;
-        let info = |name: &str| -> Option<PointInfo> {
+        let info = |name: &str, view: View| -> Option<PointInfo> {
             if let Some(table) = run.tables.get(name) {
                 let widths =
                     table.iter().map(|&[weights, activations]| Widths { weights, activations });
-                return Some(point_info(name.to_owned(), false, widths.collect()));
+                return Some(point_info(name.to_owned(), view, false, widths.collect()));
             }
             let point: Point = name.strip_suffix(PLAIN).unwrap_or(name).parse().ok()?;
-            Some(point_info(name.to_owned(), point.is_uniform(), widths(&point, &workload)))
+            Some(point_info(name.to_owned(), view, point.is_uniform(), widths(&point, &workload)))
         };
-        let names = trace.blocks.iter().map(|b| b.point.as_str()).filter(|&name| name != FLOAT);
-        let points = names.filter_map(info).collect();
+        let blocks = trace.blocks.iter().filter(|block| block.point != FLOAT);
+        let points = blocks.filter_map(|block| info(&block.point, block.view)).collect();
         Ok(Self { trace, points, workload })
     }
 }

@@ -57,6 +57,8 @@ pub struct Job {
     pub calibration: Option<Source>,
     /// From stored values to the network's input.
     pub preprocess: Preprocess,
+    /// Whether a mirrored input has the same label: then it is a second view.
+    pub mirror: bool,
     /// Id of a shipped profile, or a profile's file.
     pub accelerator: String,
     /// Operating points; the widest is always added. None: those that the accelerator makes sense
@@ -171,6 +173,11 @@ pub fn characterize(
     for set in [&data, calibration] {
         set.check(graph.shape(graph.input), &job.preprocess)?;
     }
+    if job.mirror && graph.shape(graph.input).len() != 3 {
+        return Err(CharacterizeError::Job(
+            "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
+        ));
+    }
     // A single score answers one of two classes by its sign, which margins don't express yet.
     let labels = data.labels_of(graph.classes())?;
     let splits = splits(job, &data, labels, calibration)?;
@@ -236,7 +243,7 @@ pub fn characterize(
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
-        points.iter().flat_map(|point| point_infos(point, &workload)).collect();
+        points.iter().flat_map(|point| point_infos(point, job.mirror, &workload)).collect();
     let mut workload = workload;
     let [search, certification] =
         [Split::Search, Split::Certification].map(|split| trace.rows(split));
@@ -271,6 +278,8 @@ pub fn characterize(
     let mut storage = Storage::Independent;
     let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
+    let mut chosen = chosen;
+    chosen.dedup();
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
         tracing.nested(&mut trace, &nested, progress).map_err(failed)?;
@@ -479,20 +488,22 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
 }
 
 /// What can be chosen of a point.
-fn point_infos(point: &Point, workload: &Workload) -> Vec<PointInfo> {
+fn point_infos(point: &Point, mirror: bool, workload: &Workload) -> Vec<PointInfo> {
     let name = point.to_string();
-    let plain = point.is_uniform().then(|| format!("{point}{PLAIN}"));
-    let names = std::iter::once(name).chain(plain);
-    names.map(|name| point_info(name, point.is_uniform(), widths(point, workload))).collect()
+    let plain = point.is_uniform().then(|| (format!("{point}{PLAIN}"), View::AsIs));
+    let mirrored = mirror.then(|| (name.clone(), View::Mirror));
+    let widths = widths(point, workload);
+    let info = |(name, view)| point_info(name, view, point.is_uniform(), widths.clone());
+    [Some((name, View::AsIs)), plain, mirrored].into_iter().flatten().map(info).collect()
 }
 
-fn point_info(name: String, uniform: bool, widths: Vec<EnergyWidths>) -> PointInfo {
+fn point_info(name: String, view: View, uniform: bool, widths: Vec<EnergyWidths>) -> PointInfo {
     let (kind, alike) = if name.ends_with(PLAIN) {
         (Kind::Plain, widths.len())
     } else {
         (if uniform { Kind::Uniform } else { Kind::Mixed }, untuned(&widths))
     };
-    PointInfo { point: name, view: View::AsIs, kind, widths, alike }
+    PointInfo { point: name, view, kind, widths, alike }
 }
 
 /// Leading layers that are too wide for tuning to touch.

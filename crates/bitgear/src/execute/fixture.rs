@@ -14,6 +14,7 @@ use crate::graph::{
 };
 use crate::quantize::{Point, Ranges, Widths, calibrate, quantize};
 use crate::tensor::Tensor;
+use crate::trace::View;
 
 pub(crate) const SAMPLES: usize = 12;
 const SHAPE: [usize; 3] = [3, 8, 8];
@@ -142,7 +143,13 @@ pub(crate) fn check(models: &[IntegerModel], shared: &[usize]) {
                 .zip(&legs)
                 .map(|(engine, leg)| {
                     let handoff = leg.handoff.as_ref();
-                    RunningStage { engine, gate: Some(Gate::margin(accept_at)), handoff }
+                    RunningStage {
+                        engine,
+                        gate: Some(Gate::margin(accept_at)),
+                        handoff,
+                        view: View::AsIs,
+                        sum: None,
+                    }
                 })
                 .collect();
             let decisions = decide(&stages, samples);

@@ -2,11 +2,13 @@
 //! were unsure until then, gathered into dense batches.
 
 use bitgear_core::margin::{Answer, answer};
-use bitgear_core::policy::Gate;
+use bitgear_core::policy::{Gate, sum_scores};
 
 use super::engine::{Kept, Start};
 use super::{Engine, Handoff};
+use crate::data::mirror;
 use crate::tensor::Tensor;
+use crate::trace::View;
 
 /// What a policy answered to one input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,11 @@ pub struct RunningStage<'m> {
     pub gate: Option<Gate<'m>>,
     /// How it goes on from the stage before; `None` starts from the input.
     pub handoff: Option<&'m Handoff>,
+    /// How the input is shown to it.
+    pub view: View,
+    /// What a unit of the scores of the stage before is worth in units of its own, where they are
+    /// added; such a stage keeps no maps for the next.
+    pub sum: Option<f32>,
 }
 
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
@@ -36,6 +43,8 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let mut decisions: Vec<Option<Decision>> = vec![None; samples];
     let mut unsure: Vec<usize> = (0..samples).collect();
     let mut maps: Vec<Kept> = Vec::new();
+    // Of the unsure inputs, what the stage before scored.
+    let mut before: Vec<Vec<i32>> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
         if unsure.is_empty() {
             break;
@@ -45,18 +54,28 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
         let pending;
         let start = match stage.handoff {
             Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },
-            _ if index == 0 => Start::Input(batch),
+            _ if index == 0 && stage.view == View::AsIs => Start::Input(batch),
             _ => {
-                pending = rows(batch, &unsure);
+                let mut shown = rows(batch, &unsure);
+                if stage.view == View::Mirror {
+                    mirror(&mut shown);
+                }
+                pending = shown;
                 Start::Input(&pending)
             }
         };
         let keep = stages.get(index + 1).and_then(|next| next.handoff);
         let keep = keep.map_or(&[][..], |handoff| &handoff.kept);
-        let (scores, kept) =
+        let (mut scores, kept) =
             stage.engine.run_batch(start, keep, &|scores| !accepted(answer(scores)));
         let classes = stage.engine.model().classes();
+        if let Some(factor) = stage.sum {
+            for (scores, before) in scores.chunks_exact_mut(classes).zip(&before) {
+                sum_scores(scores, before, factor);
+            }
+        }
         let mut handed_on = Vec::new();
+        let mut scored = Vec::new();
         for (row, scores) in scores.chunks_exact(classes).enumerate() {
             let answer = answer(scores);
             if accepted(answer) {
@@ -64,10 +83,11 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
                 decisions[unsure[row]] = Some(Decision { stage: index, answer, scores });
             } else {
                 handed_on.push(unsure[row]);
+                scored.push(scores.to_vec());
             }
         }
         maps = kept.into_iter().flatten().collect();
-        unsure = handed_on;
+        (unsure, before) = (handed_on, scored);
     }
     decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
 }

@@ -119,7 +119,7 @@ impl Candidates {
         let mut pairs: Vec<(f64, [usize; 2])> = Vec::new();
         let members = self.members(pool);
         for &low in &members {
-            for &high in members.iter().filter(|&&high| high != low) {
+            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
                 let mut least = f64::INFINITY;
                 let margins = &self.all[low].margins;
                 self.sweep(mask, [low, high], margins, limits, |_, energy, _| {
@@ -149,13 +149,13 @@ impl Candidates {
             let drop = self.total_drop(mask, only);
             for (best, &limit) in best.iter_mut().zip(&limits) {
                 if drop <= limit {
-                    best.offer(self.all[only].energy.chip_uj, || Choice::fixed(only));
+                    best.offer(self.all[only].energy.chip_uj, || self.always(only));
                 }
             }
         }
         if pool.is_dynamic() && self.rules.stages >= 2 {
             for &low in &members {
-                for &high in members.iter().filter(|&&high| high != low) {
+                for &high in members.iter().filter(|&&high| self.follows(low, high)) {
                     let margins = &self.all[low].margins;
                     self.sweep(mask, [low, high], margins, &limits, |index, energy, accept_at| {
                         best[index].offer(energy, || Choice {

@@ -116,7 +116,7 @@ fn solve(mut a: Vec<f64>, mut b: Vec<f64>) -> Option<Vec<f64>> {
             let dot: f64 = (0..j).map(|k| a[i * n + k] * a[j * n + k]).sum();
             let rest = a[i * n + j] - dot;
             if i == j {
-                if !(rest > 0.0) {
+                if rest <= 0.0 || rest.is_nan() {
                     return None;
                 }
                 a[j * n + j] = rest.sqrt();
@@ -175,7 +175,9 @@ mod tests {
     #[test]
     fn nothing_to_gain_gives_no_gate() {
         let mut lessons = lessons(100);
-        lessons.iter_mut().for_each(|l| l.gain = -l.gain);
+        for lesson in &mut lessons {
+            lesson.gain = -lesson.gain;
+        }
         assert_eq!(fit(&lessons, 3), None);
         assert_eq!(fit(&[], 3), None);
     }

@@ -39,14 +39,14 @@ impl Candidates {
         let mut frontier: Vec<Tradeoff> = members
             .iter()
             .map(|&only| Tradeoff {
-                choice: Choice::fixed(only),
+                choice: self.always(only),
                 chip_uj: self.all[only].energy.chip_uj,
                 drop: self.total_drop(&mask, only) as f64 / n,
             })
             .collect();
         for &low in &members {
-            for &high in members.iter().filter(|&&high| high != low) {
-                let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
+            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
+                let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
                 let mut best = i64::MAX;
                 let mut pair = Vec::new();
                 let margins = &self.all[low].margins;
@@ -92,7 +92,7 @@ impl Candidates {
                 }
             }
         });
-        let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
+        let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
         for (index, found) in found.iter().enumerate() {
             if let Some(Boundary { accepted, accept_at, .. }) = *found {
                 let rate = (mask.count - accepted) as f64 / mask.count as f64;

@@ -22,7 +22,7 @@ fn trace(rows: usize, points: usize, seed: u64) -> Trace {
 }
 
 fn rules(stages: usize) -> Rules {
-    Rules { stages, margin_only: false }
+    Rules { stages, margin_only: false, sums: false }
 }
 
 fn candidates(trace: &Trace, stages: usize) -> Candidates {

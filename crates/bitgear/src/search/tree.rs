@@ -122,9 +122,14 @@ impl Candidates {
         // and the first of equals, is found in any order.
         let bars: Vec<AtomicU64> =
             best.iter().map(|found| AtomicU64::new(found.energy.to_bits())).collect();
+        // Scores are summed in policies of two stages only.
+        let members: Vec<usize> =
+            members.iter().copied().filter(|&index| self.all[index].sum.is_none()).collect();
+        let members = &members;
         let mut pairs: Vec<[usize; 2]> = members
             .iter()
-            .flat_map(|&a| members.iter().filter(move |&&b| b != a).map(move |&b| [a, b]))
+            .flat_map(|&a| members.iter().map(move |&b| [a, b]))
+            .filter(|&[a, b]| self.follows(a, b))
             .collect();
         // Cheap first stages first: they lower the bars.
         pairs.sort_by(|&[a, b], &[c, d]| {
@@ -138,7 +143,7 @@ impl Candidates {
                 |tree, &[a, b]| {
                     let infinite = (f64::INFINITY, Choice::fixed(a));
                     let mut offers = vec![infinite; limits.len()];
-                    for &c in members.iter().filter(|&&c| c != a && c != b) {
+                    for &c in members.iter().filter(|&&c| c != a && self.follows(b, c)) {
                         let triple = Triple { candidates: self, mask, stages: [a, b, c] };
                         triple.search(ranked(a), ranked(b), limits, &bars, tree, &mut offers);
                     }

@@ -72,7 +72,7 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
-const RULES: Rules = Rules { stages: 2, margin_only: false };
+const RULES: Rules = Rules { stages: 2, margin_only: false, sums: true };
 
 fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
     Constraint { max_accuracy_drop, guarantee, confidence: 0.95, test: Test::Exact }
@@ -91,6 +91,7 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         storage: Storage::Independent,
         constraint: constraint(0.01, None),
         rules: RULES,
+        mirror: false,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
         out: out.to_owned(),
