@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Execute a policy on inputs and print each answer
     Run(Run),
+    /// Check on new data what a policy loses against its float model
+    Certify(Certify),
+    /// Watch a stream of answers for inputs that are not like the certified ones
+    Monitor(Monitor),
     /// Show a model's layers, shapes, MACs and parameters
     Inspect(Inspect),
     /// Show accelerator profiles
@@ -205,6 +209,53 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Print one JSON object per input
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Certify {
+    /// Bundle that `characterize` wrote
+    pub(crate) bundle: PathBuf,
+    /// The ONNX file that it was made from: the reference
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// New samples; without labels, disagreement with the reference is bounded
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Only the samples of this split, certification or test, of the data that chose the policy
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// The drop to prove [default: the certificate's]
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) guarantee: Option<f64>,
+    /// Probability that the bound holds
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.95)]
+    pub(crate) confidence: f64,
+    /// How the bound is proved
+    #[arg(long, value_enum, default_value = "exact")]
+    pub(crate) test: Test,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads one JSON object a line with `first_confidence` and `stage`, as `bitgear run --json` prints them. Exit code 1 when the stream differs."
+)]
+pub(crate) struct Monitor {
+    /// policy.json with a certificate
+    pub(crate) policy: PathBuf,
+    /// The stream [default: standard input]
+    pub(crate) stream: Option<PathBuf>,
+    /// Probability of an alarm, ever, where nothing has changed
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.01)]
+    pub(crate) level: f64,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

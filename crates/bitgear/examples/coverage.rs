@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use bitgear::certify::{Demand, Flips, Test, decide};
+use bitgear::certify::{Demand, Flips, Test, choose};
 use bitgear::characterize::Finished;
 use bitgear::energy::AcceleratorProfile;
 use bitgear::search::{Candidates, Pool, Rules};
@@ -100,18 +100,14 @@ fn resample(
     let candidates =
         Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, RULES)?;
     let rows = finished.trace.samples.len();
-    println!("\n{folder}: {rows} samples, half for search; target half the guarantee");
+    println!("\n{folder}: {rows} samples, half for search; the target is the guarantee");
     println!(
         "test      samples  guarantee  certified    wrong  true drop  chip uJ   static: certified  chip uJ"
     );
     for test in [Test::Exact, Test::Betting, Test::Binomial, Test::Conformal] {
         for (samples, guarantee) in [(1500, 0.02), (1500, 0.01), (5000, 0.01), (5000, 0.005)] {
-            let demand = Demand {
-                target: 0.5 * guarantee,
-                guarantee: Some(guarantee),
-                confidence: 0.95,
-                test,
-            };
+            let demand =
+                Demand { target: guarantee, guarantee: Some(guarantee), confidence: 0.95, test };
             let one = |draw: usize| {
                 let mut random = Random::new(draw as u64 + 1);
                 let mut order: Vec<usize> = (0..rows).collect();
@@ -120,10 +116,9 @@ fn resample(
                 let certification: Vec<usize> =
                     (0..samples).map(|_| population[random.below(population.len())]).collect();
                 [Pool::Policies, Pool::Static].map(|pool| {
-                    let verdict =
-                        decide(&candidates, search, &certification, &demand, pool, draw as u64);
-                    let outcome = candidates.outcome(&verdict.choice, population);
-                    (verdict.certificate.is_some(), outcome)
+                    let (choice, passed) =
+                        choose(&candidates, search, &certification, &demand, pool, draw as u64);
+                    (passed.is_some(), candidates.outcome(&choice, population))
                 })
             };
             let all: Vec<_> = (0..draws).into_par_iter().map(one).collect();

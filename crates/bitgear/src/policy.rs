@@ -238,6 +238,9 @@ impl PolicyFile {
         if let Some(&layers) = self.shared_layers().first().filter(|&&layers| layers > 0) {
             return fail(format!("the first stage shares no layers, got `shared_layers` {layers}"));
         }
+        if self.certificate.as_ref().is_some_and(|c| !c.footprint.fits(stages)) {
+            return fail(format!("the certificate's footprint is not one of {stages} stages"));
+        }
         let views = self.stages.iter().map(|stage| &stage.view);
         if let Some(view) =
             views.chain([&self.last_resort.view]).find(|view| View::from_name(view).is_none())

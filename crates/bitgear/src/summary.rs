@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitgear_core::margin::answer;
 use serde::{Deserialize, Serialize};
 
-use crate::certify::{Demand, Test, Verdict, decide};
+use crate::certify::{self, Demand, Test, Verdict, decide};
 use crate::energy::{Energy, Storage};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
@@ -87,6 +87,9 @@ pub struct SampleCounts {
     pub certification: usize,
     /// For the figures here.
     pub test: usize,
+    /// Whether they have labels. Without, the reference's answers count as right, and every drop is a
+    /// disagreement with it.
+    pub labelled: bool,
 }
 
 /// What was asked for.
@@ -257,6 +260,7 @@ pub struct IndependentSummary {
 pub(crate) struct Facts {
     pub(crate) model: ModelSummary,
     pub(crate) calibration: usize,
+    pub(crate) labelled: bool,
     pub(crate) accelerator: String,
     pub(crate) constraint: Constraint,
     pub(crate) reference: String,
@@ -314,7 +318,7 @@ pub(crate) fn summarize(
     };
     let counts = [search.len(), certification.len(), test.len()];
     let choose = |[search, certification]: [&[usize]; 2], pool, seed| {
-        decide(candidates, search, certification, &demand, pool, seed).choice
+        certify::choose(candidates, search, certification, &demand, pool, seed).0
     };
     let sizes = counts.map(|count| count as f64);
     let repeated =
@@ -328,6 +332,7 @@ pub(crate) fn summarize(
             search: counts[0],
             certification: counts[1],
             test: counts[2],
+            labelled: facts.labelled,
         },
         accelerator: facts.accelerator,
         constraint: facts.constraint,

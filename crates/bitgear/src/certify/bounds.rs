@@ -98,7 +98,7 @@ impl Test {
     }
 
     /// About how many samples would bound the drop by `drop` at `level`, with flips at these rates;
-    /// none where the drop itself is too large, or a hundred million would not do.
+    /// none where the drop itself is too large, or ten million would not do.
     pub fn samples_needed(self, flips: Flips, drop: f64, level: f64) -> Option<u64> {
         if flips.drop() >= drop {
             return None;
@@ -115,7 +115,7 @@ impl Test {
         let mut high = 16_u64;
         while !enough(high) {
             high *= 2;
-            if high > 100_000_000 {
+            if high > 10_000_000 {
                 return None;
             }
         }

@@ -9,9 +9,11 @@
 //! once; the cheapest of it is taken.
 
 mod bounds;
+mod drift;
 mod tails;
 
 pub use bounds::{Flips, Test};
+pub use drift::{Footprint, Monitor};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,8 @@ pub struct Certificate {
     pub level: f64,
     /// Policies that were tested.
     pub tested: usize,
+    /// What the samples looked like, for `bitgear monitor`.
+    pub footprint: Footprint,
 }
 
 /// The policy for a demand.
@@ -78,11 +82,21 @@ impl Demand {
     }
 
     /// The certificate of a policy that passed.
-    fn certificate(&self, flips: Flips, bound: f64, level: f64, tested: usize) -> Certificate {
+    fn certificate(
+        &self,
+        candidates: &Candidates,
+        choice: &Choice,
+        certification: &[usize],
+        [bound, level]: [f64; 2],
+        tested: usize,
+    ) -> Certificate {
+        let samples: Vec<(i32, usize)> =
+            certification.iter().map(|&row| candidates.first_confidence(choice, row)).collect();
         Certificate {
+            footprint: Footprint::new(&samples, choice.stages.len()),
+            flips: candidates.flips(choice, certification),
             test: self.test,
             split: "certification".to_owned(),
-            flips,
             guarantee: self.guarantee,
             bound,
             confidence: self.confidence,
@@ -102,56 +116,72 @@ pub fn decide(
     pool: Pool,
     seed: u64,
 ) -> Verdict {
-    let choose = |steps: &[f64]| candidates.ladder(search, demand.target, steps, pool, seed);
-    let unproved = |choice: Choice| {
-        let flips = candidates.flips(&choice, certification);
-        let bound = demand.test.upper_bound(flips, demand.level());
-        let bound = (!certification.is_empty()).then_some(bound);
-        (choice, flips, bound)
+    let (choice, passed) = choose(candidates, search, certification, demand, pool, seed);
+    let flips = candidates.flips(&choice, certification);
+    let level = demand.level();
+    let bound = match (demand.guarantee, passed) {
+        (Some(guarantee), Some(_)) => Some(guarantee),
+        _ => (flips.samples > 0).then(|| demand.test.upper_bound(flips, level)),
     };
+    let certificate = bound.zip(passed).map(|(bound, Passed { level, tested })| {
+        let found = [bound, level];
+        demand.certificate(candidates, &choice, certification, found, tested)
+    });
+    let missing = demand.guarantee.filter(|_| passed.is_none());
+    let flips = candidates.flips(&choice, search);
+    let samples_needed =
+        missing.and_then(|guarantee| demand.test.samples_needed(flips, guarantee, level));
+    Verdict { choice, certificate, bound, samples_needed }
+}
+
+/// How a candidate passed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Passed {
+    /// Error probability that it had.
+    pub level: f64,
+    /// Candidates that were tested.
+    pub tested: usize,
+}
+
+/// The choice of [`decide`], and whether it passed: without a guarantee to prove it always does.
+pub fn choose(
+    candidates: &Candidates,
+    search: &[usize],
+    certification: &[usize],
+    demand: &Demand,
+    pool: Pool,
+    seed: u64,
+) -> (Choice, Option<Passed>) {
+    let boldest = || candidates.choose(search, demand.target, pool, seed);
+    let level = demand.level();
     let Some(guarantee) = demand.guarantee else {
-        let (choice, flips, bound) = unproved(choose(&[0.0]).swap_remove(0));
-        let certificate = bound.map(|bound| demand.certificate(flips, bound, demand.level(), 1));
-        return Verdict { choice, certificate, bound, samples_needed: None };
+        return (boldest(), Some(Passed { level, tested: 1 }));
     };
-    let mut ladder: Vec<Choice> = Vec::new();
     if demand.test == Test::Conformal {
-        ladder.extend(choose(&[0.0]).iter().filter_map(|choice| {
-            candidates.raise_first_threshold(choice, certification, guarantee)
-        }));
-    } else {
-        ladder = choose(&STEPS);
-        ladder.push(Choice::fixed(candidates.widest_of(pool)));
-        let predicted = |choice: &Choice| {
-            predicted_bound(candidates.flips(choice, search), certification.len())
+        let choice = boldest();
+        return match candidates.raise_first_threshold(&choice, certification, guarantee) {
+            Some(raised) => (raised, Some(Passed { level, tested: 1 })),
+            None => (choice, None),
         };
-        ladder.sort_by(|a, b| predicted(a).total_cmp(&predicted(b)));
-        ladder.dedup();
     }
-    let flips: Vec<Flips> = ladder.iter().map(|c| candidates.flips(c, certification)).collect();
-    let p_values: Vec<f64> =
-        flips.iter().map(|&f| demand.test.p_value(f, guarantee, demand.level())).collect();
-    let levels = if demand.test == Test::Conformal {
-        vec![Some(demand.level()); ladder.len()]
-    } else {
-        proved(&p_values, demand.level())
+    let mut ladder = candidates.ladder(search, demand.target, &STEPS, pool, seed);
+    let predicted =
+        |choice: &Choice| predicted_bound(candidates.flips(choice, search), certification.len());
+    ladder.sort_by(|a, b| predicted(a).total_cmp(&predicted(b)));
+    let p_value = |choice: &Choice| {
+        demand.test.p_value(candidates.flips(choice, certification), guarantee, level)
     };
-    let cheapest = ladder
-        .into_iter()
-        .zip(flips)
-        .zip(levels)
-        .filter_map(|((choice, flips), level)| Some((choice, flips, level?)))
+    let p_values: Vec<f64> = ladder.iter().map(p_value).collect();
+    let tested = ladder.len();
+    let passed = ladder.into_iter().zip(proved(&p_values, level));
+    let cheapest = passed
+        .filter_map(|(choice, level)| Some((choice, Passed { level: level?, tested })))
         .map(|found| (candidates.outcome(&found.0, search).energy.chip_uj, found))
         .min_by(|a, b| a.0.total_cmp(&b.0));
-    if let Some((_, (choice, flips, level))) = cheapest {
-        let certificate = demand.certificate(flips, guarantee, level, p_values.len());
-        let (certificate, bound) = (Some(certificate), Some(guarantee));
-        return Verdict { choice, certificate, bound, samples_needed: None };
+    match cheapest {
+        Some((_, (choice, passed))) => (choice, Some(passed)),
+        None => (boldest(), None),
     }
-    let (choice, _, bound) = unproved(choose(&[0.0]).swap_remove(0));
-    let flips = candidates.flips(&choice, search);
-    let samples_needed = demand.test.samples_needed(flips, guarantee, demand.level());
-    Verdict { choice, certificate: None, bound, samples_needed }
 }
 
 /// About what the bound on so many samples will be, from the flips on the search split.

@@ -3,13 +3,17 @@
 
 mod finished;
 mod points;
+mod recheck;
 mod tracing;
 
 pub use finished::Finished;
+pub use recheck::{Recheck, recheck};
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::recheck::float_answers;
 use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::certify::decide;
 use crate::data::{DataError, Dataset, Preprocess, Source};
@@ -179,7 +183,15 @@ pub fn characterize(
         ));
     }
     // A single score answers one of two classes by its sign, which margins don't express yet.
-    let labels = data.labels_of(graph.classes())?;
+    let labels = if data.labels().is_some() {
+        Cow::Borrowed(data.labels_of(graph.classes())?)
+    } else {
+        // Then the reference's own answers are the labels, and both promises are about disagreement.
+        progress.begin("label", 0);
+        let all: Vec<usize> = (0..data.len()).collect();
+        Cow::Owned(float_answers(&graph, &data, &job.preprocess, &all))
+    };
+    let labels = &labels[..];
     let splits = splits(job, &data, labels, calibration)?;
     let provenance = Provenance {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -321,6 +333,7 @@ pub fn characterize(
             float_islands: float_islands(&graph),
         },
         calibration: splits.calibration.len(),
+        labelled: data.labels().is_some(),
         accelerator: profile.accelerator.id.clone(),
         constraint: job.constraint,
         reference: "float".to_owned(),

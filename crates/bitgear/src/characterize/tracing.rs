@@ -6,6 +6,7 @@ use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use rayon::prelude::*;
 
+use super::recheck::highest;
 use super::{Job, PLAIN, Progress};
 use crate::data::{Dataset, mirror};
 use crate::execute::{Engine, IntegerModel};
@@ -185,14 +186,11 @@ impl Tracing<'_> {
                 .collect();
             let mut answers = Answers::default();
             for scores in chunks.iter().flat_map(|c| c.chunks_exact(trace.classes)) {
-                let highest =
-                    |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
-                let predicted = (0..scores.len()).fold(0, highest);
                 let integers: Vec<i32> = scores
                     .iter()
                     .map(|&s| (f64::from(s) / scale).round_ties_even() as i32)
                     .collect();
-                answers.push(predicted as u32, answer(&integers).margin, &integers);
+                answers.push(highest(scores), answer(&integers).margin, &integers);
             }
             answers
         })?;

@@ -19,6 +19,8 @@ pub struct Decision {
     pub answer: Answer,
     /// Its scores, in units of its point's score scale.
     pub scores: Vec<i32>,
+    /// What the first stage's gate compared with its threshold; the margin where there is no gate.
+    pub first_confidence: i32,
 }
 
 /// One stage: the network, and when its answer is kept.
@@ -41,6 +43,7 @@ pub struct RunningStage<'m> {
 pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let samples = batch.shape().first().copied().unwrap_or(0);
     let mut decisions: Vec<Option<Decision>> = vec![None; samples];
+    let mut first_confidences = vec![0; samples];
     let mut unsure: Vec<usize> = (0..samples).collect();
     let mut maps: Vec<Kept> = Vec::new();
     // Of the unsure inputs, what the stage before scored.
@@ -78,9 +81,15 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
         let mut scored = Vec::new();
         for (row, scores) in scores.chunks_exact(classes).enumerate() {
             let answer = answer(scores);
+            if index == 0 {
+                first_confidences[row] =
+                    stage.gate.map_or(answer.margin, |gate| gate.confidence(answer));
+            }
             if accepted(answer) {
                 let scores = scores.to_vec();
-                decisions[unsure[row]] = Some(Decision { stage: index, answer, scores });
+                let first_confidence = first_confidences[unsure[row]];
+                decisions[unsure[row]] =
+                    Some(Decision { stage: index, answer, scores, first_confidence });
             } else {
                 handed_on.push(unsure[row]);
                 scored.push(scores.to_vec());

@@ -1,7 +1,7 @@
 //! Choosing with a bound that chance has been taken off.
 
 use super::learn::{Lesson, fit};
-use super::{Candidates, Choice, Column, Gate, Mask, Pool};
+use super::{Candidate, Candidates, Choice, Column, Gate, Mask, Pool};
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
@@ -19,11 +19,14 @@ impl Candidates {
     /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
     /// Where nothing keeps it, the pool's widest point.
     pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
-        self.ladder(rows, target, &[0.0], pool, seed).swap_remove(0)
+        let found = self.candidates_for(rows, target, &[0.0], pool, seed);
+        let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
+        cheapest.expect("there is one for each step").choice
     }
 
-    /// As [`Candidates::choose`], for targets that are so many standard errors of the drop below
-    /// the given one.
+    /// What [`Candidates::choose`] chooses from, for targets that are so many standard errors of the
+    /// drop below the given one; for policies single points too, chosen by their own rule. Widest
+    /// first.
     pub fn ladder(
         &self,
         rows: &[usize],
@@ -32,17 +35,30 @@ impl Candidates {
         pool: Pool,
         seed: u64,
     ) -> Vec<Choice> {
-        let mask = self.mask(rows);
-        let fixed = self.tightened(&mask, rows, target, steps, pool.fixed(), seed);
-        if !pool.is_dynamic() {
-            return fixed.into_iter().map(|found| found.choice).collect();
+        let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
+        for found in self.candidates_for(rows, target, steps, pool, seed) {
+            if !ladder.contains(&found.choice) {
+                ladder.push(found.choice);
+            }
         }
-        let dynamic = self.tightened(&mask, rows, target, steps, pool, seed);
-        // A static point that is chosen by its own rule is a policy too.
-        let cheaper = |(fixed, dynamic): (Found, Found)| {
-            if fixed.energy <= dynamic.energy { fixed.choice } else { dynamic.choice }
-        };
-        fixed.into_iter().zip(dynamic).map(cheaper).collect()
+        ladder
+    }
+
+    /// Single points first: of equals they are taken.
+    fn candidates_for(
+        &self,
+        rows: &[usize],
+        target: f64,
+        steps: &[f64],
+        pool: Pool,
+        seed: u64,
+    ) -> Vec<Found> {
+        let mask = self.mask(rows);
+        let mut found = self.tightened(&mask, rows, target, steps, pool.fixed(), seed);
+        if pool.is_dynamic() {
+            found.extend(self.tightened(&mask, rows, target, steps, pool, seed));
+        }
+        found
     }
 
     fn tightened(
@@ -133,8 +149,10 @@ impl Candidates {
         pairs.into_iter().take(LEARNING).map(|(_, pair)| pair).collect()
     }
 
-    fn members(&self, pool: Pool) -> Vec<usize> {
-        (0..self.all.len()).filter(|&i| pool.holds(self.all[i].info.kind)).collect()
+    pub(super) fn members(&self, pool: Pool) -> Vec<usize> {
+        let sums = matches!(pool, Pool::Policies | Pool::Static);
+        let holds = |c: &Candidate| pool.holds(c.info.kind) && (sums || c.sum.is_none());
+        (0..self.all.len()).filter(|&index| holds(&self.all[index])).collect()
     }
 
     /// For each bound on the drop the choice of least chip energy whose mean drop over the mask

@@ -509,6 +509,12 @@ impl Candidates {
         (self.all[choice.stages[stage]].correct[row], stage)
     }
 
+    /// What the first stage of a choice compares with its threshold at a row, and which stage answers.
+    pub fn first_confidence(&self, choice: &Choice, row: usize) -> (i32, usize) {
+        let tables = choice.gates.first().and_then(|gate| gate.tables.as_ref());
+        (self.confidence(choice.stages[0], tables, row), self.answer(choice, row).1)
+    }
+
     /// What a gate after a candidate compares with its threshold.
     fn confidence(&self, index: usize, tables: Option<&Tables>, row: usize) -> i32 {
         let candidate = &self.all[index];

@@ -34,8 +34,7 @@ impl Candidates {
     pub fn frontier(&self, rows: &[usize]) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
         let n = mask.count.max(1) as f64;
-        let members: Vec<usize> =
-            (0..self.all.len()).filter(|&i| Pool::Policies.holds(self.all[i].info.kind)).collect();
+        let members = self.members(Pool::Policies);
         let mut frontier: Vec<Tradeoff> = members
             .iter()
             .map(|&only| Tradeoff {
