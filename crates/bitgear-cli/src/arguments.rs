@@ -79,6 +79,15 @@ pub(crate) struct Characterize {
     /// Largest expected accuracy drop, as a fraction [default: 0.005]
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_drop: Option<f64>,
+    /// Instead of --max-drop: the least drop at a mean chip energy of at most so many microjoule
+    #[arg(long, value_name = "UJ", conflicts_with = "max_drop")]
+    pub(crate) max_energy: Option<f64>,
+    /// Largest share of inputs that the first stage hands on
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) max_escalation: Option<f64>,
+    /// Largest chip energy of an input that all stages run for, in microjoule
+    #[arg(long, value_name = "UJ")]
+    pub(crate) max_worst_energy: Option<f64>,
     /// A drop that is not exceeded, with --confidence: only policies are taken that are proved to
     /// keep it
     #[arg(long, value_name = "FRACTION")]

@@ -18,7 +18,6 @@ use bitgear::trace::{FLOAT, Random};
 use rayon::prelude::*;
 
 const TESTS: [Test; 3] = [Test::Exact, Test::Betting, Test::Binomial];
-const RULES: Rules = Rules { stages: 2, margin_only: false, sums: true };
 const LEVEL: f64 = 0.05;
 /// Samples for certification, and true rates of harmful and helpful flips.
 const SYNTHETIC: [(u64, f64, f64); 10] = [
@@ -97,8 +96,14 @@ fn resample(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let profile = AcceleratorProfile::find("envision-28nm")?;
     let points = finished.points.clone();
-    let candidates =
-        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, RULES)?;
+    let candidates = Candidates::new(
+        &finished.trace,
+        FLOAT,
+        points,
+        &profile,
+        &finished.workload,
+        Rules::default(),
+    )?;
     let rows = finished.trace.samples.len();
     println!("\n{folder}: {rows} samples, half for search; the target is the guarantee");
     println!(
@@ -106,8 +111,13 @@ fn resample(
     );
     for test in [Test::Exact, Test::Betting, Test::Binomial, Test::Conformal] {
         for (samples, guarantee) in [(1500, 0.02), (1500, 0.01), (5000, 0.01), (5000, 0.005)] {
-            let demand =
-                Demand { target: guarantee, guarantee: Some(guarantee), confidence: 0.95, test };
+            let demand = Demand {
+                target: guarantee,
+                max_energy_uj: None,
+                guarantee: Some(guarantee),
+                confidence: 0.95,
+                test,
+            };
             let one = |draw: usize| {
                 let mut random = Random::new(draw as u64 + 1);
                 let mut order: Vec<usize> = (0..rows).collect();

@@ -45,7 +45,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             finished.points,
             &profile,
             &finished.workload,
-            Rules { stages: stages.parse()?, margin_only, sums: *gate == "sum" },
+            Rules {
+                stages: stages.parse()?,
+                margin_only,
+                sums: *gate == "sum",
+                ..Rules::default()
+            },
         )?;
         let sizes = [Split::Search, Split::Certification, Split::Test]
             .map(|split| finished.trace.rows(split).len() as f64);

@@ -37,6 +37,8 @@ pub struct Summary {
     pub best_static_plain: BestStatic,
     /// The chosen policy.
     pub policy: PolicySummary,
+    /// The policy's first two stages with each measure of confidence; empty for one stage.
+    pub measures: Vec<MeasureSummary>,
     /// 1 - policy / other, of chip energy.
     pub savings: Savings,
     /// 1 - policy / other, of total energy.
@@ -97,6 +99,8 @@ pub struct SampleCounts {
 pub struct Constraint {
     /// Target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
+    /// Budget of chip energy, in microjoule: with one, the policy that loses least is chosen.
+    pub max_energy_uj: Option<f64>,
     /// Drop that is not exceeded, with confidence; null where none was asked for.
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.
@@ -108,8 +112,8 @@ pub struct Constraint {
 impl Constraint {
     /// The same, as the decision reads it.
     pub(crate) fn demand(self) -> Demand {
-        let Self { max_accuracy_drop: target, guarantee, confidence, test } = self;
-        Demand { target, guarantee, confidence, test }
+        let Self { max_accuracy_drop: target, max_energy_uj, guarantee, confidence, test } = self;
+        Demand { target, max_energy_uj, guarantee, confidence, test }
     }
 }
 
@@ -195,6 +199,22 @@ pub struct PolicySummary {
     pub samples_needed: Option<u64>,
     /// Chip, off-chip and total energy of a gate that escalates exactly where that mends the answer.
     pub oracle_energy_uj: EnergyUj,
+}
+
+/// What a measure of confidence would have done between the policy's first two stages, with the
+/// threshold that loses as little on the search split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasureSummary {
+    /// `margin`, `softmax margin`, `maximum softmax`, `entropy` or `learned`.
+    pub measure: String,
+    /// What an inference costs on average.
+    pub energy_uj: EnergyUj,
+    /// Accuracy of the reference minus that of the policy.
+    pub accuracy_drop: f64,
+    /// Saving of chip energy against the best static point of any kind: 1 - policy / other.
+    pub saving: f64,
+    /// Chip energy over that of the oracle gate.
+    pub times_oracle: f64,
 }
 
 /// 1 - policy / other.
@@ -316,6 +336,16 @@ pub(crate) fn summarize(
     let saving = |energy: fn(Energy) -> f64| {
         Savings::from_array(others.map(|other| 1.0 - energy(outcome.energy) / energy(other)))
     };
+    let lost = candidates.outcome(&verdict.choice, &search).drop;
+    let oracle = candidates.oracle_energy(&verdict.choice, &test);
+    let measured = candidates.measures(trace, &verdict.choice, [&search, &test], lost, facts.seed);
+    let measures = measured.into_iter().map(|m| MeasureSummary {
+        measure: m.measure.name().to_owned(),
+        energy_uj: m.energy.into(),
+        accuracy_drop: m.drop,
+        saving: 1.0 - m.energy.chip_uj / others[1].chip_uj,
+        times_oracle: m.energy.chip_uj / oracle.chip_uj,
+    });
     let counts = [search.len(), certification.len(), test.len()];
     let choose = |[search, certification]: [&[usize]; 2], pool, seed| {
         certify::choose(candidates, search, certification, &demand, pool, seed).0
@@ -366,8 +396,9 @@ pub(crate) fn summarize(
             certified: certified(verdict),
             drop_upper_bound: verdict.bound,
             samples_needed: verdict.samples_needed,
-            oracle_energy_uj: candidates.oracle_energy(&verdict.choice, &test).into(),
+            oracle_energy_uj: oracle.into(),
         },
+        measures: measures.collect(),
         savings: saving(|e| e.chip_uj),
         savings_total: saving(Energy::total_uj),
         repeated: RepeatedSummary {

@@ -32,6 +32,7 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
     let indices = samples(&bundle, &data, options.split.as_deref())?;
     let demand = Demand {
         target: 1.0,
+        max_energy_uj: None,
         guarantee: options.guarantee,
         confidence: options.confidence,
         test: options.test.into(),

@@ -130,6 +130,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
                 .max_drop
                 .or(task.constraint.max_accuracy_drop)
                 .unwrap_or(0.005),
+            max_energy_uj: options.max_energy,
             guarantee: options.guarantee.or(task.constraint.guarantee),
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
             test: options.test.map(Into::into).or(task.constraint.test).unwrap_or(Test::Exact),
@@ -138,6 +139,8 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             stages: options.stages.or(task.stages).unwrap_or(2),
             margin_only: options.margin_only || task.margin_only,
             sums: !options.no_sums,
+            max_escalation: options.max_escalation.unwrap_or(1.0),
+            max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
         },
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),

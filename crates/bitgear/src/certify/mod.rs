@@ -24,6 +24,9 @@ use crate::search::{Candidates, Choice, Pool};
 pub struct Demand {
     /// The expected drop is at most this.
     pub target: f64,
+    /// Where this is given, the expected drop is instead the least at such a chip energy in
+    /// microjoule.
+    pub max_energy_uj: Option<f64>,
     /// The drop is at most this, with confidence; `None` asks for no proof.
     pub guarantee: Option<f64>,
     /// Probability that the proof is right.
@@ -152,7 +155,10 @@ pub fn choose(
     pool: Pool,
     seed: u64,
 ) -> (Choice, Option<Passed>) {
-    let boldest = || candidates.choose(search, demand.target, pool, seed);
+    let boldest = || match demand.max_energy_uj {
+        Some(budget) => candidates.choose_within(search, budget, pool),
+        None => candidates.choose(search, demand.target, pool, seed),
+    };
     let level = demand.level();
     let Some(guarantee) = demand.guarantee else {
         return (boldest(), Some(Passed { level, tested: 1 }));
@@ -164,7 +170,10 @@ pub fn choose(
             None => (choice, None),
         };
     }
-    let mut ladder = candidates.ladder(search, demand.target, &STEPS, pool, seed);
+    let mut ladder = match demand.max_energy_uj {
+        Some(_) => vec![boldest()],
+        None => candidates.ladder(search, demand.target, &STEPS, pool, seed),
+    };
     let predicted =
         |choice: &Choice| predicted_bound(candidates.flips(choice, search), certification.len());
     ladder.sort_by(|a, b| predicted(a).total_cmp(&predicted(b)));

@@ -287,6 +287,13 @@ pub fn characterize(
             layer.boundary = None;
         }
     };
+    let worst: f64 = candidates.stage_energies(&verdict.choice).iter().map(|e| e.chip_uj).sum();
+    if worst > job.rules.max_worst_uj {
+        return Err(CharacterizeError::Job(format!(
+            "no policy keeps the target within {} uJ for every input: the widest point needs {worst:.3} uJ",
+            job.rules.max_worst_uj
+        )));
+    }
     let mut storage = Storage::Independent;
     let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
@@ -381,6 +388,17 @@ fn check(job: &Job) -> Result<(), String> {
     }
     if !(0.5..=0.9999).contains(&confidence) {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
+    }
+    let Rules { max_escalation, max_worst_uj, .. } = job.rules;
+    if !(0.0..=1.0).contains(&max_escalation) {
+        return Err(format!(
+            "the largest escalation rate must be a fraction from 0 to 1, got {max_escalation}"
+        ));
+    }
+    for budget in job.constraint.max_energy_uj.iter().chain([&max_worst_uj]) {
+        if *budget <= 0.0 || budget.is_nan() {
+            return Err(format!("a budget of energy must be positive, got {budget} uJ"));
+        }
     }
     if !(1..=MOST_STAGES).contains(&job.rules.stages) {
         return Err(format!("a policy has 1 to {MOST_STAGES} stages, got {}", job.rules.stages));

@@ -24,6 +24,12 @@ impl Candidates {
         cheapest.expect("there is one for each step").choice
     }
 
+    /// The cheapest choice whose drop on `rows` is at most the bound, found exactly; nothing is taken
+    /// off for chance, and gates are plain margins.
+    pub fn choose_once(&self, rows: &[usize], bound: f64, pool: Pool) -> Choice {
+        self.best(&self.mask(rows), &[bound], pool).swap_remove(0).choice
+    }
+
     /// What [`Candidates::choose`] chooses from, for targets that are so many standard errors of the
     /// drop below the given one; for policies single points too, chosen by their own rule. Widest
     /// first.
@@ -42,6 +48,16 @@ impl Candidates {
             }
         }
         ladder
+    }
+
+    /// The choice of a pool that loses least on `rows` at a mean chip energy of at most `chip_uj`, of
+    /// one or two stages with plain margins; the cheapest where none is that cheap.
+    pub fn choose_within(&self, rows: &[usize], chip_uj: f64, pool: Pool) -> Choice {
+        let frontier = self.frontier(rows, pool);
+        // By rising energy and falling drop.
+        let within = frontier.iter().take_while(|tradeoff| tradeoff.chip_uj <= chip_uj).last();
+        let tradeoff = within.or(frontier.first());
+        tradeoff.map_or_else(|| Choice::fixed(self.widest_of(pool)), |t| t.choice.clone())
     }
 
     /// Single points first: of equals they are taken.
@@ -95,32 +111,38 @@ impl Candidates {
         best: &mut [Found],
     ) {
         let limits = mask.limits(bounds);
-        let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
-        let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
-        for [low, high] in self.promising_pairs(mask, &limits, pool) {
-            let tables = |fold: Option<usize>| -> Option<Tables> {
-                let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
-                let lessons: Vec<Lesson> =
-                    kept.map(|(&row, _)| self.lesson([low, high], row)).collect();
-                fit(&lessons, self.classes)
-            };
-            let Some(whole) = tables(None) else { continue };
-            let Some(parts) = (0..FOLDS).map(|fold| tables(Some(fold))).collect::<Option<Vec<_>>>()
-            else {
-                continue;
-            };
-            let mut values = vec![0; self.labels.len()];
-            for (&row, &fold) in rows.iter().zip(&folds) {
-                values[row] = self.confidence(low, Some(&parts[fold]), row);
-            }
-            let column = Column::new(values);
-            self.sweep(mask, [low, high], &column, &limits, |index, energy, accept_at| {
+        for pair in self.promising_pairs(mask, &limits, pool) {
+            let Some((tables, column)) = self.learned(rows, pair, seed) else { continue };
+            self.sweep(mask, pair, &column, &limits, |index, energy, accept_at| {
                 best[index].offer(energy, || Choice {
-                    stages: vec![low, high],
-                    gates: vec![Gate { accept_at, tables: Some(whole.clone()) }],
+                    stages: pair.to_vec(),
+                    gates: vec![Gate { accept_at, tables: Some(tables.clone()) }],
                 });
             });
         }
+    }
+
+    /// The gate that the rows teach a pair, and what it says of each of them out of fold.
+    pub(super) fn learned(
+        &self,
+        rows: &[usize],
+        pair: [usize; 2],
+        seed: u64,
+    ) -> Option<(Tables, Column)> {
+        let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
+        let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
+        let tables = |fold: Option<usize>| -> Option<Tables> {
+            let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
+            let lessons: Vec<Lesson> = kept.map(|(&row, _)| self.lesson(pair, row)).collect();
+            fit(&lessons, self.classes)
+        };
+        let whole = tables(None)?;
+        let parts = (0..FOLDS).map(|fold| tables(Some(fold))).collect::<Option<Vec<_>>>()?;
+        let mut values = vec![0; self.labels.len()];
+        for (&row, &fold) in rows.iter().zip(&folds) {
+            values[row] = self.confidence(pair[0], Some(&parts[fold]), row);
+        }
+        Some((whole, Column::new(values)))
     }
 
     fn lesson(&self, [low, high]: [usize; 2], row: usize) -> Lesson {
@@ -165,6 +187,9 @@ impl Candidates {
         let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
         for &only in &members {
             let drop = self.total_drop(mask, only);
+            if self.energy(only).chip_uj > self.rules.max_worst_uj {
+                continue;
+            }
             for (best, &limit) in best.iter_mut().zip(&limits) {
                 if drop <= limit {
                     best.offer(self.all[only].energy.chip_uj, || self.always(only));

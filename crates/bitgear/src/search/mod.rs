@@ -9,11 +9,13 @@
 
 mod choose;
 mod learn;
+mod measure;
 mod repeated;
 mod sum;
 mod sweep;
 mod tree;
 
+pub use measure::{Measure, Measured};
 pub use repeated::{Drop, Repeated, repeat};
 pub use sweep::Tradeoff;
 
@@ -170,7 +172,7 @@ impl Gate {
 }
 
 /// What policies are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
     /// Most stages, 1 to 3.
     pub stages: usize,
@@ -178,6 +180,23 @@ pub struct Rules {
     pub margin_only: bool,
     /// Whether a stage's scores may be summed with those of the stage before.
     pub sums: bool,
+    /// Largest share of samples that the first stage hands on.
+    pub max_escalation: f64,
+    /// Largest chip energy of an input that all stages run for, in microjoule.
+    pub max_worst_uj: f64,
+}
+
+impl Default for Rules {
+    /// Two stages with any gate and summed scores, without limits.
+    fn default() -> Self {
+        Self {
+            stages: 2,
+            margin_only: false,
+            sums: true,
+            max_escalation: 1.0,
+            max_worst_uj: f64::INFINITY,
+        }
+    }
 }
 
 impl Choice {

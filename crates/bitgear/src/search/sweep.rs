@@ -29,12 +29,12 @@ pub(super) fn between(below: i32, above: i32) -> i32 {
 }
 
 impl Candidates {
-    /// All policies of one or two stages on `rows` that none other beats in both energy and drop,
-    /// by rising energy and falling drop.
-    pub fn frontier(&self, rows: &[usize]) -> Vec<Tradeoff> {
+    /// All choices of a pool, of one or two stages with plain margins, that none other beats in both
+    /// energy and drop on `rows`, by rising energy and falling drop.
+    pub fn frontier(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
         let n = mask.count.max(1) as f64;
-        let members = self.members(Pool::Policies);
+        let members = self.members(pool);
         let mut frontier: Vec<Tradeoff> = members
             .iter()
             .map(|&only| Tradeoff {
@@ -43,7 +43,9 @@ impl Candidates {
                 drop: self.total_drop(&mask, only) as f64 / n,
             })
             .collect();
-        for &low in &members {
+        frontier.retain(|tradeoff| tradeoff.chip_uj <= self.rules.max_worst_uj);
+        prune(&mut frontier);
+        for &low in members.iter().filter(|_| pool.is_dynamic() && self.rules.stages >= 2) {
             for &high in members.iter().filter(|&&high| self.follows(low, high)) {
                 let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
                 let mut best = i64::MAX;
@@ -52,7 +54,8 @@ impl Candidates {
                 self.boundaries(&mask, [low, high], margins, |boundary| pair.push(boundary));
                 // Accepting less costs more: it must lose less than everything cheaper.
                 for boundary in pair.into_iter().rev() {
-                    if boundary.drop < best {
+                    let rate = (mask.count - boundary.accepted) as f64 / n;
+                    if boundary.drop < best && self.allows(rate, first + second) {
                         best = boundary.drop;
                         frontier.push(Tradeoff {
                             choice: Choice {
@@ -95,9 +98,17 @@ impl Candidates {
         for (index, found) in found.iter().enumerate() {
             if let Some(Boundary { accepted, accept_at, .. }) = *found {
                 let rate = (mask.count - accepted) as f64 / mask.count as f64;
-                offer(index, first + rate * second, accept_at);
+                if self.allows(rate, first + second) {
+                    offer(index, first + rate * second, accept_at);
+                }
             }
         }
+    }
+
+    /// Whether the rules allow a policy whose first stage hands on such a share, and for which all
+    /// stages together need so much chip energy.
+    pub(super) fn allows(&self, escalation: f64, worst_uj: f64) -> bool {
+        escalation <= self.rules.max_escalation && worst_uj <= self.rules.max_worst_uj
     }
 
     /// Visits all thresholds of a pair on a column, by rising number of accepted samples. Accepting

@@ -22,7 +22,7 @@ fn trace(rows: usize, points: usize, seed: u64) -> Trace {
 }
 
 fn rules(stages: usize) -> Rules {
-    Rules { stages, margin_only: false, sums: false }
+    Rules { stages, sums: false, ..Rules::default() }
 }
 
 fn candidates(trace: &Trace, stages: usize) -> Candidates {
@@ -66,7 +66,11 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
         let gates = accept_at.iter().map(|&at| Gate::margin(at)).collect();
         let choice = Choice { stages: stages.to_vec(), gates };
         let outcome = candidates.outcome(&choice, rows);
-        if outcome.drop <= bound + 1e-9 {
+        let worst: f64 = candidates.stage_energies(&choice).iter().map(|e| e.chip_uj).sum();
+        let rate = outcome.escalation_rates.first().copied().unwrap_or(0.0);
+        let allowed =
+            rate <= candidates.rules.max_escalation && worst <= candidates.rules.max_worst_uj;
+        if outcome.drop <= bound + 1e-9 && allowed {
             best = best.min(outcome.energy.chip_uj);
         }
     };
@@ -91,9 +95,12 @@ proptest! {
     #[test]
     fn the_search_finds_what_trying_everything_finds(
         rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4, stages in 1_usize..=3,
+        max_escalation in prop_oneof![Just(1.0), 0.0_f64..0.8],
+        max_worst_uj in prop_oneof![Just(f64::INFINITY), 8.0_f64..12.0],
     ) {
         let trace = trace(rows, 4, seed);
-        let candidates = candidates(&trace, stages);
+        let mut candidates = candidates(&trace, stages);
+        candidates.rules = Rules { max_escalation, max_worst_uj, ..candidates.rules };
         let all: Vec<usize> = (0..rows).collect();
         // Several bounds at once must not disturb each other.
         let bounds = [bound + 0.1, bound, bound - 0.1];
@@ -113,7 +120,7 @@ proptest! {
         let trace = trace(rows, 4, seed);
         let candidates = candidates(&trace, 2);
         let all: Vec<usize> = (0..rows).collect();
-        let frontier = candidates.frontier(&all);
+        let frontier = candidates.frontier(&all, Pool::Policies);
         for pair in frontier.windows(2) {
             prop_assert!(pair[0].chip_uj < pair[1].chip_uj && pair[0].drop > pair[1].drop);
         }
@@ -161,6 +168,26 @@ proptest! {
         let expected = (accept_at..=16).find(|&at| keeps(at));
         let raised = candidates.raise_first_threshold(&choice, &all, bound);
         prop_assert_eq!(raised.map(|choice| choice.gates[0].accept_at), expected);
+    }
+}
+
+#[test]
+fn within_an_energy_nothing_loses_less() {
+    let trace = trace(80, 4, 5);
+    let candidates = candidates(&trace, 2);
+    let all: Vec<usize> = (0..80).collect();
+    for step in 1..20 {
+        let budget = 0.5 * f64::from(step);
+        let found =
+            candidates.outcome(&candidates.choose_within(&all, budget, Pool::Policies), &all);
+        let cheapest =
+            candidates.all.iter().map(|c| c.energy.chip_uj).fold(f64::INFINITY, f64::min);
+        assert!(found.energy.chip_uj <= budget.max(cheapest));
+        if found.energy.chip_uj <= budget {
+            // A hair less loss would need more.
+            let less = brute_force(&candidates, &all, found.drop - 1.0 / 160.0);
+            assert!(less > budget, "{budget} {less}");
+        }
     }
 }
 
@@ -270,6 +297,57 @@ fn a_pair_shares_layers_where_that_is_cheaper_and_never_without_a_boundary() {
     // One 8-bit layer of a million MACs and the way to its mode and back.
     let energy = candidates.stage_energies(&choice(0, 1))[1].chip_uj;
     assert!((energy - (1.90 + 6.5e-3)).abs() < 1e-12, "{energy}");
+}
+
+/// Two stages that err independently: their weighted sum, whose weight is fitted to the reference's
+/// scores without labels, is right more often than either, and is offered at the price of both.
+#[test]
+fn summed_scores_are_right_more_often_and_cost_both_stages() {
+    let rows = 2000;
+    let mut random = Random::new(3);
+    let mut noise = |spread: usize| random.below(2 * spread + 1) as i32 - spread as i32;
+    let mut answers = vec![Answers::default(); 3];
+    for row in 0..rows {
+        let label = row % 2;
+        let exact: Vec<i32> = (0..2).map(|c| if c == label { 30 } else { 0 } + noise(4)).collect();
+        for (answers, spread) in answers.iter_mut().zip([0, 60, 50]) {
+            // The second point's unit is worth half as much.
+            let scale = if spread == 50 { 2 } else { 1 };
+            let scores: Vec<i32> = exact.iter().map(|s| scale * (s + noise(spread))).collect();
+            let found = answer(&scores);
+            answers.push(found.class as u32, found.margin, &scores);
+        }
+    }
+    let scales = [1.0, 1.0, 0.5];
+    let names = [FLOAT, "p0", "p1"];
+    let blocks =
+        answers.into_iter().zip(scales).zip(names).map(|((answers, score_scale), point)| Block {
+            point: point.to_owned(),
+            view: View::AsIs,
+            score_scale,
+            answers,
+        });
+    let trace = Trace {
+        classes: 2,
+        samples: (0..rows).collect(),
+        splits: vec![Split::Search; rows],
+        labels: (0..rows as u32).map(|row| row % 2).collect(),
+        blocks: blocks.collect(),
+    };
+    let mut with_sums = candidates(&trace, 2);
+    let float = trace.block(FLOAT, View::AsIs).unwrap();
+    with_sums.add_sums(&trace, float);
+    assert_eq!(with_sums.all.len(), 3);
+    assert_eq!(with_sums.name(2), "p0+p1");
+    let sum = with_sums.sum(2).unwrap();
+    assert!((sum.weight - 50.0 * 50.0 / (60.0 * 60.0)).abs() < 0.15, "{sum:?}");
+    assert!((f64::from(sum.factor) - 2.0 * sum.weight).abs() < 1e-6);
+    let all: Vec<usize> = (0..rows).collect();
+    let outcome = |index: usize| with_sums.outcome(&with_sums.always(index), &all);
+    let [low, high, both] = [0, 1, 2].map(outcome);
+    assert!(both.accuracy > low.accuracy.max(high.accuracy) + 0.02);
+    assert_eq!(both.escalation_rates, [1.0]);
+    assert!((both.energy.chip_uj - with_sums.energy(2).chip_uj).abs() < 1e-12);
 }
 
 #[test]

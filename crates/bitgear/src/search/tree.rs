@@ -241,8 +241,10 @@ impl Triple<'_> {
             let row = first.order[accepted] as usize;
             let above = accepted.checked_sub(1).map(|i| margins[first.order[i] as usize]);
             // A first stage that accepts nothing is only a cost.
-            if let Some(above) = above.filter(|&above| above > margins[row]) {
-                let active = n - accepted;
+            let active = n - accepted;
+            let worst = price.iter().sum();
+            let above = above.filter(|&above| above > margins[row]);
+            if let Some(above) = above.filter(|_| candidates.allows(share(active), worst)) {
                 let base = price[0] + share(active) * price[1];
                 for (index, &limit) in limits.iter().enumerate() {
                     if base > bar(index) {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use bitgear::bundle::Bundle;
-use bitgear::certify::Test;
-use bitgear::characterize::{Characterization, Finished, Job, Progress, characterize};
+use bitgear::certify::{Demand, Test};
+use bitgear::characterize::{Characterization, Finished, Job, Progress, characterize, recheck};
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::energy::{AcceleratorProfile, Storage};
 use bitgear::quantize::{Methods, Point};
@@ -72,10 +72,14 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
-const RULES: Rules = Rules { stages: 2, margin_only: false, sums: true };
-
 fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
-    Constraint { max_accuracy_drop, guarantee, confidence: 0.95, test: Test::Exact }
+    Constraint {
+        max_accuracy_drop,
+        max_energy_uj: None,
+        guarantee,
+        confidence: 0.95,
+        test: Test::Exact,
+    }
 }
 
 pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
@@ -90,7 +94,7 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         methods: Methods::best(),
         storage: Storage::Independent,
         constraint: constraint(0.01, None),
-        rules: RULES,
+        rules: Rules::default(),
         mirror: false,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
@@ -195,6 +199,51 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
     }
 }
 
+/// Both views of every input, summed scores and three stages are offered; whatever is chosen, running
+/// it gives the figures of the summary, and a proof on data that chose nothing agrees.
+#[test]
+fn with_a_symmetry_the_executed_policy_still_does_what_the_summary_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w2a2-f8l8", "w3a3-f8l8", "w8a8"]);
+    job.mirror = true;
+    job.rules.stages = 3;
+    let result = run(&job, &Watch::new(1000), 2);
+    let trace = bitgear::trace::read(&folder.path().join("trace.parquet")).unwrap();
+    assert!(trace.block("float", View::Mirror).is_some());
+    assert_ne!(trace.block("w8a8", View::Mirror), trace.block("w8a8", View::AsIs));
+    assert!(result.summary.reference.accuracy_both_views.unwrap() > 0.8);
+    let mirrored = result.summary.r#static.iter().filter(|point| point.view == "mirror").count();
+    assert_eq!(mirrored, 4);
+
+    let bundle = Bundle::read(&folder.path().join("model.bitgear")).unwrap();
+    let data = Dataset::read(&small()).unwrap();
+    let policy = &result.summary.policy;
+    for kernels in Kernels::present() {
+        let test = bundle.splits.test.clone();
+        let evaluation = bundle.runner(kernels).evaluate(&data, &test, |_| {}).unwrap();
+        assert_eq!(evaluation.accuracy, policy.accuracy, "{}", kernels.name());
+        assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
+        assert_eq!(evaluation.energy_uj, policy.energy_uj);
+    }
+
+    let demand = Demand {
+        target: 1.0,
+        max_energy_uj: None,
+        guarantee: Some(0.2),
+        confidence: 0.95,
+        test: Test::Exact,
+    };
+    let certification = &bundle.splits.certification;
+    let again =
+        |model: &Path| recheck(&bundle, model, &data, certification, &demand, &Watch::new(1000));
+    let found = again(&job.model).unwrap();
+    let certificate = result.policy.certificate.unwrap();
+    assert_eq!(found.flips, certificate.flips);
+    assert!((found.drop_upper_bound - certificate.bound).abs() < 1e-9);
+    assert_eq!(found.proved, Some(true));
+    assert!(again(&example("README.md")).is_err());
+}
+
 /// The same policy is chosen, and figures are counted, from the files of a run as in the run itself.
 #[test]
 fn a_finished_run_is_decided_again_from_its_files() {
@@ -204,9 +253,15 @@ fn a_finished_run_is_decided_again_from_its_files() {
     let finished = Finished::read(folder.path(), &job.model).unwrap();
     let profile = AcceleratorProfile::find(&job.accelerator).unwrap();
     let points = finished.points.clone();
-    let candidates =
-        Candidates::new(&finished.trace, FLOAT, points, &profile, &finished.workload, RULES)
-            .unwrap();
+    let candidates = Candidates::new(
+        &finished.trace,
+        FLOAT,
+        points,
+        &profile,
+        &finished.workload,
+        Rules::default(),
+    )
+    .unwrap();
     let rows = |split| finished.trace.rows(split);
     let choice = candidates.choose(&rows(Split::Search), 0.01, Pool::Policies, job.seed);
     let outcome = candidates.outcome(&choice, &rows(Split::Test));
