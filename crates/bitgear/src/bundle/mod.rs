@@ -105,9 +105,9 @@ fn widest(models: &[IntegerModel]) -> Vec<u8> {
     (0..layers).map(width).collect()
 }
 
-/// The first stage at the same point, whose weights it shares: a point may serve two views.
+/// The first stage with the same network, which keeps the weights: one network may serve two views.
 fn keeper(models: &[IntegerModel], stage: usize) -> usize {
-    models.iter().position(|m| m.point == models[stage].point).unwrap_or(stage)
+    models.iter().position(|model| *model == models[stage]).unwrap_or(stage)
 }
 
 /// Bytes that all packed weights of some networks take.
@@ -217,12 +217,18 @@ impl Bundle {
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         let widest = widest(&bundle.models);
+        // Without their codes, which are what is missing, networks that share them are equal.
         let keepers: Vec<usize> =
             (0..bundle.models.len()).map(|stage| keeper(&bundle.models, stage)).collect();
-        for (&stage, model) in keepers.iter().zip(&mut bundle.models) {
+        for (stage, model) in bundle.models.iter_mut().enumerate() {
             for (layer, mac) in mac_steps(model) {
                 let (name, width) = match bundle.storage {
-                    Storage::Independent => (stage_tensor(stage, layer), mac.weight_bits),
+                    Storage::Independent => {
+                        let own = stage_tensor(stage, layer);
+                        let kept = || stage_tensor(keepers[stage], layer);
+                        let name = if tensors.tensor(&own).is_ok() { own } else { kept() };
+                        (name, mac.weight_bits)
+                    }
                     Storage::Nested => (shared_tensor(layer), widest[layer]),
                 };
                 let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data();
@@ -266,11 +272,6 @@ impl Bundle {
                     "layer `{}`: expected {kind} codes at {} of {} bits",
                     mac.name, mac.weight_bits, widest[layer]
                 ));
-            }
-        }
-        for (stage, model) in self.models.iter().enumerate() {
-            if *model != self.models[keeper(&self.models, stage)] {
-                return Err(format!("two networks at point `{}` differ", model.point));
             }
         }
         for model in &self.models {

@@ -204,13 +204,16 @@ mod tests {
 
     #[test]
     fn a_drift_is_noticed_whenever_it_begins() {
-        for seed in 0..20 {
-            for drift_at in [0, 1000] {
+        for drift_at in [0, 1000] {
+            let mut early = 0;
+            for seed in 0..20 {
                 let (monitor, alarm) = watch(seed, drift_at + 1500, drift_at);
                 let alarm = alarm.expect("the drift is plain");
-                assert!(alarm > drift_at, "seed {seed}: alarm at {alarm}, drift at {drift_at}");
+                early += usize::from(alarm < drift_at);
                 assert!(monitor.escalation_rates()[0] > monitor.footprint.escalation_rates()[0]);
             }
+            // One of 20 is expected at 5 %.
+            assert!(early < 4, "{early} alarms before the drift at {drift_at}");
         }
     }
 

@@ -17,10 +17,10 @@ mod tree;
 
 pub use measure::{Measure, Measured};
 pub use repeated::{Drop, Repeated, repeat};
+pub use sum::Sum;
 pub use sweep::Tradeoff;
 
-use bitgear_core::margin::{Answer, answer};
-use rayon::prelude::*;
+use bitgear_core::margin::Answer;
 
 use crate::certify::Flips;
 use crate::energy::{
@@ -28,7 +28,7 @@ use crate::energy::{
     stage_costs,
 };
 use crate::policy::{Tables, gate};
-use crate::trace::{Block, Split, Trace, View};
+use crate::trace::{Trace, View};
 
 /// What kind of point a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,17 +100,6 @@ struct Candidate {
     leading: Vec<[u32; 2]>,
     /// Of every input: alone, or after the stage that it is summed with.
     energy: Energy,
-}
-
-/// Scores of the stage before count too.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sum {
-    /// Candidate of the stage before.
-    pub first: usize,
-    /// How much a unit of its scores counts beside one of this stage, in real units.
-    pub weight: f64,
-    /// The same in integer units of both.
-    pub factor: f32,
 }
 
 /// How sure a stage is of each row.
@@ -328,46 +317,6 @@ impl Candidates {
         Ok(found)
     }
 
-    /// Adds, for every pair from a cheap to a dearer stage, the dearer one with summed scores.
-    fn add_sums(&mut self, trace: &Trace, reference: &Block) {
-        let rows = trace.rows(Split::Search);
-        let may = |kind| Pool::Policies.holds(kind);
-        let block = |index: usize| {
-            let info = &self.all[index].info;
-            trace.block(&info.point, info.view).expect("every point was traced")
-        };
-        let pairs: Vec<[usize; 2]> = (0..self.all.len())
-            .flat_map(|first| (0..self.all.len()).map(move |second| [first, second]))
-            .filter(|pair| {
-                let [first, second] = pair.map(|index| &self.all[index]);
-                may(first.info.kind)
-                    && may(second.info.kind)
-                    && self.follows(pair[0], pair[1])
-                    && first.energy.chip_uj <= second.energy.chip_uj
-            })
-            .collect();
-        let summed = |&[first, second]: &[usize; 2]| -> Option<Candidate> {
-            let blocks = [first, second].map(block);
-            let weight = sum::weight(trace, reference, blocks, &rows)?;
-            let factor = (weight * blocks[0].score_scale / blocks[1].score_scale) as f32;
-            let scores = sum::summed(blocks[0], blocks[1], factor);
-            let answers: Vec<Answer> = scores.chunks_exact(trace.classes).map(answer).collect();
-            let right = |(a, &label): (&Answer, &u32)| a.class == label as usize;
-            let [from, to] = self.pairs[first][second];
-            Some(Candidate {
-                info: self.all[second].info.clone(),
-                base: second,
-                sum: Some(Sum { first, weight, factor }),
-                correct: answers.iter().zip(&trace.labels).map(right).collect(),
-                margins: Column::new(answers.iter().map(|a| a.margin).collect()),
-                leading: answers.iter().map(|a| [a.class as u32, a.runner_up as u32]).collect(),
-                energy: from.plus(to),
-            })
-        };
-        let summed: Vec<Candidate> = pairs.par_iter().filter_map(summed).collect();
-        self.all.extend(summed);
-    }
-
     /// Whether stage `high` may come right after stage `low`.
     fn follows(&self, low: usize, high: usize) -> bool {
         let (from, to) = (&self.all[low], &self.all[high]);
@@ -381,30 +330,6 @@ impl Candidates {
     /// What the stages of a pair cost.
     fn pair(&self, low: usize, high: usize) -> [Energy; 2] {
         self.pairs[self.all[low].base][self.all[high].base]
-    }
-
-    /// The candidate for every input.
-    pub fn always(&self, index: usize) -> Choice {
-        match self.all[index].sum {
-            None => Choice::fixed(index),
-            Some(Sum { first, .. }) => {
-                Choice { stages: vec![first, index], gates: vec![Gate::margin(i32::MAX)] }
-            }
-        }
-    }
-
-    /// How the scores of a candidate are summed, if they are.
-    pub fn sum(&self, index: usize) -> Option<Sum> {
-        self.all[index].sum
-    }
-
-    /// Point and view of a candidate, and what it is summed with: `w4a4`, `w4a4@mirror`,
-    /// `w3a3+w4a4@mirror`.
-    pub fn name(&self, index: usize) -> String {
-        let Candidate { info, sum, .. } = &self.all[index];
-        let view = if info.view == View::AsIs { "" } else { "@mirror" };
-        let first = sum.map_or_else(String::new, |sum| format!("{}+", self.name(sum.first)));
-        format!("{first}{}{view}", info.point)
     }
 
     /// What each stage costs when it runs.

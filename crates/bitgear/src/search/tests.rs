@@ -1,3 +1,4 @@
+use bitgear_core::margin::answer;
 use proptest::prelude::*;
 
 use super::*;
