@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Evaluate(Evaluate),
     /// Execute a policy on inputs and print each answer
     Run(Run),
+    /// Check on new data what a policy loses against its float model
+    Certify(Certify),
+    /// Watch a stream of answers for inputs that are not like the certified ones
+    Monitor(Monitor),
     /// Show a model's layers, shapes, MACs and parameters
     Inspect(Inspect),
     /// Show accelerator profiles
@@ -75,9 +79,37 @@ pub(crate) struct Characterize {
     /// Largest expected accuracy drop, as a fraction [default: 0.005]
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_drop: Option<f64>,
-    /// A drop that is not exceeded, with confidence (not supported yet)
+    /// Instead of --max-drop: the least drop at a mean chip energy of at most so many microjoule
+    #[arg(long, value_name = "UJ", conflicts_with = "max_drop")]
+    pub(crate) max_energy: Option<f64>,
+    /// Largest share of inputs that the first stage hands on
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) max_escalation: Option<f64>,
+    /// Largest chip energy of an input that all stages run for, in microjoule
+    #[arg(long, value_name = "UJ")]
+    pub(crate) max_worst_energy: Option<f64>,
+    /// A drop that is not exceeded, with --confidence: only policies are taken that are proved to
+    /// keep it
     #[arg(long, value_name = "FRACTION")]
     pub(crate) guarantee: Option<f64>,
+    /// Probability that the guarantee holds [default: 0.95]
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) confidence: Option<f64>,
+    /// How the guarantee is proved [default: exact]
+    #[arg(long, value_enum)]
+    pub(crate) test: Option<Test>,
+    /// Most stages of the policy, 1 to 3 [default: 2]
+    #[arg(long)]
+    pub(crate) stages: Option<usize>,
+    /// Gates compare the margin with a threshold, and learn nothing else
+    #[arg(long)]
+    pub(crate) margin_only: bool,
+    /// No stage's scores are summed with those of the stage before
+    #[arg(long)]
+    pub(crate) no_sums: bool,
+    /// What leaves a sample's label as it is: mirror, for images. Gives a second view of each input
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) symmetry: Vec<Symmetry>,
     /// Operating points, such as w4a4,w3a3-f8l8; `all` for 1 to 16 bits [default: chosen for the
     /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]
@@ -109,6 +141,35 @@ pub(crate) struct Characterize {
     /// Print summary.json instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Symmetry {
+    /// Left and right exchanged
+    Mirror,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Test {
+    /// Exact test of the paired drop: the tightest
+    Exact,
+    /// Betting bound on the paired drop
+    Betting,
+    /// Clopper-Pearson bound on harmful flips alone
+    Binomial,
+    /// Conformal risk control of harmful flips: in expectation only
+    Conformal,
+}
+
+impl From<Test> for bitgear::certify::Test {
+    fn from(test: Test) -> Self {
+        match test {
+            Test::Exact => Self::Exact,
+            Test::Betting => Self::Betting,
+            Test::Binomial => Self::Binomial,
+            Test::Conformal => Self::Conformal,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -157,6 +218,53 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Print one JSON object per input
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Certify {
+    /// Bundle that `characterize` wrote
+    pub(crate) bundle: PathBuf,
+    /// The ONNX file that it was made from: the reference
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// New samples; without labels, disagreement with the reference is bounded
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Only the samples of this split, certification or test, of the data that chose the policy
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// The drop to prove [default: the certificate's]
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) guarantee: Option<f64>,
+    /// Probability that the bound holds
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.95)]
+    pub(crate) confidence: f64,
+    /// How the bound is proved
+    #[arg(long, value_enum, default_value = "exact")]
+    pub(crate) test: Test,
+    /// Threads [default: all processors]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads one JSON object a line with `first_confidence` and `stage`, as `bitgear run --json` prints them. Exit code 1 when the stream differs."
+)]
+pub(crate) struct Monitor {
+    /// policy.json with a certificate
+    pub(crate) policy: PathBuf,
+    /// The stream [default: standard input]
+    pub(crate) stream: Option<PathBuf>,
+    /// Probability of an alarm, ever, where nothing has changed
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.01)]
+    pub(crate) level: f64,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,29 +1,67 @@
 //! The decision of a dynamic policy: accept, or run the next stage.
 
+use crate::fixed::requantize;
 use crate::margin::Answer;
 
-/// Whether a stage that accepts from margin `accept_at` keeps this answer.
-pub fn accepts(answer: Answer, accept_at: i32) -> bool {
-    accept_at <= answer.margin
+/// When a stage keeps its answer: the margin, less an entry for each of the two leading classes, is at
+/// least a threshold. All are in units of the stage's scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate<'t> {
+    /// The smallest value that is accepted.
+    pub accept_at: i32,
+    /// Indexed by the predicted class; a class beyond the end has 0.
+    pub predicted: &'t [i32],
+    /// Indexed by the runner-up; a class beyond the end has 0.
+    pub runner_up: &'t [i32],
+}
+
+impl Gate<'_> {
+    /// A threshold on the plain margin.
+    pub const fn margin(accept_at: i32) -> Self {
+        Self { accept_at, predicted: &[], runner_up: &[] }
+    }
+
+    /// What is compared with the threshold; saturates.
+    pub fn confidence(self, answer: Answer) -> i32 {
+        let entry = |table: &[i32], class: usize| table.get(class).copied().unwrap_or(0);
+        answer
+            .margin
+            .saturating_sub(entry(self.predicted, answer.class))
+            .saturating_sub(entry(self.runner_up, answer.runner_up))
+    }
+
+    /// Whether the answer is kept.
+    pub fn accepts(self, answer: Answer) -> bool {
+        self.accept_at <= self.confidence(answer)
+    }
+}
+
+/// Adds to a stage's scores those of the stage before, times `factor`: what one of their units is worth
+/// in units of this stage. Rounds each product half to even; sums saturate.
+pub fn sum_scores(scores: &mut [i32], before: &[i32], factor: f32) {
+    for (score, &before) in scores.iter_mut().zip(before) {
+        let sum = i64::from(*score).saturating_add(requantize(i64::from(before), factor));
+        *score = sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+    }
 }
 
 /// Runs stages in order until one accepts its own answer; the last resort, after as many stages as
-/// there are thresholds, always does. Gives the index of the stage that answered, and the answer.
+/// there are gates, always does. Gives the index of the stage that answered, and the answer.
 ///
 /// # Errors
 ///
 /// What `run` fails with.
 pub fn settle<E>(
-    accept_at: &[i32],
+    gates: &[Gate<'_>],
     mut run: impl FnMut(usize) -> Result<Answer, E>,
 ) -> Result<(usize, Answer), E> {
-    for (stage, &threshold) in accept_at.iter().enumerate() {
+    for (stage, gate) in gates.iter().enumerate() {
         let answer = run(stage)?;
-        if accepts(answer, threshold) {
+        if gate.accepts(answer) {
             return Ok((stage, answer));
         }
     }
-    Ok((accept_at.len(), run(accept_at.len())?))
+    Ok((gates.len(), run(gates.len())?))
 }
 
 #[cfg(test)]
@@ -31,21 +69,46 @@ mod tests {
     use super::*;
     use core::convert::Infallible;
 
+    fn answer(class: usize, margin: i32) -> Answer {
+        Answer { class, runner_up: 0, margin }
+    }
+
     #[test]
     fn the_first_sure_stage_answers_and_later_ones_never_run() {
         let margins = [3, 10, 99];
         let mut ran = 0;
-        let settled = settle(&[5, 10], |stage| {
+        let settled = settle(&[5, 10].map(Gate::margin), |stage| {
             ran += 1;
-            Ok::<_, Infallible>(Answer { class: stage, margin: margins[stage] })
+            Ok::<_, Infallible>(answer(stage, margins[stage]))
         });
-        assert_eq!(settled, Ok((1, Answer { class: 1, margin: 10 })));
+        assert_eq!(settled, Ok((1, answer(1, 10))));
         assert_eq!(ran, 2);
     }
 
     #[test]
     fn the_last_resort_answers_whatever_its_margin() {
-        let settled = settle(&[5], |stage| Ok::<_, Infallible>(Answer { class: stage, margin: 0 }));
+        let settled = settle(&[Gate::margin(5)], |stage| Ok::<_, Infallible>(answer(stage, 0)));
         assert_eq!(settled.map(|(stage, _)| stage), Ok(1));
+    }
+
+    #[test]
+    fn scores_are_summed_in_units_of_the_later_stage() {
+        let mut scores = [10, -7, i32::MAX];
+        sum_scores(&mut scores, &[3, 5, 1], 0.5);
+        // 1.5 and 2.5 round to even.
+        assert_eq!(scores, [12, -5, i32::MAX]);
+        sum_scores(&mut scores, &[-1, i32::MIN, 1], f32::MAX);
+        assert_eq!(scores, [i32::MIN, i32::MIN, i32::MAX]);
+    }
+
+    #[test]
+    fn a_gate_takes_the_entries_of_both_leading_classes_off_the_margin() {
+        let gate = Gate { accept_at: 5, predicted: &[0, 4], runner_up: &[-1, i32::MIN] };
+        assert_eq!(gate.confidence(Answer { class: 1, runner_up: 0, margin: 8 }), 5);
+        assert!(gate.accepts(Answer { class: 1, runner_up: 0, margin: 8 }));
+        assert!(!gate.accepts(Answer { class: 1, runner_up: 0, margin: 7 }));
+        assert_eq!(gate.confidence(Answer { class: 0, runner_up: 1, margin: 8 }), i32::MAX);
+        // Classes that no table knows.
+        assert_eq!(gate.confidence(Answer { class: 7, runner_up: 9, margin: 8 }), 8);
     }
 }

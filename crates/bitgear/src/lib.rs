@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod certify;
 pub mod characterize;
 pub mod data;
 pub mod energy;

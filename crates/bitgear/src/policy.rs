@@ -1,9 +1,11 @@
 //! `policy.json`: the stages of a policy, what it is expected to do, and where it comes from.
 
+use bitgear_core::policy::Gate;
 use serde::{Deserialize, Serialize};
 
+use crate::certify::Certificate;
 use crate::energy::Energy;
-use crate::search::{Candidates, Choice, Outcome};
+use crate::search::{Candidates, Choice, Outcome, PointInfo, Sum};
 use crate::trace::{Trace, View};
 
 /// What an artefact depends on. Equal provenance means equal bytes.
@@ -42,6 +44,34 @@ impl From<Energy> for EnergyUj {
     }
 }
 
+/// What a learned gate takes off the margin, in units of the score scale.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    /// Indexed by the predicted class.
+    pub predicted: Vec<i32>,
+    /// Indexed by the class with the second-highest score.
+    pub runner_up: Vec<i32>,
+}
+
+/// A threshold on the margin, less what the tables say, if there are any.
+pub fn gate(accept_at: i32, tables: Option<&Tables>) -> Gate<'_> {
+    match tables {
+        None => Gate::margin(accept_at),
+        Some(Tables { predicted, runner_up }) => Gate { accept_at, predicted, runner_up },
+    }
+}
+
+/// How a stage's scores are summed with those of the stage before.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SumFile {
+    /// How much a unit of the earlier scores counts beside one of this stage's, in real units.
+    pub weight: f64,
+    /// The same in integer units of both: what a device multiplies by.
+    pub factor: f32,
+}
+
 /// A stage that may hand on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,29 +80,38 @@ pub struct StageFile {
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`: its scores stand alone.
+    /// `replace`: its scores stand alone; `sum`: those of the stage before are added.
     pub scores: String,
+    /// With which weight; absent for `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<SumFile>,
     /// Leading MAC layers that the stage before ran for it.
     #[serde(default)]
     pub shared_layers: usize,
-    /// Smallest accepted score margin, in the unit of the scores.
+    /// Smallest accepted score margin, less the tables' entries, in the unit of the scores.
     pub accept_at: f64,
     /// The same in integer units: what a device compares.
     pub accept_at_code: i32,
     /// Worth of an integer unit.
     pub score_scale: f64,
+    /// What a learned gate takes off the margin, in integer units; absent for the plain margin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Tables>,
 }
 
 /// The stage that always answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LastResort {
     /// Name of its operating point.
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`: its scores stand alone.
+    /// `replace`: its scores stand alone; `sum`: those of the stage before are added.
     pub scores: String,
+    /// With which weight; absent for `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<SumFile>,
     /// Leading MAC layers that the stage before ran for it.
     #[serde(default)]
     pub shared_layers: usize,
@@ -92,10 +131,6 @@ pub struct Expected {
     pub energy_uj: EnergyUj,
 }
 
-/// A guarantee. None is given yet: `certificate` is null.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Certificate {}
-
 /// `policy.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +147,7 @@ pub struct PolicyFile {
     pub stage_energy_uj: Vec<EnergyUj>,
     /// What it did on the search split.
     pub expected: Expected,
-    /// The guarantee, if there is one.
+    /// What was proved of its drop; null where nothing was.
     pub certificate: Option<Certificate>,
 }
 
@@ -126,35 +161,47 @@ impl PolicyFile {
     pub(crate) fn new(
         trace: &Trace,
         candidates: &Candidates,
-        choice: Choice,
+        choice: &Choice,
         expected: &Outcome,
+        certificate: Option<Certificate>,
         provenance: Provenance,
     ) -> Self {
-        let info = |index: usize| candidates.points().nth(index).expect("choices index candidates");
-        let last = info(choice.escalation.map_or(choice.low, |(_, high)| high));
+        let infos: Vec<&PointInfo> = candidates.stages(choice).collect();
         let shared = candidates.shared_layers(choice);
-        let stages = choice.escalation.iter().map(|&(accept_at, _)| {
-            let low = info(choice.low);
-            let block = trace.block(&low.point, low.view).expect("candidates were traced");
+        let sums: Vec<Option<SumFile>> = choice
+            .stages
+            .iter()
+            .map(|&index| candidates.sum(index))
+            .map(|sum| sum.map(|Sum { weight, factor, .. }| SumFile { weight, factor }))
+            .collect();
+        let scores =
+            |sum: Option<SumFile>| if sum.is_some() { "sum" } else { "replace" }.to_owned();
+        let stages = infos.iter().zip(&shared).zip(&sums).zip(&choice.gates);
+        let stages = stages.map(|(((info, &shared_layers), &sum), gate)| {
+            let block = trace.block(&info.point, info.view).expect("candidates were traced");
             StageFile {
-                point: low.point.clone(),
-                view: low.view.name().to_owned(),
-                scores: "replace".to_owned(),
-                shared_layers: 0,
-                accept_at: f64::from(accept_at) * block.score_scale,
-                accept_at_code: accept_at,
+                point: info.point.clone(),
+                view: info.view.name().to_owned(),
+                scores: scores(sum),
+                sum,
+                shared_layers,
+                accept_at: f64::from(gate.accept_at) * block.score_scale,
+                accept_at_code: gate.accept_at,
                 score_scale: block.score_scale,
+                tables: gate.tables.clone(),
             }
         });
-        let stages: Vec<StageFile> = stages.collect();
+        let last = infos.last().expect("a choice has a stage");
         Self {
             schema_version: 1,
             provenance,
+            stages: stages.collect(),
             last_resort: LastResort {
                 point: last.point.clone(),
                 view: last.view.name().to_owned(),
-                scores: "replace".to_owned(),
-                shared_layers: shared.last().copied().unwrap_or(0),
+                scores: scores(sums[sums.len() - 1]),
+                sum: sums[sums.len() - 1],
+                shared_layers: shared[shared.len() - 1],
             },
             stage_energy_uj: candidates
                 .stage_energies(choice)
@@ -164,11 +211,10 @@ impl PolicyFile {
             expected: Expected {
                 accuracy: expected.accuracy,
                 accuracy_drop: expected.drop,
-                escalation_rates: stages.iter().map(|_| expected.escalation_rate).collect(),
+                escalation_rates: expected.escalation_rates.clone(),
                 energy_uj: expected.energy.into(),
             },
-            certificate: None,
-            stages,
+            certificate,
         }
     }
 
@@ -192,16 +238,49 @@ impl PolicyFile {
         if let Some(&layers) = self.shared_layers().first().filter(|&&layers| layers > 0) {
             return fail(format!("the first stage shares no layers, got `shared_layers` {layers}"));
         }
-        let last = (&self.last_resort.view, &self.last_resort.scores);
-        for (view, scores) in self.stages.iter().map(|s| (&s.view, &s.scores)).chain([last]) {
-            if View::from_name(view) != Some(View::AsIs) {
-                return fail(format!("view `{view}` is not supported, only `as-is`"));
+        if self.certificate.as_ref().is_some_and(|c| !c.footprint.fits(stages)) {
+            return fail(format!("the certificate's footprint is not one of {stages} stages"));
+        }
+        let views = self.stages.iter().map(|stage| &stage.view);
+        if let Some(view) =
+            views.chain([&self.last_resort.view]).find(|view| View::from_name(view).is_none())
+        {
+            return fail(format!("view must be `as-is` or `mirror`, got `{view}`"));
+        }
+        let scores = self.stages.iter().map(|stage| (stage.scores.as_str(), stage.sum));
+        let mut before = None;
+        for (scores, sum) in scores.chain([(&self.last_resort.scores[..], self.last_resort.sum)]) {
+            match (scores, sum) {
+                ("replace", None) => {}
+                ("sum", Some(sum)) if before == Some("replace") && sum.factor.is_finite() => {}
+                ("sum", Some(_)) => {
+                    return fail(
+                        "`sum` needs a finite factor and a stage before whose scores are `replace`"
+                            .to_owned(),
+                    );
+                }
+                _ => {
+                    return fail(format!(
+                        "scores must be `replace`, or `sum` with weight and factor, got `{scores}`"
+                    ));
+                }
             }
-            if scores != "replace" {
-                return fail(format!("scores `{scores}` are not supported, only `replace`"));
-            }
+            before = Some(scores);
         }
         Ok(())
+    }
+
+    /// The gates of all stages but the last resort.
+    pub fn gates(&self) -> impl Iterator<Item = Gate<'_>> {
+        self.stages.iter().map(|stage| gate(stage.accept_at_code, stage.tables.as_ref()))
+    }
+
+    /// View and summing factor of all stages, the last resort included.
+    pub fn views_and_factors(&self) -> impl Iterator<Item = (View, Option<f32>)> {
+        let stages = self.stages.iter().map(|stage| (&stage.view, stage.sum));
+        stages.chain([(&self.last_resort.view, self.last_resort.sum)]).map(|(view, sum)| {
+            (View::from_name(view).unwrap_or(View::AsIs), sum.map(|sum| sum.factor))
+        })
     }
 
     /// Names of the points, stage by stage, the last resort included.

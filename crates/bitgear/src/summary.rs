@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use bitgear_core::margin::answer;
 use serde::{Deserialize, Serialize};
 
-use crate::energy::{
-    AcceleratorProfile, Energy, EnergyError, Evidence, Grade, Interval, StagePoint, Storage, Style,
-    Widths, Workload, interval, mean_energy, stage_costs,
-};
+use crate::certify::{self, Demand, Test, Verdict, decide};
+use crate::energy::{AcceleratorProfile, Energy, Evidence, Grade, Interval, Storage, Style};
 use crate::policy::{EnergyUj, LastResort, PolicyFile};
 use crate::search::{Candidates, Choice, Pool, repeat};
 use crate::sensitivity::Sensitivity;
-use crate::trace::{Split, Trace};
+use crate::trace::{FLOAT, Split, Trace, View};
 
 /// `summary.json`. Accuracies, drops and rates are fractions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +43,8 @@ pub struct Summary {
     pub best_static_plain: BestStatic,
     /// The chosen policy.
     pub policy: PolicySummary,
+    /// The policy's first two stages with each measure of confidence; empty for one stage.
+    pub measures: Vec<MeasureSummary>,
     /// 1 - policy / other, of chip energy.
     pub savings: Savings,
     /// 1 - policy / other, of total energy.
@@ -98,6 +99,9 @@ pub struct SampleCounts {
     pub certification: usize,
     /// For the figures here.
     pub test: usize,
+    /// Whether they have labels. Without, the reference's answers count as right, and every drop is a
+    /// disagreement with it.
+    pub labelled: bool,
 }
 
 /// What the policy's costs rest on. They may be called published and measured only if this is silicon
@@ -115,10 +119,22 @@ pub struct EvidenceSummary {
 pub struct Constraint {
     /// Target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
+    /// Budget of chip energy, in microjoule: with one, the policy that loses least is chosen.
+    pub max_energy_uj: Option<f64>,
     /// Drop that is not exceeded, with confidence; null where none was asked for.
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.
     pub confidence: f64,
+    /// How it is proved: `exact`, `betting`, `binomial` or `conformal`.
+    pub test: Test,
+}
+
+impl Constraint {
+    /// The same, as the decision reads it.
+    pub(crate) fn demand(self) -> Demand {
+        let Self { max_accuracy_drop: target, max_energy_uj, guarantee, confidence, test } = self;
+        Demand { target, max_energy_uj, guarantee, confidence, test }
+    }
 }
 
 /// What the policy is held against.
@@ -128,6 +144,8 @@ pub struct Reference {
     pub kind: String,
     /// Its accuracy.
     pub accuracy: f64,
+    /// Its accuracy with the scores of both views summed, where the task has a symmetry.
+    pub accuracy_both_views: Option<f64>,
 }
 
 /// One point alone.
@@ -148,12 +166,16 @@ pub struct StaticPoint {
 /// A static point that was chosen like the policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BestStatic {
-    /// Its name.
+    /// Its name; `w3a3+w4a4@mirror` runs both for every input and sums their scores.
     pub point: String,
     /// Its accuracy.
     pub accuracy: f64,
     /// What an inference costs.
     pub energy_uj: EnergyUj,
+    /// Whether the guarantee was proved, with the same test on the same samples.
+    pub certified: bool,
+    /// Drop that is not exceeded, with confidence.
+    pub drop_upper_bound: Option<f64>,
 }
 
 /// A stage of the chosen policy.
@@ -163,12 +185,14 @@ pub struct StageSummary {
     pub point: String,
     /// `as-is` or `mirror`.
     pub view: String,
-    /// `replace`.
+    /// `replace`, or `sum` with those of the stage before.
     pub scores: String,
     /// Leading MAC layers that the stage before ran for it.
     pub shared_layers: usize,
-    /// Smallest accepted margin.
+    /// Smallest accepted margin, less the tables' entries.
     pub accept_at: f64,
+    /// `margin`, or `learned`: the margin less an entry for each of the two leading classes.
+    pub gate: String,
 }
 
 /// The chosen policy.
@@ -190,8 +214,27 @@ pub struct PolicySummary {
     pub certified: bool,
     /// Drop that is not exceeded, with confidence.
     pub drop_upper_bound: Option<f64>,
+    /// About how many samples would prove the guarantee of this policy, where these did not and that
+    /// many would.
+    pub samples_needed: Option<u64>,
     /// Chip, off-chip and total energy of a gate that escalates exactly where that mends the answer.
     pub oracle_energy_uj: EnergyUj,
+}
+
+/// What a measure of confidence would have done between the policy's first two stages, with the
+/// threshold that loses as little on the search split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasureSummary {
+    /// `margin`, `softmax margin`, `maximum softmax`, `entropy` or `learned`.
+    pub measure: String,
+    /// What an inference costs on average.
+    pub energy_uj: EnergyUj,
+    /// Accuracy of the reference minus that of the policy.
+    pub accuracy_drop: f64,
+    /// Saving of chip energy against the best static point of any kind: 1 - policy / other.
+    pub saving: f64,
+    /// Chip energy over that of the oracle gate.
+    pub times_oracle: f64,
 }
 
 /// 1 - policy / other.
@@ -287,8 +330,8 @@ pub struct IndependentSummary {
 pub(crate) struct Facts<'a> {
     pub(crate) model: ModelSummary,
     pub(crate) calibration: usize,
+    pub(crate) labelled: bool,
     pub(crate) profile: &'a AcceleratorProfile,
-    pub(crate) workload: &'a Workload,
     pub(crate) constraint: Constraint,
     pub(crate) reference: String,
     pub(crate) tables: BTreeMap<String, Vec<[u8; 2]>>,
@@ -304,13 +347,14 @@ const STATIC_POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::Static
 pub(crate) fn summarize(
     trace: &Trace,
     candidates: &Candidates,
-    choice: Choice,
+    verdict: &Verdict,
     policy: &PolicyFile,
     facts: Facts<'_>,
 ) -> Summary {
-    let (search, test) = (trace.rows(Split::Search), trace.rows(Split::Test));
-    let target = facts.constraint.max_accuracy_drop;
-    let alone = |low: usize| candidates.outcome(Choice { low, escalation: None }, &test);
+    let [search, certification, test] =
+        [Split::Search, Split::Certification, Split::Test].map(|split| trace.rows(split));
+    let demand = facts.constraint.demand();
+    let alone = |index: usize| candidates.outcome(&Choice::fixed(index), &test);
     let points: Vec<_> = candidates.points().collect();
     let all = points.iter().enumerate().map(|(index, info)| {
         let outcome = alone(index);
@@ -323,39 +367,60 @@ pub(crate) fn summarize(
         }
     });
     let widest = points.iter().position(|p| p.point == WIDEST).expect("w16a16 is always traced");
-    let best = STATIC_POOLS.map(|pool| candidates.choose(&search, target, pool, facts.seed).low);
-    let [uniform, any, plain] = best.map(|index| {
-        let outcome = alone(index);
+    let certified = |verdict: &Verdict| demand.guarantee.is_some() && verdict.certificate.is_some();
+    let best = STATIC_POOLS
+        .map(|pool| decide(candidates, &search, &certification, &demand, pool, facts.seed));
+    let [uniform, any, plain] = best.each_ref().map(|verdict| {
+        let outcome = candidates.outcome(&verdict.choice, &test);
         BestStatic {
-            point: points[index].point.clone(),
+            point: candidates.name(verdict.choice.last()),
             accuracy: outcome.accuracy,
             energy_uj: outcome.energy.into(),
+            certified: certified(verdict),
+            drop_upper_bound: verdict.bound,
         }
     });
-    let outcome = candidates.outcome(choice, &test);
-    let others = [best[0], best[1], best[2], widest].map(|index| candidates.energy(index));
+    let outcome = candidates.outcome(&verdict.choice, &test);
+    let [first, second, third] = best.map(|verdict| verdict.choice.last());
+    let others = [first, second, third, widest].map(|index| candidates.energy(index));
     let saving = |energy: fn(Energy) -> f64| {
         Savings::from_array(others.map(|other| 1.0 - energy(outcome.energy) / energy(other)))
     };
-    let shared = candidates.shared_layers(choice);
-    let stages: Vec<StagePoint<'_>> = candidates
-        .stages(choice)
-        .zip(shared)
-        .map(|(info, shared)| StagePoint { widths: &info.widths, shared })
-        .collect();
-    let dynamic =
-        Dynamic { stages: &stages, shares: [1.0, outcome.escalation_rate], facts: &facts };
-    let others = [best[0], best[1], best[2], widest].map(|index| points[index].widths.as_slice());
-    let savings_interval = dynamic.savings(others, |energy| energy.chip_uj);
-    let savings_total_interval = dynamic.savings(others, Energy::total_uj);
+    let fixed = [first, second, third, widest].map(Choice::fixed);
+    let intervals = |energy: fn(Energy) -> f64| {
+        let policy = (&verdict.choice, &outcome.escalation_rates[..]);
+        let [uniform, any, plain, wide] =
+            fixed.each_ref().map(|other| candidates.saving([policy, (other, &[])], energy).into());
+        SavingsInterval {
+            vs_best_static_uniform: uniform,
+            vs_best_static: any,
+            vs_best_static_plain: plain,
+            vs_16_bit: wide,
+        }
+    };
+    let savings_interval = intervals(|energy| energy.chip_uj);
+    let savings_total_interval = intervals(Energy::total_uj);
     let evidence = EvidenceSummary {
         kind: facts.profile.accelerator.evidence,
-        worst_grade: dynamic.worst_grade(),
+        worst_grade: candidates.worst_grade(&verdict.choice),
     };
-    let counts = [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s).len());
+    let lost = candidates.outcome(&verdict.choice, &search).drop;
+    let oracle = candidates.oracle_energy(&verdict.choice, &test);
+    let measured = candidates.measures(trace, &verdict.choice, [&search, &test], lost, facts.seed);
+    let measures = measured.into_iter().map(|m| MeasureSummary {
+        measure: m.measure.name().to_owned(),
+        energy_uj: m.energy.into(),
+        accuracy_drop: m.drop,
+        saving: 1.0 - m.energy.chip_uj / others[1].chip_uj,
+        times_oracle: m.energy.chip_uj / oracle.chip_uj,
+    });
+    let counts = [search.len(), certification.len(), test.len()];
+    let choose = |[search, certification]: [&[usize]; 2], pool, seed| {
+        certify::choose(candidates, search, certification, &demand, pool, seed).0
+    };
     let sizes = counts.map(|count| count as f64);
     let repeated =
-        repeat(candidates, target, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
+        repeat(candidates, choose, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
     let savings_mean = [0, 1, 2, 3].map(|i| repeated.savings[i]);
     Summary {
         schema_version: 1,
@@ -365,6 +430,7 @@ pub(crate) fn summarize(
             search: counts[0],
             certification: counts[1],
             test: counts[2],
+            labelled: facts.labelled,
         },
         accelerator: facts.profile.accelerator.id.clone(),
         cost_unit: unit(facts.profile).to_owned(),
@@ -374,6 +440,7 @@ pub(crate) fn summarize(
         reference: Reference {
             kind: facts.reference,
             accuracy: candidates.reference_accuracy(&test),
+            accuracy_both_views: both_views(trace, &test),
         },
         r#static: all.collect(),
         best_static_uniform: uniform,
@@ -389,17 +456,20 @@ pub(crate) fn summarize(
                     scores: s.scores.clone(),
                     shared_layers: s.shared_layers,
                     accept_at: s.accept_at,
+                    gate: if s.tables.is_some() { "learned" } else { "margin" }.to_owned(),
                 })
                 .collect(),
             last_resort: policy.last_resort.clone(),
             accuracy: outcome.accuracy,
             accuracy_drop: outcome.drop,
             energy_uj: outcome.energy.into(),
-            escalation_rates: policy.stages.iter().map(|_| outcome.escalation_rate).collect(),
-            certified: false,
-            drop_upper_bound: None,
-            oracle_energy_uj: candidates.oracle_energy(choice, &test).into(),
+            escalation_rates: outcome.escalation_rates,
+            certified: certified(verdict),
+            drop_upper_bound: verdict.bound,
+            samples_needed: verdict.samples_needed,
+            oracle_energy_uj: oracle.into(),
         },
+        measures: measures.collect(),
         savings: saving(|e| e.chip_uj),
         savings_total: saving(Energy::total_uj),
         savings_interval,
@@ -421,40 +491,20 @@ pub(crate) fn unit(profile: &AcceleratorProfile) -> &'static str {
     if profile.accelerator.style == Style::Time { "us" } else { "uJ" }
 }
 
-/// A policy with the shares of inputs that reach its stages.
-struct Dynamic<'a> {
-    stages: &'a [StagePoint<'a>],
-    shares: [f64; 2],
-    facts: &'a Facts<'a>,
-}
-
-impl Dynamic<'_> {
-    fn worst_grade(&self) -> Grade {
-        let Facts { profile, workload, storage, .. } = self.facts;
-        let costs = stage_costs(profile, workload, self.stages, storage.kind);
-        let costs = costs.expect("the profile priced every point before it was traced");
-        let grades = costs.iter().flat_map(|cost| cost.layers.iter().map(|layer| layer.grade));
-        grades.max().expect("a policy has layers")
+/// Accuracy of the float network with the scores of both views summed.
+fn both_views(trace: &Trace, rows: &[usize]) -> Option<f64> {
+    let [as_is, mirrored] = [View::AsIs, View::Mirror].map(|view| trace.block(FLOAT, view));
+    let (as_is, mirrored, classes) = (as_is?, mirrored?, trace.classes);
+    if as_is.answers.scores.len() != trace.samples.len() * classes {
+        return None;
     }
-
-    fn savings(&self, others: [&[Widths]; 4], energy: fn(Energy) -> f64) -> SavingsInterval {
-        let [uniform, any, plain, wide] = others.map(|other| {
-            let saving = interval(self.facts.profile, |profile| {
-                let (workload, storage) = (self.facts.workload, self.facts.storage.kind);
-                let policy = mean_energy(profile, workload, self.stages, storage, &self.shares)?;
-                let other = [StagePoint { widths: other, shared: 0 }];
-                let other = mean_energy(profile, workload, &other, Storage::Independent, &[1.0])?;
-                Ok::<_, EnergyError>(1.0 - energy(policy) / energy(other))
-            });
-            saving.expect("the profile priced every point before it was traced").into()
-        });
-        SavingsInterval {
-            vs_best_static_uniform: uniform,
-            vs_best_static: any,
-            vs_best_static_plain: plain,
-            vs_16_bit: wide,
-        }
-    }
+    // Both blocks have one scale.
+    let right = rows.iter().filter(|&&row| {
+        let [a, b] = [as_is, mirrored].map(|b| &b.answers.scores[row * classes..][..classes]);
+        let sums: Vec<i32> = a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect();
+        answer(&sums).class == trace.labels[row] as usize
+    });
+    Some(right.count() as f64 / rows.len().max(1) as f64)
 }
 
 /// Name of the point that is always traced.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::certify::Test;
 use crate::data::{Preprocess, Source};
 use crate::trace::Shares;
 
@@ -21,6 +22,11 @@ pub struct Task {
     pub threads: Option<usize>,
     /// Operating points to trace.
     pub points: Option<Vec<String>>,
+    /// Most stages of the policy.
+    pub stages: Option<usize>,
+    /// Gates compare the margin with a threshold, and learn nothing else.
+    #[serde(default)]
+    pub margin_only: bool,
     /// Nominal seconds of tracing that the choice of points keeps to.
     pub budget: Option<f64>,
     /// Samples.
@@ -48,9 +54,17 @@ pub struct DataSection {
     pub labels: Option<PathBuf>,
     /// Samples for calibration; otherwise they are split off.
     pub calibration: Option<PathBuf>,
-    /// Symmetries of the task: `mirror`.
+    /// Symmetries of the task.
     #[serde(default)]
-    pub symmetry: Vec<String>,
+    pub symmetry: Vec<Symmetry>,
+}
+
+/// What leaves a sample's label as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Symmetry {
+    /// Left and right exchanged.
+    Mirror,
 }
 
 /// `[constraint]`
@@ -63,6 +77,8 @@ pub struct ConstraintSection {
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.
     pub confidence: Option<f64>,
+    /// How it is proved.
+    pub test: Option<Test>,
 }
 
 /// `[split]`

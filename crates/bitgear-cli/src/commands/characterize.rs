@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use bitgear::certify::Test;
 use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
 use bitgear::data::{Preprocess, Source};
 use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
+use bitgear::search::Rules;
+use bitgear::summary::Constraint;
 use bitgear::task::Task;
 use bitgear_core::bits::BitWidth;
 
@@ -77,12 +80,6 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         Failure::new(format!("{what} is missing"))
             .hint(format!("give {flag}, or `{key}` in the task's file"))
     };
-    if options.guarantee.or(task.constraint.guarantee).is_some() {
-        return Err(Failure::new(
-            "guarantees are not supported yet: only the target, `max_accuracy_drop`",
-        )
-        .hint("leave out --guarantee and `guarantee`"));
-    }
     let mut preprocess = task.preprocess.clone().unwrap_or_default();
     let flags = Preprocess {
         scale: options.scale.unwrap_or(preprocess.scale),
@@ -118,6 +115,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         data: data.ok_or_else(|| missing("the data", "--data", "data.path"))?,
         calibration: calibration.map(Source::Path),
         preprocess,
+        mirror: !options.symmetry.is_empty() || !task.data.symmetry.is_empty(),
         accelerator: options
             .accelerator
             .clone()
@@ -127,7 +125,23 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
         budget: options.budget.or(task.budget).unwrap_or(Job::BUDGET),
         methods: Methods::best(),
         storage: options.storage.map_or(Storage::Independent, Into::into),
-        max_accuracy_drop: options.max_drop.or(task.constraint.max_accuracy_drop).unwrap_or(0.005),
+        constraint: Constraint {
+            max_accuracy_drop: options
+                .max_drop
+                .or(task.constraint.max_accuracy_drop)
+                .unwrap_or(0.005),
+            max_energy_uj: options.max_energy,
+            guarantee: options.guarantee.or(task.constraint.guarantee),
+            confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
+            test: options.test.map(Into::into).or(task.constraint.test).unwrap_or(Test::Exact),
+        },
+        rules: Rules {
+            stages: options.stages.or(task.stages).unwrap_or(2),
+            margin_only: options.margin_only || task.margin_only,
+            sums: !options.no_sums,
+            max_escalation: options.max_escalation.unwrap_or(1.0),
+            max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
+        },
         shares: task.split.shares(),
         seed: options.seed.or(task.seed).unwrap_or(1),
         out: options.out.clone(),

@@ -13,29 +13,7 @@ use crate::terminal::{Bars, energy, on_threads, percent};
 pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
     let bundle = Bundle::read(&options.bundle)?;
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
-    let indices: Vec<usize> = match &options.split {
-        None => (0..data.len()).collect(),
-        Some(name) => {
-            let split = Split::from_name(name).ok_or_else(|| {
-                Failure::new(format!("split must be search, certification or test, got `{name}`"))
-            })?;
-            let splits = &bundle.splits;
-            let expected = if split == Split::Calibration {
-                &splits.calibration_sha256
-            } else {
-                &splits.data_sha256
-            };
-            if data.sha256() != expected {
-                return Err(Failure::new(format!(
-                    "data `{}` is not what the bundle's splits refer to: expected SHA-256 {expected}, got {}",
-                    options.data.display(),
-                    data.sha256()
-                ))
-                .hint("leave out --split to evaluate on all samples"));
-            }
-            splits.of(split).to_vec()
-        }
-    };
+    let indices = samples(&bundle, &data, options.split.as_deref())?;
     let evaluation = on_threads(options.threads, || {
         let bars = Bars::new();
         bars.begin("evaluate", indices.len());
@@ -54,4 +32,28 @@ pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
     let e = &evaluation.energy_uj;
     println!("energy     {} uJ chip, {} uJ total, modelled", energy(e.chip), energy(e.total));
     Ok(())
+}
+
+/// The samples of a split of the data that the bundle was made with, or all samples.
+pub(super) fn samples(
+    bundle: &Bundle,
+    data: &Dataset,
+    split: Option<&str>,
+) -> Result<Vec<usize>, Failure> {
+    let Some(name) = split else { return Ok((0..data.len()).collect()) };
+    let split = Split::from_name(name).ok_or_else(|| {
+        Failure::new(format!("split must be search, certification or test, got `{name}`"))
+    })?;
+    let splits = &bundle.splits;
+    let expected =
+        if split == Split::Calibration { &splits.calibration_sha256 } else { &splits.data_sha256 };
+    if data.sha256() != expected {
+        return Err(Failure::new(format!(
+                    "data `{}` is not what the bundle's splits refer to: expected SHA-256 {expected}, got {}",
+                    data.path().display(),
+                    data.sha256()
+                ))
+                .hint("leave out --split to take all samples"));
+    }
+    Ok(splits.of(split).to_vec())
 }

@@ -36,6 +36,7 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
                             "class": decision.answer.class,
                             "margin": margin,
                             "stage": decision.stage,
+                            "first_confidence": decision.first_confidence,
                             "point": points[decision.stage],
                             "energy_uj": spent,
                             "scores": scores,

@@ -1,9 +1,11 @@
 //! One module for each command.
 
 pub(crate) mod accelerators;
+pub(crate) mod certify;
 pub(crate) mod characterize;
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+pub(crate) mod monitor;
 mod report;
 mod sensitivity;

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use bitgear::certify::Test;
 use bitgear::characterize::{Characterization, outputs};
 use bitgear::policy::EnergyUj;
+use bitgear::summary::{Constraint, Summary};
 
 use crate::terminal::{count, energy, float_islands, percent, points, table};
 
@@ -59,24 +61,29 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             policy.last_resort.point
         );
     }
-    for (stage, rate) in policy.stages.iter().zip(&policy.escalation_rates) {
+    let later = policy.stages.iter().skip(1).map(|stage| stage.point.as_str());
+    let later = later.chain([policy.last_resort.point.as_str()]);
+    for ((stage, rate), next) in policy.stages.iter().zip(&policy.escalation_rates).zip(later) {
         let _ = writeln!(
             text,
-            "policy for a drop of at most {target} points: {}, accepted from a margin of {:.4}; {} of the inputs go on to {}",
+            "policy for a drop of at most {target} points: {}, accepted from a margin of {:.4}; {} of the inputs go on to {next}",
             stage.point,
             stage.accept_at,
             percent(*rate),
-            policy.last_resort.point
         );
     }
-    if policy.last_resort.shared_layers > 0 {
-        let _ = writeln!(
-            text,
-            "{} goes on from the first {} MAC layers, which the stage before ran for it",
-            policy.last_resort.point, policy.last_resort.shared_layers
-        );
+    let shared = policy.stages.iter().map(|stage| (stage.shared_layers, &stage.point));
+    for (layers, point) in
+        shared.chain([(policy.last_resort.shared_layers, &policy.last_resort.point)])
+    {
+        if layers > 0 {
+            let _ = writeln!(
+                text,
+                "{point} goes on from the first {layers} MAC layers, which the stage before ran for it",
+            );
+        }
     }
-    let _ = writeln!(text, "not certified: the drop is an expectation, not a guarantee\n");
+    let _ = writeln!(text, "{}\n", guarantee(summary));
 
     let others = [
         (
@@ -165,4 +172,42 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
         let _ = writeln!(text, "  {}", path.display());
     }
     text
+}
+
+/// Without the digits that binary fractions add.
+fn round(value: f64) -> f64 {
+    (1e6 * value).round() / 1e6
+}
+
+/// What was proved of the policy.
+fn guarantee(summary: &Summary) -> String {
+    let Constraint { guarantee, confidence, test, .. } = summary.constraint;
+    let policy = &summary.policy;
+    let confidence = match test {
+        Test::Conformal => "in expectation".to_owned(),
+        _ => format!("with {} % confidence ({} test)", round(100.0 * confidence), test.name()),
+    };
+    let bound = policy.drop_upper_bound.map(|bound| 100.0 * bound);
+    match (guarantee, bound) {
+        (Some(drop), _) if policy.certified => {
+            format!("certified: the drop is at most {} points {confidence}", round(100.0 * drop))
+        }
+        (Some(drop), Some(bound)) => {
+            let needed = match policy.samples_needed {
+                Some(samples) => format!(
+                    "about {} samples for certification would prove it of this policy",
+                    count(samples)
+                ),
+                None => "no number of samples would prove it of this policy".to_owned(),
+            };
+            format!(
+                "NOT CERTIFIED: no policy was proved to lose at most {} points {confidence}; this one loses at most {bound:.2}; {needed}",
+                round(100.0 * drop)
+            )
+        }
+        (None, Some(bound)) => format!(
+            "the drop is at most {bound:.2} points {confidence}; the target is an expectation"
+        ),
+        (_, None) => "not certified: there are no samples for certification".to_owned(),
+    }
 }

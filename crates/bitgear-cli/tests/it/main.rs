@@ -113,7 +113,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
             "--config",
             config,
             "--guarantee",
-            "0.02",
+            "1.5",
             "--out",
             "target/absent",
         ]),
@@ -133,8 +133,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
     error: operating point must be `wWaA` or `wWaA-fFlL` with bit-widths from 1 to 16, such as `w4a4` or `w3a3-f8l8`, got `w4`
 
     exit code 1
-    error: guarantees are not supported yet: only the target, `max_accuracy_drop`
-    hint: leave out --guarantee and `guarantee`
+    error: the guaranteed drop must be a fraction between 0 and 1, got 1.5
 
     exit code 1
     error: no accelerator profile `absent`: neither shipped (bitblade-28nm, bitfusion-45nm, dvas-40nm, envision-28nm, eyeriss-65nm, gap9-22nm, generic-45nm, mpic-22nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)
@@ -176,7 +175,7 @@ fn characterize_evaluate_and_run_tell_one_story() {
     policy  [n] %  [n]  [n]  [n]
 
     policy for a drop of at most [n] points: w3a3, accepted from a margin of [n]; [n] % of the inputs go on to w6a6
-    not certified: the drop is an expectation, not a guarantee
+    the drop is at most [n] points with 95 % confidence (exact test); the target is an expectation
 
     saving against  point  chip  by the profile  total  chip, mean of splits
     best static uniform  w6a6  [n] %  [n] % to [n] %  [n] %  [n] %

@@ -16,7 +16,7 @@ use crate::energy::Storage;
 use crate::execute::{
     Decision, Engine, Handoff, IntegerModel, Leg, MacStep, RunningStage, Step, decide, relay,
 };
-use crate::policy::{EnergyUj, PolicyFile};
+use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
 
@@ -105,12 +105,19 @@ fn widest(models: &[IntegerModel]) -> Vec<u8> {
     (0..layers).map(width).collect()
 }
 
+/// The first stage with the same network, which keeps the weights: one network may serve two views.
+fn keeper(models: &[IntegerModel], stage: usize) -> usize {
+    models.iter().position(|model| *model == models[stage]).unwrap_or(stage)
+}
+
 /// Bytes that all packed weights of some networks take.
 pub fn weight_bytes(models: &[IntegerModel], storage: Storage) -> usize {
     let bytes = |mac: &MacStep, width| pack::packed_len(mac.codes.len(), width);
     match storage {
         Storage::Independent => {
-            models.iter().flat_map(IntegerModel::mac_steps).map(|m| bytes(m, m.weight_bits)).sum()
+            let stages = (0..models.len()).filter(|&stage| keeper(models, stage) == stage);
+            let steps = stages.flat_map(|stage| models[stage].mac_steps());
+            steps.map(|m| bytes(m, m.weight_bits)).sum()
         }
         Storage::Nested => {
             let layers = models.iter().take(1).flat_map(IntegerModel::mac_steps);
@@ -143,6 +150,7 @@ impl Bundle {
     fn independent(&self) -> Vec<(String, Vec<i16>, u8)> {
         let models = self.models.iter().enumerate();
         models
+            .filter(|&(stage, _)| keeper(&self.models, stage) == stage)
             .flat_map(|(stage, model)| {
                 model.mac_steps().enumerate().map(move |(layer, mac)| {
                     let codes = if mac.odd { pack::halved(&mac.codes) } else { mac.codes.clone() };
@@ -210,10 +218,18 @@ impl Bundle {
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         let widest = widest(&bundle.models);
+        // Without their codes, which are what is missing, networks that share them are equal.
+        let keepers: Vec<usize> =
+            (0..bundle.models.len()).map(|stage| keeper(&bundle.models, stage)).collect();
         for (stage, model) in bundle.models.iter_mut().enumerate() {
             for (layer, mac) in mac_steps(model) {
                 let (name, width) = match bundle.storage {
-                    Storage::Independent => (stage_tensor(stage, layer), mac.weight_bits),
+                    Storage::Independent => {
+                        let own = stage_tensor(stage, layer);
+                        let kept = || stage_tensor(keepers[stage], layer);
+                        let name = if tensors.tensor(&own).is_ok() { own } else { kept() };
+                        (name, mac.weight_bits)
+                    }
                     Storage::Nested => (shared_tensor(layer), widest[layer]),
                 };
                 let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data();
@@ -275,6 +291,17 @@ impl Bundle {
             leg.model.validate().map_err(|e| e.to_string())?;
         }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
+            if let Some(Tables { predicted, runner_up }) = &stage.tables
+                && [predicted, runner_up].iter().any(|table| table.len() != self.classes)
+            {
+                return Err(format!(
+                    "stage `{}`: expected gate tables of {} classes, got {} and {}",
+                    stage.point,
+                    self.classes,
+                    predicted.len(),
+                    runner_up.len()
+                ));
+            }
             if stage.score_scale != model.score_scale() {
                 return Err(format!(
                     "stage `{}`: score scale differs from its network's",
@@ -319,16 +346,19 @@ pub struct Runner<'b> {
 impl Runner<'_> {
     /// Answers to a batch (N, sample shape) of preprocessed samples.
     pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
-        let thresholds = self.bundle.policy.stages.iter().map(|s| Some(s.accept_at_code));
+        let gates = self.bundle.policy.gates().map(Some);
         let stages: Vec<RunningStage<'_>> = self
             .engines
             .iter()
             .zip(&self.handoffs)
-            .zip(thresholds.chain([None]))
-            .map(|((engine, handoff), accept_at)| RunningStage {
+            .zip(gates.chain([None]))
+            .zip(self.bundle.policy.views_and_factors())
+            .map(|(((engine, handoff), gate), (view, sum))| RunningStage {
                 engine,
-                accept_at,
+                gate,
                 handoff: handoff.as_ref(),
+                view,
+                sum,
             })
             .collect();
         decide(&stages, batch)

@@ -7,7 +7,7 @@ use crate::characterize::workload;
 use crate::energy;
 use crate::execute::fixture::{LAYERS, check, fixture, model, split_at};
 use crate::execute::shared_layers;
-use crate::policy::{Expected, LastResort, Provenance, StageFile};
+use crate::policy::{Expected, LastResort, Provenance, StageFile, SumFile};
 
 const ENERGY: EnergyUj = EnergyUj { total: 3.0, chip: 2.0, offchip: 1.0 };
 
@@ -32,15 +32,18 @@ fn bundle(models: Vec<IntegerModel>, shared: usize, storage: Storage) -> Bundle 
             point: low.point.clone(),
             view: "as-is".to_owned(),
             scores: "replace".to_owned(),
+            sum: None,
             shared_layers: 0,
             accept_at: 0.0,
             accept_at_code: margins[margins.len() / 2],
             score_scale: low.score_scale(),
+            tables: None,
         }],
         last_resort: LastResort {
             point: high.point.clone(),
             view: "as-is".to_owned(),
             scores: "replace".to_owned(),
+            sum: None,
             shared_layers: shared,
         },
         stage_energy_uj: vec![ENERGY; 2],
@@ -159,6 +162,67 @@ fn a_bundle_with_shared_layers_answers_as_one_without() {
             assert_eq!(answers(3), anew, "{storage:?} on {}", kernels.name());
         }
     }
+}
+
+/// The mirrored view of the same point, its scores summed, behind a learned gate: decided by hand from
+/// the scores of both views.
+#[test]
+fn a_mirrored_and_summed_stage_adds_the_scores_of_both_views() {
+    let samples = &fixture().samples;
+    let network = model(&[(4, 4); LAYERS]);
+    let mut bundle = bundle(vec![network.clone(), network.clone()], 0, Storage::Independent);
+    let classes = network.classes();
+    let tables = Tables {
+        predicted: (0..classes as i32).map(|c| 3 * c).collect(),
+        runner_up: vec![-2; classes],
+    };
+    bundle.policy.stages[0].tables = Some(tables.clone());
+    bundle.policy.last_resort.view = "mirror".to_owned();
+    bundle.policy.last_resort.scores = "sum".to_owned();
+    let factor = 0.75_f32;
+    bundle.policy.last_resort.sum = Some(SumFile { weight: 0.75, factor });
+
+    let engine = Engine::new(&network, Kernels::scalar());
+    let as_is = engine.scores(samples);
+    let mut mirrored = samples.clone();
+    crate::data::mirror(&mut mirrored);
+    let mirrored = engine.scores(&mirrored);
+    let rows = as_is.chunks_exact(classes).zip(mirrored.chunks_exact(classes));
+    let expected: Vec<(usize, Vec<i32>)> = rows
+        .map(|(low, high)| {
+            let first = answer(low);
+            let gate = first.margin - tables.predicted[first.class] + 2;
+            if gate >= bundle.policy.stages[0].accept_at_code {
+                return (0, low.to_vec());
+            }
+            let sum = |(l, h): (&i32, &i32)| (f64::from(*l) * 0.75).round_ties_even() as i32 + h;
+            (1, low.iter().zip(high).map(sum).collect())
+        })
+        .collect();
+    assert!(expected.iter().any(|(stage, _)| *stage == 0));
+    assert!(expected.iter().any(|(stage, _)| *stage == 1));
+
+    let bytes = bundle.to_bytes().unwrap();
+    let single = Bundle { models: vec![network], ..bundle.clone() };
+    assert_eq!(
+        weight_bytes(&bundle.models, bundle.storage),
+        weight_bytes(&single.models, single.storage)
+    );
+    let read = Bundle::from_bytes(&bytes).unwrap();
+    assert_eq!(read, bundle);
+    for kernels in Kernels::present() {
+        let decisions = read.runner(kernels).decide(samples);
+        let got: Vec<(usize, Vec<i32>)> =
+            decisions.into_iter().map(|decision| (decision.stage, decision.scores)).collect();
+        assert_eq!(got, expected, "{}", kernels.name());
+    }
+
+    bundle.policy.stages[0].tables = Some(Tables { predicted: vec![0], runner_up: vec![0] });
+    assert!(bundle.to_bytes().unwrap_err().contains("gate tables"));
+    bundle.policy.stages[0].tables = None;
+    bundle.policy.stages[0].scores = "sum".to_owned();
+    bundle.policy.stages[0].sum = bundle.policy.last_resort.sum;
+    assert!(bundle.to_bytes().unwrap_err().contains("`sum` needs"));
 }
 
 #[test]

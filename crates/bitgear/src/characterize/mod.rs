@@ -2,17 +2,24 @@
 //! figures. Everything is written into one folder, from which a killed run continues.
 
 mod compare;
+mod finished;
 mod measure;
 mod points;
+mod recheck;
 mod tracing;
 
 pub use compare::compare;
+pub use finished::Finished;
 pub use measure::measure;
+pub use recheck::{Recheck, recheck};
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::recheck::float_answers;
 use crate::bundle::{Bundle, BundleError, weight_bytes};
+use crate::certify::decide;
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
@@ -28,7 +35,7 @@ use crate::quantize::{
     CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
     crossings, fused_residuals,
 };
-use crate::search::{Candidates, Kind, PointInfo, Pool};
+use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
     Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
     summarize,
@@ -39,6 +46,8 @@ use crate::trace::{FLOAT, Random, Shares, Split, Splits, TraceError, View, deal,
 const PLAIN: &str = "-plain";
 /// Mixed points of a run at most.
 const MOST_MIXED: usize = 6;
+/// Stages of a policy at most.
+const MOST_STAGES: usize = 3;
 /// Speed that budgets are counted by.
 const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
 
@@ -56,6 +65,8 @@ pub struct Job {
     pub calibration: Option<Source>,
     /// From stored values to the network's input.
     pub preprocess: Preprocess,
+    /// Whether a mirrored input has the same label: then it is a second view.
+    pub mirror: bool,
     /// Id of a shipped profile, or a profile's file.
     pub accelerator: String,
     /// Operating points; the widest is always added. None: those that the accelerator makes sense
@@ -68,8 +79,10 @@ pub struct Job {
     pub methods: Methods,
     /// How the weights of the policy's points are stored.
     pub storage: Storage,
-    /// Target: the expected accuracy drop, as a fraction.
-    pub max_accuracy_drop: f64,
+    /// The target, and the guarantee if one is wanted.
+    pub constraint: Constraint,
+    /// What policies are made of.
+    pub rules: Rules,
     /// How samples are divided.
     pub shares: Shares,
     /// Seed of everything random.
@@ -156,12 +169,7 @@ pub fn characterize(
     progress: &dyn Progress,
 ) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
-    if !(0.0..1.0).contains(&job.max_accuracy_drop) {
-        return Err(CharacterizeError::Job(format!(
-            "the largest accuracy drop must be a fraction from 0 to below 1, got {}",
-            job.max_accuracy_drop
-        )));
-    }
+    check(job).map_err(CharacterizeError::Job)?;
     let bytes = std::fs::read(&job.model).map_err(|reason| {
         CharacterizeError::Import(model.clone(), ImportError::Read { path: model.clone(), reason })
     })?;
@@ -174,8 +182,21 @@ pub fn characterize(
     for set in [&data, calibration] {
         set.check(graph.shape(graph.input), &job.preprocess)?;
     }
+    if job.mirror && graph.shape(graph.input).len() != 3 {
+        return Err(CharacterizeError::Job(
+            "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
+        ));
+    }
     // A single score answers one of two classes by its sign, which margins don't express yet.
-    let labels = data.labels_of(graph.classes())?;
+    let labels = if data.labels().is_some() {
+        Cow::Borrowed(data.labels_of(graph.classes())?)
+    } else {
+        // Then the reference's own answers are the labels, and both promises are about disagreement.
+        progress.begin("label", 0);
+        let all: Vec<usize> = (0..data.len()).collect();
+        Cow::Owned(float_answers(&graph, &data, &job.preprocess, &all))
+    };
+    let labels = &labels[..];
     let splits = splits(job, &data, labels, calibration)?;
     let provenance = Provenance {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -239,15 +260,23 @@ pub fn characterize(
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
-        points.iter().flat_map(|point| point_infos(point, &workload)).collect();
+        points.iter().flat_map(|point| point_infos(point, job.mirror, &workload)).collect();
     let mut workload = workload;
-    let search = trace.rows(Split::Search);
+    let [search, certification] =
+        [Split::Search, Split::Certification].map(|split| trace.rows(split));
+    let demand = job.constraint.demand();
+    let price = |trace: &_, infos: &[PointInfo], workload: &_| {
+        Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)
+    };
+    let choose = |candidates: &Candidates, pool| {
+        decide(candidates, &search, &certification, &demand, pool, job.seed)
+    };
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let (mut candidates, mut choice, chosen, mut models) = loop {
-        let candidates = Candidates::new(&trace, FLOAT, infos.clone(), &profile, &workload)?;
-        let choice = candidates.choose(&search, job.max_accuracy_drop, Pool::Policies, job.seed);
+    let (mut candidates, mut verdict, chosen, mut models) = loop {
+        let candidates = price(&trace, &infos, &workload)?;
+        let verdict = choose(&candidates, Pool::Policies);
         let chosen: Vec<Point> = candidates
-            .stages(choice)
+            .stages(&verdict.choice)
             .filter_map(|info| points.iter().find(|p| p.to_string() == info.point).cloned())
             .collect();
         let models: Vec<IntegerModel> = chosen
@@ -255,17 +284,26 @@ pub fn characterize(
             .map(|p| quantizer.quantize(p))
             .collect::<Result<_, _>>()
             .map_err(quantized)?;
-        if relay(&models, &candidates.shared_layers(choice)).is_ok() {
-            break (candidates, choice, chosen, models);
+        if relay(&models, &candidates.shared_layers(&verdict.choice)).is_ok() {
+            break (candidates, verdict, chosen, models);
         }
         // Equal widths did not give equal layers: then every stage begins with the input.
         for layer in &mut workload.layers {
             layer.boundary = None;
         }
     };
+    let worst: f64 = candidates.stage_energies(&verdict.choice).iter().map(|e| e.chip_uj).sum();
+    if worst > job.rules.max_worst_uj {
+        return Err(CharacterizeError::Job(format!(
+            "no policy keeps the target within {} uJ for every input: the widest point needs {worst:.3} uJ",
+            job.rules.max_worst_uj
+        )));
+    }
     let mut storage = Storage::Independent;
-    let independent = candidates.outcome(choice, &trace.rows(Split::Test));
+    let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
+    let mut chosen = chosen;
+    chosen.dedup();
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
         tracing.nested(&mut trace, &nested, progress).map_err(failed)?;
@@ -276,18 +314,28 @@ pub fn characterize(
             alike: untuned(&widths(point, &workload)),
             widths: widths(point, &workload),
         }));
-        candidates = Candidates::new(&trace, FLOAT, infos, &profile, &workload)?;
-        let best = candidates.choose(&search, job.max_accuracy_drop, Pool::Nested, job.seed);
+        candidates = price(&trace, &infos, &workload)?;
+        let best = choose(&candidates, Pool::Nested);
         // One network alone shares nothing: then the independent policy stands.
-        if best.escalation.is_some() {
-            (choice, models, storage) = (best, nested, Storage::Nested);
-            let place =
-                |m: &IntegerModel| candidates.stages(choice).position(|i| i.point == m.point);
-            models.sort_by_key(place);
+        if best.choice.stages.len() > 1 {
+            let place = |m: &IntegerModel| {
+                candidates.stages(&best.choice).position(|info| info.point == m.point)
+            };
+            let mut used: Vec<IntegerModel> =
+                nested.into_iter().filter(|model| place(model).is_some()).collect();
+            used.sort_by_key(place);
+            (verdict, models, storage) = (best, used, Storage::Nested);
         }
     }
-    let expected = candidates.outcome(choice, &search);
-    let policy = PolicyFile::new(&trace, &candidates, choice, &expected, provenance.clone());
+    let expected = candidates.outcome(&verdict.choice, &search);
+    let policy = PolicyFile::new(
+        &trace,
+        &candidates,
+        &verdict.choice,
+        &expected,
+        verdict.certificate.clone(),
+        provenance.clone(),
+    );
     let facts = Facts {
         model: ModelSummary {
             name: job.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -297,13 +345,9 @@ pub fn characterize(
             float_islands: float_islands(&graph),
         },
         calibration: splits.calibration.len(),
+        labelled: data.labels().is_some(),
         profile: &profile,
-        workload: &workload,
-        constraint: Constraint {
-            max_accuracy_drop: job.max_accuracy_drop,
-            guarantee: None,
-            confidence: 0.95,
-        },
+        constraint: job.constraint,
         reference: "float".to_owned(),
         tables: points.iter().filter(|p| !p.is_uniform()).map(|p| table(p, &workload)).collect(),
         sensitivity,
@@ -319,7 +363,7 @@ pub fn characterize(
         seed: job.seed,
         repeats: REPEATS,
     };
-    let summary = summarize(&trace, &candidates, choice, &policy, facts);
+    let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
     let bundle = Bundle {
         schema_version: 1,
         classes: graph.classes(),
@@ -334,6 +378,37 @@ pub fn characterize(
     write(job, "summary.json", &summary)?;
     tracing::clean_up(&job.out)?;
     Ok(Characterization { summary, policy })
+}
+
+/// Whether the request makes sense by itself.
+fn check(job: &Job) -> Result<(), String> {
+    let Constraint { max_accuracy_drop: target, guarantee, confidence, .. } = job.constraint;
+    if !(0.0..1.0).contains(&target) {
+        return Err(format!(
+            "the largest accuracy drop must be a fraction from 0 to below 1, got {target}"
+        ));
+    }
+    if let Some(drop) = guarantee.filter(|&drop| !(drop > 0.0 && drop < 1.0)) {
+        return Err(format!("the guaranteed drop must be a fraction between 0 and 1, got {drop}"));
+    }
+    if !(0.5..=0.9999).contains(&confidence) {
+        return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
+    }
+    let Rules { max_escalation, max_worst_uj, .. } = job.rules;
+    if !(0.0..=1.0).contains(&max_escalation) {
+        return Err(format!(
+            "the largest escalation rate must be a fraction from 0 to 1, got {max_escalation}"
+        ));
+    }
+    for budget in job.constraint.max_energy_uj.iter().chain([&max_worst_uj]) {
+        if *budget <= 0.0 || budget.is_nan() {
+            return Err(format!("a budget of energy must be positive, got {budget} uJ"));
+        }
+    }
+    if !(1..=MOST_STAGES).contains(&job.rules.stages) {
+        return Err(format!("a policy has 1 to {MOST_STAGES} stages, got {}", job.rules.stages));
+    }
+    Ok(())
 }
 
 fn write(job: &Job, name: &str, value: &impl serde::Serialize) -> Result<(), CharacterizeError> {
@@ -451,21 +526,22 @@ fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
 }
 
 /// What can be chosen of a point.
-fn point_infos(point: &Point, workload: &Workload) -> Vec<PointInfo> {
+fn point_infos(point: &Point, mirror: bool, workload: &Workload) -> Vec<PointInfo> {
+    let name = point.to_string();
+    let plain = point.is_uniform().then(|| (format!("{point}{PLAIN}"), View::AsIs));
+    let mirrored = mirror.then(|| (name.clone(), View::Mirror));
     let widths = widths(point, workload);
-    let info = |kind, suffix, alike| PointInfo {
-        point: format!("{point}{suffix}"),
-        view: View::AsIs,
-        kind,
-        widths: widths.clone(),
-        alike,
-    };
-    let alike = untuned(&widths);
-    if point.is_uniform() {
-        vec![info(Kind::Uniform, "", alike), info(Kind::Plain, PLAIN, widths.len())]
+    let info = |(name, view)| point_info(name, view, point.is_uniform(), widths.clone());
+    [Some((name, View::AsIs)), plain, mirrored].into_iter().flatten().map(info).collect()
+}
+
+fn point_info(name: String, view: View, uniform: bool, widths: Vec<EnergyWidths>) -> PointInfo {
+    let (kind, alike) = if name.ends_with(PLAIN) {
+        (Kind::Plain, widths.len())
     } else {
-        vec![info(Kind::Mixed, "", alike)]
-    }
+        (if uniform { Kind::Uniform } else { Kind::Mixed }, untuned(&widths))
+    };
+    PointInfo { point: name, view, kind, widths, alike }
 }
 
 /// Leading layers that are too wide for tuning to touch.

@@ -6,14 +6,16 @@ use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use rayon::prelude::*;
 
+use super::recheck::highest;
 use super::{Job, PLAIN, Progress};
-use crate::data::Dataset;
+use crate::data::{Dataset, mirror};
 use crate::execute::{Engine, IntegerModel};
 use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::policy::Provenance;
 use crate::quantize::{Point, Quantizer, UnsupportedOperators};
+use crate::tensor::Tensor;
 use crate::trace::{self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View};
 
 /// Samples of one batch, which is the most that a killed run loses.
@@ -58,27 +60,36 @@ impl Tracing<'_> {
             .and_then(|_| trace::read(&path).ok());
         let parts = Parts::open(&self.job.out.join(PARTS), fingerprint)?;
         let mut trace = self.empty();
-        let earlier = |point: &str| {
-            let block = earlier.as_ref()?.block(point, View::AsIs)?;
+        let earlier = |point: &str, view: View| {
+            let block = earlier.as_ref()?.block(point, view)?;
             (block.answers.len() == trace.samples.len()).then(|| block.clone())
         };
+        let both = [View::AsIs, View::Mirror];
+        let views = if self.job.mirror { &both[..] } else { &both[..1] };
         let mut blocks = Vec::new();
-        blocks.push(match earlier(FLOAT) {
-            Some(block) => block,
-            None => self.float(&trace, &parts, progress)?,
-        });
-        for point in points {
-            let name = point.to_string();
-            blocks.push(match earlier(&name) {
+        for &view in views {
+            blocks.push(match earlier(FLOAT, view) {
                 Some(block) => block,
-                None => self.point(point, name, false, &trace, &parts, progress)?,
+                None => self.float(view, &trace, &parts, progress)?,
             });
-            if point.is_uniform() {
-                let name = format!("{point}{PLAIN}");
-                blocks.push(match earlier(&name) {
-                    Some(block) => block,
-                    None => self.point(point, name, true, &trace, &parts, progress)?,
-                });
+        }
+        for point in points {
+            let plain = point.is_uniform().then(|| format!("{point}{PLAIN}"));
+            for name in std::iter::once(point.to_string()).chain(plain) {
+                let plain = name.ends_with(PLAIN);
+                let mut model = None;
+                for &view in if plain { &both[..1] } else { views } {
+                    if let Some(block) = earlier(&name, view) {
+                        blocks.push(block);
+                        continue;
+                    }
+                    let model = match &mut model {
+                        Some(model) => &*model,
+                        none => none.insert(self.quantized(point, &name, progress)?),
+                    };
+                    let block = self.block(model, &name, &name, view, &trace, &parts, progress)?;
+                    blocks.push(block);
+                }
             }
         }
         trace.blocks = blocks;
@@ -113,7 +124,8 @@ impl Tracing<'_> {
         for model in models {
             // The same name means other weights in other company.
             let key = format!("{} of {chain}", model.point);
-            let block = self.block(model, &model.point, &key, trace, &parts, progress)?;
+            let block =
+                self.block(model, &model.point, &key, View::AsIs, trace, &parts, progress)?;
             trace.blocks.push(block);
         }
         Ok(self.write(trace)?)
@@ -148,8 +160,18 @@ impl Tracing<'_> {
         }
     }
 
+    /// Preprocessed samples, as the view shows them.
+    fn batch(&self, samples: &[usize], view: View) -> Tensor {
+        let mut batch = self.data.batch(samples, &self.job.preprocess);
+        if view == View::Mirror {
+            mirror(&mut batch);
+        }
+        batch
+    }
+
     fn float(
         &self,
+        view: View,
         trace: &Trace,
         parts: &Parts,
         progress: &dyn Progress,
@@ -157,63 +179,55 @@ impl Tracing<'_> {
         let range = self.quantizer.ranges().of(self.graph.output);
         let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
         let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
-        let answers = batches(FLOAT, trace, parts, progress, |samples| {
+        let answers = batches(FLOAT, view, trace, parts, progress, |samples| {
             let chunks: Vec<Vec<f32>> = samples
                 .par_chunks(FLOAT_BATCH)
-                .map(|chunk| {
-                    let batch = self.data.batch(chunk, &self.job.preprocess);
-                    float::run(self.graph, &batch).into_values()
-                })
+                .map(|chunk| float::run(self.graph, &self.batch(chunk, view)).into_values())
                 .collect();
             let mut answers = Answers::default();
             for scores in chunks.iter().flat_map(|c| c.chunks_exact(trace.classes)) {
-                let highest =
-                    |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
-                let predicted = (0..scores.len()).fold(0, highest);
                 let integers: Vec<i32> = scores
                     .iter()
                     .map(|&s| (f64::from(s) / scale).round_ties_even() as i32)
                     .collect();
-                answers.push(predicted as u32, answer(&integers).margin, &integers);
+                answers.push(highest(scores), answer(&integers).margin, &integers);
             }
             answers
         })?;
-        Ok(Block { point: FLOAT.to_owned(), view: View::AsIs, score_scale: scale, answers })
+        Ok(Block { point: FLOAT.to_owned(), view, score_scale: scale, answers })
     }
 
-    fn point(
+    fn quantized(
         &self,
         point: &Point,
-        name: String,
-        plain: bool,
-        trace: &Trace,
-        parts: &Parts,
+        name: &str,
         progress: &dyn Progress,
-    ) -> Result<Block, Failure> {
+    ) -> Result<IntegerModel, Failure> {
         progress.begin(&format!("quantize {name}"), 0);
-        let model = if plain {
+        let model = if name.ends_with(PLAIN) {
             self.quantizer.plain().quantize(point)
         } else {
             self.quantizer.quantize(point)
         };
-        let model = model.map_err(Failure::Quantize)?;
-        self.block(&model, &name, &name, trace, parts, progress)
+        model.map_err(Failure::Quantize)
     }
 
     /// What every sample does in one network; batches are kept under `key`.
+    #[expect(clippy::too_many_arguments, reason = "what is run, and where the answers go")]
     fn block(
         &self,
         model: &IntegerModel,
         name: &str,
         key: &str,
+        view: View,
         trace: &Trace,
         parts: &Parts,
         progress: &dyn Progress,
     ) -> Result<Block, Failure> {
         let engine = Engine::new(model, Kernels::detect());
-        let answers = batches(key, trace, parts, progress, |samples| {
+        let answers = batches(key, view, trace, parts, progress, |samples| {
             let mut answers = Answers::default();
-            let scores = engine.scores(&self.data.batch(samples, &self.job.preprocess));
+            let scores = engine.scores(&self.batch(samples, view));
             for scores in scores.chunks_exact(trace.classes) {
                 let answer = answer(scores);
                 answers.push(answer.class as u32, answer.margin, scores);
@@ -221,28 +235,30 @@ impl Tracing<'_> {
             answers
         })?;
         let score_scale = model.score_scale();
-        Ok(Block { point: name.to_owned(), view: View::AsIs, score_scale, answers })
+        Ok(Block { point: name.to_owned(), view, score_scale, answers })
     }
 }
 
 /// Runs the batches that no earlier run finished.
 fn batches(
     point: &str,
+    view: View,
     trace: &Trace,
     parts: &Parts,
     progress: &dyn Progress,
     run: impl Fn(&[usize]) -> Answers,
 ) -> Result<Answers, TraceError> {
-    progress.begin(point, trace.samples.len());
+    let step = if view == View::AsIs { point.to_owned() } else { format!("{point} mirrored") };
+    progress.begin(&step, trace.samples.len());
     let mut all = Answers::default();
     for (index, samples) in trace.samples.chunks(BATCH).enumerate() {
         let first = index * BATCH;
-        let stored = parts.load(point, View::AsIs, first, samples.len(), trace.classes);
+        let stored = parts.load(point, view, first, samples.len(), trace.classes);
         let answers = if let Some(answers) = stored {
             answers
         } else {
             let answers = run(samples);
-            parts.store(point, View::AsIs, first, &answers)?;
+            parts.store(point, view, first, &answers)?;
             answers
         };
         all.append(answers);

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
+use bitgear_core::policy::Gate;
 
 use super::{Engine, IntegerModel, RunningStage, decide, relay};
 use crate::graph::{
@@ -13,6 +14,7 @@ use crate::graph::{
 };
 use crate::quantize::{Point, Ranges, Widths, calibrate, quantize};
 use crate::tensor::Tensor;
+use crate::trace::View;
 
 pub(crate) const SAMPLES: usize = 12;
 const SHAPE: [usize; 3] = [3, 8, 8];
@@ -141,7 +143,13 @@ pub(crate) fn check(models: &[IntegerModel], shared: &[usize]) {
                 .zip(&legs)
                 .map(|(engine, leg)| {
                     let handoff = leg.handoff.as_ref();
-                    RunningStage { engine, accept_at: Some(accept_at), handoff }
+                    RunningStage {
+                        engine,
+                        gate: Some(Gate::margin(accept_at)),
+                        handoff,
+                        view: View::AsIs,
+                        sum: None,
+                    }
                 })
                 .collect();
             let decisions = decide(&stages, samples);

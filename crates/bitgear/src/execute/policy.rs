@@ -2,11 +2,13 @@
 //! were unsure until then, gathered into dense batches.
 
 use bitgear_core::margin::{Answer, answer};
-use bitgear_core::policy::accepts;
+use bitgear_core::policy::{Gate, sum_scores};
 
 use super::engine::{Kept, Start};
 use super::{Engine, Handoff};
+use crate::data::mirror;
 use crate::tensor::Tensor;
+use crate::trace::View;
 
 /// What a policy answered to one input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,57 +19,84 @@ pub struct Decision {
     pub answer: Answer,
     /// Its scores, in units of its point's score scale.
     pub scores: Vec<i32>,
+    /// What the first stage's gate compared with its threshold; the margin where there is no gate.
+    pub first_confidence: i32,
 }
 
-/// One stage: the network, and the margin from which its answer is accepted.
+/// One stage: the network, and when its answer is kept.
 pub struct RunningStage<'m> {
     /// The network at the stage's operating point.
     pub engine: &'m Engine<'m>,
-    /// Smallest accepted margin in units of the point's score scale; `None` accepts everything.
-    pub accept_at: Option<i32>,
+    /// When its answer is kept; `None` keeps everything.
+    pub gate: Option<Gate<'m>>,
     /// How it goes on from the stage before; `None` starts from the input.
     pub handoff: Option<&'m Handoff>,
+    /// How the input is shown to it.
+    pub view: View,
+    /// What a unit of the scores of the stage before is worth in units of its own, where they are
+    /// added; such a stage keeps no maps for the next.
+    pub sum: Option<f32>,
 }
 
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
-/// whatever its threshold.
+/// whatever its gate.
 pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let samples = batch.shape().first().copied().unwrap_or(0);
     let mut decisions: Vec<Option<Decision>> = vec![None; samples];
+    let mut first_confidences = vec![0; samples];
     let mut unsure: Vec<usize> = (0..samples).collect();
     let mut maps: Vec<Kept> = Vec::new();
+    // Of the unsure inputs, what the stage before scored.
+    let mut before: Vec<Vec<i32>> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
         if unsure.is_empty() {
             break;
         }
         let last = index + 1 == stages.len();
-        let accepted = |answer| last || stage.accept_at.is_none_or(|at| accepts(answer, at));
+        let accepted = |answer| last || stage.gate.is_none_or(|gate| gate.accepts(answer));
         let pending;
         let start = match stage.handoff {
             Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },
-            _ if index == 0 => Start::Input(batch),
+            _ if index == 0 && stage.view == View::AsIs => Start::Input(batch),
             _ => {
-                pending = rows(batch, &unsure);
+                let mut shown = rows(batch, &unsure);
+                if stage.view == View::Mirror {
+                    mirror(&mut shown);
+                }
+                pending = shown;
                 Start::Input(&pending)
             }
         };
         let keep = stages.get(index + 1).and_then(|next| next.handoff);
         let keep = keep.map_or(&[][..], |handoff| &handoff.kept);
-        let (scores, kept) =
+        let (mut scores, kept) =
             stage.engine.run_batch(start, keep, &|scores| !accepted(answer(scores)));
         let classes = stage.engine.model().classes();
+        if let Some(factor) = stage.sum {
+            for (scores, before) in scores.chunks_exact_mut(classes).zip(&before) {
+                sum_scores(scores, before, factor);
+            }
+        }
         let mut handed_on = Vec::new();
+        let mut scored = Vec::new();
         for (row, scores) in scores.chunks_exact(classes).enumerate() {
             let answer = answer(scores);
+            if index == 0 {
+                first_confidences[row] =
+                    stage.gate.map_or(answer.margin, |gate| gate.confidence(answer));
+            }
             if accepted(answer) {
                 let scores = scores.to_vec();
-                decisions[unsure[row]] = Some(Decision { stage: index, answer, scores });
+                let first_confidence = first_confidences[unsure[row]];
+                decisions[unsure[row]] =
+                    Some(Decision { stage: index, answer, scores, first_confidence });
             } else {
                 handed_on.push(unsure[row]);
+                scored.push(scores.to_vec());
             }
         }
         maps = kept.into_iter().flatten().collect();
-        unsure = handed_on;
+        (unsure, before) = (handed_on, scored);
     }
     decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
 }

@@ -1,22 +1,32 @@
 //! Finds the cheapest policy that keeps the expected accuracy drop within a target.
 //!
-//! Thresholds are exact: for each ordered pair of points, samples are sorted by the low stage's
-//! margin and every boundary between distinct margins is tried.
+//! Thresholds are exact: for each chain of points, samples are sorted by the margins and every
+//! boundary between distinct margins is tried. Two stages are swept (`sweep`), three with a tree over
+//! the second margin (`tree`). `price` says what they cost.
 //!
-//! The cheapest of thousands of candidates on a search split looks better than it is. So the bound
-//! that is searched with is tightened until, in cross-fitting, what is chosen on some folds keeps
-//! the target on the others. Static points are chosen by the same rule.
+//! The cheapest of thousands of candidates on a search split looks better than it is: `choose` takes
+//! that off the bound. A gate may learn more than the margin (`learn`), and is judged out of fold.
 
+mod choose;
+mod learn;
+mod measure;
+mod price;
 mod repeated;
+mod sum;
 mod sweep;
+mod tree;
 
+pub use measure::{Measure, Measured};
 pub use repeated::{Drop, Repeated, repeat};
+pub use sum::Sum;
+pub use sweep::Tradeoff;
 
-use crate::energy::{
-    AcceleratorProfile, Energy, EnergyError, StagePoint, Storage, Widths, Workload, policy_cost,
-    stage_costs,
-};
-use crate::trace::{Random, Trace, View, deal};
+use bitgear_core::margin::Answer;
+
+use crate::certify::Flips;
+use crate::energy::{AcceleratorProfile, Energy, EnergyError, Widths, Workload, policy_cost};
+use crate::policy::{Tables, gate};
+use crate::trace::{Trace, View};
 
 /// What kind of point a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,12 +88,32 @@ impl PointInfo {
 #[derive(Clone, Debug)]
 struct Candidate {
     info: PointInfo,
+    /// The candidate that is this point alone: itself, unless its scores are summed.
+    base: usize,
+    /// The stage before, whose scores are added.
+    sum: Option<Sum>,
     correct: Vec<bool>,
-    margins: Vec<i32>,
-    /// Rows by falling margin.
-    order: Vec<u32>,
-    /// Alone, without escalation.
+    margins: Column,
+    /// The two classes with the highest scores.
+    leading: Vec<[u32; 2]>,
+    /// Of every input: alone, or after the stage that it is summed with.
     energy: Energy,
+}
+
+/// How sure a stage is of each row.
+#[derive(Clone, Debug)]
+struct Column {
+    values: Vec<i32>,
+    /// Rows by falling value.
+    order: Vec<u32>,
+}
+
+impl Column {
+    fn new(values: Vec<i32>) -> Self {
+        let mut order: Vec<u32> = (0..values.len() as u32).collect();
+        order.sort_by_key(|&row| (std::cmp::Reverse(values[row as usize]), row));
+        Self { values, order }
+    }
 }
 
 /// Everything that a choice depends on: answers of all candidates and of the reference, and what
@@ -97,22 +127,81 @@ pub struct Candidates {
     pairs: Vec<Vec<[Energy; 2]>>,
     /// \[low\]\[high\]: leading layers that the high stage leaves to the low one.
     shared: Vec<Vec<usize>>,
+    profile: AcceleratorProfile,
+    workload: Workload,
+    classes: usize,
+    rules: Rules,
 }
 
-/// A policy of one or two stages, by the candidates' indices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A policy, by the candidates' indices.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The first stage.
-    pub low: usize,
-    /// The margin, in units of the low stage's score scale, from which it is accepted, and who
-    /// answers otherwise.
-    pub escalation: Option<(i32, usize)>,
+    /// The stages in the order in which they run.
+    pub stages: Vec<usize>,
+    /// When each stage but the last is accepted.
+    pub gates: Vec<Gate>,
+}
+
+/// When a stage is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// From this margin on, in units of the stage's score scale.
+    pub accept_at: i32,
+    /// What is taken off the margin before; `None` for the plain margin.
+    pub tables: Option<Tables>,
+}
+
+impl Gate {
+    /// A threshold on the plain margin.
+    pub fn margin(accept_at: i32) -> Self {
+        Self { accept_at, tables: None }
+    }
+}
+
+/// What policies are made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Most stages, 1 to 3.
+    pub stages: usize,
+    /// Gates compare the margin with a threshold, nothing else.
+    pub margin_only: bool,
+    /// Whether a stage's scores may be summed with those of the stage before.
+    pub sums: bool,
+    /// Largest share of samples that the first stage hands on.
+    pub max_escalation: f64,
+    /// Largest chip energy of an input that all stages run for, in microjoule.
+    pub max_worst_uj: f64,
+}
+
+impl Default for Rules {
+    /// Two stages with any gate and summed scores, without limits.
+    fn default() -> Self {
+        Self {
+            stages: 2,
+            margin_only: false,
+            sums: true,
+            max_escalation: 1.0,
+            max_worst_uj: f64::INFINITY,
+        }
+    }
+}
+
+impl Choice {
+    /// One point for every input.
+    pub fn fixed(index: usize) -> Self {
+        Self { stages: vec![index], gates: Vec::new() }
+    }
+
+    /// The stage that always answers.
+    pub fn last(&self) -> usize {
+        self.stages[self.stages.len() - 1]
+    }
 }
 
 /// What may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// One or two stages of any points but plain ones.
+    /// Any number of stages of any points but plain ones.
     Policies,
     /// One point, uniform or mixed.
     Static,
@@ -120,7 +209,7 @@ pub enum Pool {
     StaticUniform,
     /// One plain point.
     StaticPlain,
-    /// One or two stages of nested points.
+    /// Any number of stages of nested points.
     Nested,
 }
 
@@ -133,25 +222,29 @@ impl Pool {
             Self::StaticPlain => kind == Kind::Plain,
         }
     }
+
+    /// Of the same points single ones.
+    fn fixed(self) -> Self {
+        if self == Self::Policies { Self::Static } else { self }
+    }
+
+    fn is_dynamic(self) -> bool {
+        matches!(self, Self::Policies | Self::Nested)
+    }
 }
 
 /// What a choice does on some samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Share of right answers.
     pub accuracy: f64,
     /// Accuracy of the reference minus that.
     pub drop: f64,
-    /// Share of samples that the first stage hands on.
-    pub escalation_rate: f64,
+    /// Share of all samples that each stage but the last hands on.
+    pub escalation_rates: Vec<f64>,
     /// Mean energy of a sample.
     pub energy: Energy,
 }
-
-/// Folds of cross-fitting.
-const FOLDS: usize = 5;
-/// How far below the target bounds are tried, in standard errors of the drop on the rows.
-const TIGHTENING: [f64; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 
 impl Candidates {
     /// Prices every candidate alone and in every pair: nested points with one copy of weights, others
@@ -170,154 +263,128 @@ impl Candidates {
         points: Vec<PointInfo>,
         profile: &AcceleratorProfile,
         workload: &Workload,
+        rules: Rules,
     ) -> Result<Self, EnergyError> {
         let block = |point: &str, view| trace.block(point, view).expect("every point was traced");
         let mut candidates = Vec::with_capacity(points.len());
         for info in points {
             let block = block(&info.point, info.view);
-            let margins = block.answers.margins.clone();
-            let mut order: Vec<u32> = (0..margins.len() as u32).collect();
-            order.sort_by_key(|&row| (std::cmp::Reverse(margins[row as usize]), row));
+            let margins = Column::new(block.answers.margins.clone());
+            let leading = (0..trace.samples.len())
+                .map(|row| [block.answers.predicted[row], block.answers.runner_up(row)])
+                .collect();
             let cost = policy_cost(profile, workload, &[&info.widths])?;
-            let correct = trace.correct(block);
-            candidates.push(Candidate { info, correct, margins, order, energy: cost[0].energy });
+            let (correct, energy) = (trace.correct(block), cost[0].energy);
+            let base = candidates.len();
+            candidates.push(Candidate { info, base, sum: None, correct, margins, leading, energy });
         }
         let count = candidates.len();
-        let mut pairs = Vec::with_capacity(count);
-        let mut shared = vec![vec![0; count]; count];
-        for (low, from) in candidates.iter().enumerate() {
+        let mut found = Self {
+            labels: trace.labels.clone(),
+            reference: trace.correct(block(reference, View::AsIs)),
+            all: candidates,
+            pairs: Vec::with_capacity(count),
+            shared: vec![vec![0; count]; count],
+            profile: profile.clone(),
+            workload: workload.clone(),
+            classes: trace.classes,
+            rules,
+        };
+        for low in 0..count {
             let mut row = Vec::with_capacity(count);
-            for (high, to) in candidates.iter().enumerate() {
-                let nested = [from, to].iter().all(|c| c.info.kind == Kind::Nested);
-                let storage = if nested { Storage::Nested } else { Storage::Independent };
-                let cost = |shared: usize| {
-                    let stages = [(&from.info, 0), (&to.info, shared)]
-                        .map(|(info, shared)| StagePoint { widths: &info.widths, shared });
-                    let cost = stage_costs(profile, workload, &stages, storage)?;
-                    Ok::<_, EnergyError>([cost[0].energy, cost[1].energy])
-                };
-                let mut best = cost(0)?;
+            for high in 0..count {
+                let chain = [low, high];
+                let mut best = found.chain_cost(&chain, &[0, 0])?;
+                let [from, to] = chain.map(|index| &found.all[index].info);
                 // Nested points have scales of their own even where they share all bits.
-                let layers = if nested { 0 } else { from.info.shared_layers(&to.info, workload) };
+                let nested = from.kind == Kind::Nested && to.kind == Kind::Nested;
+                let layers = if nested { 0 } else { from.shared_layers(to, workload) };
                 if layers > 0 {
-                    let resumed = cost(layers)?;
+                    let resumed = found.chain_cost(&chain, &[0, layers])?;
                     if resumed[1].chip_uj < best[1].chip_uj {
-                        (best, shared[low][high]) = (resumed, layers);
+                        (best, found.shared[low][high]) = (resumed, layers);
                     }
                 }
-                row.push(best);
+                row.push([best[0], best[1]]);
             }
-            pairs.push(row);
+            found.pairs.push(row);
         }
-        let reference = trace.correct(block(reference, View::AsIs));
-        Ok(Self { labels: trace.labels.clone(), reference, all: candidates, pairs, shared })
+        if rules.sums {
+            found.add_sums(trace, block(reference, View::AsIs));
+        }
+        Ok(found)
     }
 
-    /// The candidates, in the order in which choices number them.
+    /// Whether stage `high` may come right after stage `low`.
+    fn follows(&self, low: usize, high: usize) -> bool {
+        let (from, to) = (&self.all[low], &self.all[high]);
+        match to.sum {
+            Some(sum) => sum.first == low,
+            // The mirrored view has no advantage as the first stage.
+            None => from.base != to.base && from.sum.is_none() && from.info.view == View::AsIs,
+        }
+    }
+
+    /// The points that the candidates are made of, in the order in which choices number them;
+    /// candidates with summed scores come after.
     pub fn points(&self) -> impl Iterator<Item = &PointInfo> {
-        self.all.iter().map(|c| &c.info)
-    }
-
-    /// What candidate `index` costs alone.
-    pub fn energy(&self, index: usize) -> Energy {
-        self.all[index].energy
+        self.all.iter().filter(|c| c.sum.is_none()).map(|c| &c.info)
     }
 
     /// The stages of a choice.
-    pub fn stages(&self, choice: Choice) -> impl Iterator<Item = &PointInfo> {
-        let high = choice.escalation.map(|(_, high)| high);
-        std::iter::once(choice.low).chain(high).map(|index| &self.all[index].info)
-    }
-
-    /// What each stage of a choice costs when it runs.
-    pub fn stage_energies(&self, choice: Choice) -> Vec<Energy> {
-        match choice.escalation {
-            None => vec![self.all[choice.low].energy],
-            Some((_, high)) => self.pairs[choice.low][high].to_vec(),
-        }
-    }
-
-    /// Leading layers that each stage of a choice leaves to the one before.
-    pub fn shared_layers(&self, choice: Choice) -> Vec<usize> {
-        let second = choice.escalation.map(|(_, high)| self.shared[choice.low][high]);
-        std::iter::once(0).chain(second).collect()
-    }
-
-    /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
-    /// Where nothing keeps it, the pool's widest point.
-    pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
-        let chosen = self.cross_fit(rows, target, pool, seed);
-        if pool != Pool::Policies {
-            return chosen;
-        }
-        // A static point that is chosen by the same rule is a policy too.
-        let fixed = self.cross_fit(rows, target, Pool::Static, seed);
-        let energy = |choice| self.outcome(choice, rows).energy.chip_uj;
-        if energy(fixed) <= energy(chosen) { fixed } else { chosen }
-    }
-
-    /// The cheapest choice under the loosest bound that keeps the target in cross-fitting.
-    fn cross_fit(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
-        let all = self.mask(rows);
-        let plain = self.best(&all, &[target], pool)[0];
-        // The scale of chance: standard error of the paired drop of what a naive search takes.
-        let flips =
-            rows.iter().filter(|&&row| self.answer(plain, row).0 != self.reference[row]).count();
-        let n = rows.len() as f64;
-        let error = ((flips.max(1)) as f64).sqrt() / n;
-        let bounds = TIGHTENING.map(|t| target - t * error);
-        let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
-        let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
-        let mut lost = [0_i64; TIGHTENING.len()];
-        for fold in 0..FOLDS {
-            let outside: Vec<usize> =
-                rows.iter().zip(&folds).filter(|&(_, &f)| f != fold).map(|(&r, _)| r).collect();
-            let choices = self.best(&self.mask(&outside), &bounds, pool);
-            for (lost, choice) in lost.iter_mut().zip(choices) {
-                for (&row, &of) in rows.iter().zip(&folds) {
-                    if of == fold {
-                        let right = self.answer(choice, row).0;
-                        *lost += i64::from(self.reference[row]) - i64::from(right);
-                    }
-                }
-            }
-        }
-        let kept = lost.iter().position(|&lost| lost as f64 / n <= target);
-        let bound = bounds[kept.unwrap_or(TIGHTENING.len() - 1)];
-        self.best(&all, &[bound], pool)[0]
+    pub fn stages(&self, choice: &Choice) -> impl Iterator<Item = &PointInfo> {
+        choice.stages.iter().map(|&index| &self.all[index].info)
     }
 
     /// What a choice does on `rows`.
-    pub fn outcome(&self, choice: Choice, rows: &[usize]) -> Outcome {
+    pub fn outcome(&self, choice: &Choice, rows: &[usize]) -> Outcome {
         let n = rows.len().max(1) as f64;
-        let (mut right, mut escalated, mut reference) = (0, 0, 0);
+        let (mut right, mut reference) = (0_usize, 0_usize);
+        let mut handed_on = vec![0_usize; choice.gates.len()];
         for &row in rows {
-            let (correct, handed_on) = self.answer(choice, row);
+            let (correct, stage) = self.answer(choice, row);
             right += usize::from(correct);
-            escalated += usize::from(handed_on);
             reference += usize::from(self.reference[row]);
+            for count in &mut handed_on[..stage] {
+                *count += 1;
+            }
         }
-        let rate = escalated as f64 / n;
+        let rates: Vec<f64> = handed_on.iter().map(|&count| count as f64 / n).collect();
         let stages = self.stage_energies(choice);
-        let energy = stages.get(1).map_or(stages[0], |high| stages[0].plus(high.times(rate)));
+        let later = stages[1..].iter().zip(&rates);
+        let energy = later.fold(stages[0], |sum, (stage, &rate)| sum.plus(stage.times(rate)));
         Outcome {
             accuracy: right as f64 / n,
-            drop: (f64::from(reference as u32) - f64::from(right as u32)) / n,
-            escalation_rate: rate,
+            drop: (reference as f64 - right as f64) / n,
+            escalation_rates: rates,
             energy,
         }
     }
 
-    /// Energy of a gate that escalates exactly what the first stage gets wrong and the second right:
-    /// no gate between these two stages is better. Without a second stage the choice's own.
-    pub fn oracle_energy(&self, choice: Choice, rows: &[usize]) -> Energy {
+    /// How the choice and the reference differ on `rows`.
+    pub fn flips(&self, choice: &Choice, rows: &[usize]) -> Flips {
+        let mut flips = Flips { samples: rows.len() as u64, ..Flips::default() };
+        for &row in rows {
+            let right = self.answer(choice, row).0;
+            flips.harmful += u64::from(self.reference[row] && !right);
+            flips.helpful += u64::from(right && !self.reference[row]);
+        }
+        flips
+    }
+
+    /// Energy of a gate that hands on exactly what a later stage of the choice mends, straight to
+    /// the cheapest that does: no gate between these stages is better. Without a second stage the
+    /// choice's own.
+    pub fn oracle_energy(&self, choice: &Choice, rows: &[usize]) -> Energy {
         let stages = self.stage_energies(choice);
-        let Some((_, high)) = choice.escalation else {
-            return stages[0];
-        };
-        let (low, high) = (&self.all[choice.low], &self.all[high]);
-        let gained = rows.iter().filter(|&&row| !low.correct[row] && high.correct[row]).count();
-        stages[0].plus(stages[1].times(gained as f64 / rows.len().max(1) as f64))
+        let mut sum = Energy::default();
+        for &row in rows {
+            let mends = |&index: &usize| self.all[index].correct[row];
+            let first = choice.stages.iter().position(mends).unwrap_or(0);
+            let escalated = if first > 0 { stages[first] } else { Energy::default() };
+            sum = sum.plus(stages[0]).plus(escalated);
+        }
+        sum.times(1.0 / rows.len().max(1) as f64)
     }
 
     /// Accuracy of the reference on `rows`.
@@ -325,15 +392,28 @@ impl Candidates {
         rows.iter().filter(|&&row| self.reference[row]).count() as f64 / rows.len().max(1) as f64
     }
 
-    /// Whether the choice answers a row rightly, and whether it escalates it.
-    fn answer(&self, choice: Choice, row: usize) -> (bool, bool) {
-        let low = &self.all[choice.low];
-        match choice.escalation {
-            Some((accept_at, high)) if low.margins[row] < accept_at => {
-                (self.all[high].correct[row], true)
-            }
-            _ => (low.correct[row], false),
-        }
+    /// Whether the choice answers a row rightly, and which stage answers.
+    fn answer(&self, choice: &Choice, row: usize) -> (bool, usize) {
+        let unsure = |(&stage, gate): (&usize, &Gate)| {
+            self.confidence(stage, gate.tables.as_ref(), row) < gate.accept_at
+        };
+        let stages = choice.stages.iter().zip(&choice.gates);
+        let stage = stages.take_while(|&stage| unsure(stage)).count();
+        (self.all[choice.stages[stage]].correct[row], stage)
+    }
+
+    /// What the first stage of a choice compares with its threshold at a row, and which stage answers.
+    pub fn first_confidence(&self, choice: &Choice, row: usize) -> (i32, usize) {
+        let tables = choice.gates.first().and_then(|gate| gate.tables.as_ref());
+        (self.confidence(choice.stages[0], tables, row), self.answer(choice, row).1)
+    }
+
+    /// What a gate after a candidate compares with its threshold.
+    fn confidence(&self, index: usize, tables: Option<&Tables>, row: usize) -> i32 {
+        let candidate = &self.all[index];
+        let margin = candidate.margins.values[row];
+        let [class, runner_up] = candidate.leading[row].map(|class| class as usize);
+        gate(0, tables).confidence(Answer { class, runner_up, margin })
     }
 
     fn mask(&self, rows: &[usize]) -> Mask {
@@ -343,12 +423,26 @@ impl Candidates {
         }
         mask
     }
+
+    /// Σ (reference right - answer right) over the mask, of candidate `index` alone.
+    fn total_drop(&self, mask: &Mask, index: usize) -> i64 {
+        let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
+        let correct = &self.all[index].correct;
+        rows.map(|row| i64::from(self.reference[row]) - i64::from(correct[row])).sum()
+    }
 }
 
 /// A subset of the trace's rows.
 struct Mask {
     inside: Vec<bool>,
     count: usize,
+}
+
+impl Mask {
+    /// The largest sum of drops that keeps each bound on the mean drop.
+    fn limits(&self, bounds: &[f64]) -> Vec<i64> {
+        bounds.iter().map(|bound| (bound * self.count as f64 + 1e-9).floor() as i64).collect()
+    }
 }
 
 #[cfg(test)]

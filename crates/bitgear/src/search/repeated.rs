@@ -32,12 +32,13 @@ pub struct Repeated {
     pub savings_total: Vec<f64>,
 }
 
-/// Chooses on a fresh random search split and measures on a fresh test split, `n` times.
-/// `sizes` are the shares of search, certification and test; `fixed` is a candidate (the widest) that
-/// is compared as it is, after the pools.
+/// Chooses on fresh random search and certification splits and measures on a fresh test split, `n`
+/// times. `choose` is given the rows of search and certification, the pool and a seed; `sizes` are the
+/// shares of search, certification and test; `fixed` is a candidate (the widest) that is compared as it
+/// is, after the pools.
 pub fn repeat(
     candidates: &Candidates,
-    target: f64,
+    choose: impl Fn([&[usize]; 2], Pool, u64) -> Choice + Sync,
     sizes: [f64; 3],
     pools: &[Pool],
     fixed: usize,
@@ -48,14 +49,11 @@ pub fn repeat(
         let seed = seed.wrapping_mul(0x0100_0000_01b3).wrapping_add(index as u64 + 1);
         let part = deal(&candidates.labels, &sizes, &mut Random::new(seed));
         let parts = members(&part, 3);
-        let (search, test) = (&parts[0], &parts[2]);
-        let measure = |choice: Choice| candidates.outcome(choice, test);
-        let policy = measure(candidates.choose(search, target, Pool::Policies, seed));
-        let mut others: Vec<_> = pools
-            .iter()
-            .map(|&pool| measure(candidates.choose(search, target, pool, seed)))
-            .collect();
-        others.push(measure(Choice { low: fixed, escalation: None }));
+        let choose = |pool| choose([&parts[0], &parts[1]], pool, seed);
+        let measure = |choice: Choice| candidates.outcome(&choice, &parts[2]);
+        let policy = measure(choose(Pool::Policies));
+        let mut others: Vec<_> = pools.iter().map(|&pool| measure(choose(pool))).collect();
+        others.push(measure(Choice::fixed(fixed)));
         (policy, others)
     };
     let outcomes: Vec<_> = (0..n).into_par_iter().map(one).collect();

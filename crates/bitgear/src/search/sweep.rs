@@ -1,117 +1,154 @@
-//! The exact search: all thresholds of all pairs.
+//! Two stages: all thresholds of all pairs.
 
-use super::{Candidates, Choice, Mask, Pool};
+use super::{Candidates, Choice, Column, Gate, Mask, Pool};
+
+/// A policy on the Pareto frontier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tradeoff {
+    /// The policy.
+    pub choice: Choice,
+    /// Mean chip energy of a sample, in microjoule.
+    pub chip_uj: f64,
+    /// Mean drop.
+    pub drop: f64,
+}
+
+/// Where a threshold may lie: so many samples are accepted, and the drops of all sum to `drop`.
+#[derive(Clone, Copy)]
+struct Boundary {
+    accepted: usize,
+    accept_at: i32,
+    drop: i64,
+}
+
+/// The threshold between two distinct margins: in the middle, rounded up; above `below`, at most
+/// `above`.
+pub(super) fn between(below: i32, above: i32) -> i32 {
+    let gap = i64::from(above) - i64::from(below);
+    (i64::from(below) + (gap + 1) / 2) as i32
+}
 
 impl Candidates {
-    /// For each bound on the drop the choice of least chip energy whose mean drop over the mask
-    /// keeps it; where none does, the pool's widest point. Equal energies go to fewer stages, then to
-    /// the earlier candidate.
-    pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Choice> {
-        let n = mask.count as f64;
-        let members: Vec<usize> =
-            (0..self.all.len()).filter(|&i| pool.holds(self.all[i].info.kind)).collect();
-        // Σ (reference right - answer right) of each candidate alone.
-        let drops: Vec<i64> = self
-            .all
+    /// All choices of a pool, of one or two stages with plain margins, that none other beats in both
+    /// energy and drop on `rows`, by rising energy and falling drop.
+    pub fn frontier(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
+        let mask = self.mask(rows);
+        let n = mask.count.max(1) as f64;
+        let members = self.members(pool);
+        let mut frontier: Vec<Tradeoff> = members
             .iter()
-            .map(|candidate| {
-                let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
-                rows.map(|row| i64::from(self.reference[row]) - i64::from(candidate.correct[row]))
-                    .sum()
+            .map(|&only| Tradeoff {
+                choice: self.always(only),
+                chip_uj: self.all[only].energy.chip_uj,
+                drop: self.total_drop(&mask, only) as f64 / n,
             })
             .collect();
-        let widest = self.widest(&members);
-        let mut best =
-            vec![(f64::INFINITY, Choice { low: widest, escalation: None }); bounds.len()];
-        let mut offer = |index: usize, energy: f64, choice: Choice| {
-            if energy < best[index].0 {
-                best[index] = (energy, choice);
-            }
-        };
-        // The largest sum of drops that keeps each bound.
-        let limits: Vec<i64> =
-            bounds.iter().map(|bound| (bound * n + 1e-9).floor() as i64).collect();
-        for &low in &members {
-            for (index, &limit) in limits.iter().enumerate() {
-                if drops[low] <= limit {
-                    let energy = self.all[low].energy.chip_uj;
-                    offer(index, energy, Choice { low, escalation: None });
-                }
-            }
-        }
-        if matches!(pool, Pool::Policies | Pool::Nested) {
-            let loosest = limits.iter().copied().max().unwrap_or(0);
-            for &low in &members {
-                for &high in members.iter().filter(|&&high| high != low) {
-                    let [first, second] = self.pairs[low][high].map(|e| e.chip_uj);
-                    for (index, found) in self
-                        .thresholds(mask, [low, high], drops[high], &limits, loosest)
-                        .iter()
-                        .enumerate()
-                    {
-                        if let Some((accepted, accept_at)) = *found {
-                            let rate = (mask.count - accepted) as f64 / n;
-                            let choice = Choice { low, escalation: Some((accept_at, high)) };
-                            offer(index, first + rate * second, choice);
-                        }
+        frontier.retain(|tradeoff| tradeoff.chip_uj <= self.rules.max_worst_uj);
+        prune(&mut frontier);
+        for &low in members.iter().filter(|_| pool.is_dynamic() && self.rules.stages >= 2) {
+            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
+                let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
+                let mut best = i64::MAX;
+                let mut pair = Vec::new();
+                let margins = &self.all[low].margins;
+                self.boundaries(&mask, [low, high], margins, |boundary| pair.push(boundary));
+                // Accepting less costs more: it must lose less than everything cheaper.
+                for boundary in pair.into_iter().rev() {
+                    let rate = (mask.count - boundary.accepted) as f64 / n;
+                    if boundary.drop < best && self.allows(rate, first + second) {
+                        best = boundary.drop;
+                        frontier.push(Tradeoff {
+                            choice: Choice {
+                                stages: vec![low, high],
+                                gates: vec![Gate::margin(boundary.accept_at)],
+                            },
+                            chip_uj: first + (mask.count - boundary.accepted) as f64 / n * second,
+                            drop: boundary.drop as f64 / n,
+                        });
                     }
                 }
             }
+            prune(&mut frontier);
         }
-        best.into_iter().map(|(_, choice)| choice).collect()
+        frontier
     }
 
-    /// For each limit on the sum of drops the threshold that accepts most: (accepted, threshold).
-    /// `drop` is the sum when everything is escalated.
-    fn thresholds(
+    /// Offers, for each limit on the sum of drops, the pair's threshold on a column that accepts
+    /// most: index of the limit, chip energy, threshold.
+    pub(super) fn sweep(
         &self,
         mask: &Mask,
         [low, high]: [usize; 2],
-        mut drop: i64,
+        column: &Column,
         limits: &[i64],
-        loosest: i64,
-    ) -> Vec<Option<(usize, i32)>> {
+        mut offer: impl FnMut(usize, f64, i32),
+    ) {
+        let loosest = limits.iter().copied().max().unwrap_or(0);
+        let mut found: Vec<Option<Boundary>> = vec![None; limits.len()];
+        self.boundaries(mask, [low, high], column, |boundary| {
+            if boundary.drop <= loosest {
+                for (found, &limit) in found.iter_mut().zip(limits) {
+                    if boundary.drop <= limit {
+                        *found = Some(boundary);
+                    }
+                }
+            }
+        });
+        let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
+        for (index, found) in found.iter().enumerate() {
+            if let Some(Boundary { accepted, accept_at, .. }) = *found {
+                let rate = (mask.count - accepted) as f64 / mask.count as f64;
+                if self.allows(rate, first + second) {
+                    offer(index, first + rate * second, accept_at);
+                }
+            }
+        }
+    }
+
+    /// Whether the rules allow a policy whose first stage hands on such a share, and for which all
+    /// stages together need so much chip energy.
+    pub(super) fn allows(&self, escalation: f64, worst_uj: f64) -> bool {
+        escalation <= self.rules.max_escalation && worst_uj <= self.rules.max_worst_uj
+    }
+
+    /// Visits all thresholds of a pair on a column, by rising number of accepted samples. Accepting
+    /// everything is the low point alone, which is a candidate of its own.
+    fn boundaries(
+        &self,
+        mask: &Mask,
+        [low, high]: [usize; 2],
+        column: &Column,
+        mut visit: impl FnMut(Boundary),
+    ) {
+        let mut drop = self.total_drop(mask, high);
         let (low, high) = (&self.all[low], &self.all[high]);
-        let mut found = vec![None; limits.len()];
         let mut accepted = 0;
         let mut previous: Option<i32> = None;
-        for &row in &low.order {
+        for &row in &column.order {
             let row = row as usize;
             if !mask.inside[row] {
                 continue;
             }
-            let margin = low.margins[row];
+            let margin = column.values[row];
             if let Some(previous) = previous
                 && margin < previous
-                && drop <= loosest
             {
-                // In the middle, rounded up: above this margin, at most the previous one.
-                let gap = i64::from(previous) - i64::from(margin);
-                let accept_at = (i64::from(margin) + (gap + 1) / 2) as i32;
-                for (found, &limit) in found.iter_mut().zip(limits) {
-                    if drop <= limit {
-                        *found = Some((accepted, accept_at));
-                    }
-                }
+                visit(Boundary { accepted, accept_at: between(margin, previous), drop });
             }
             previous = Some(margin);
             accepted += 1;
             drop += i64::from(high.correct[row]) - i64::from(low.correct[row]);
         }
-        // Accepting everything is the low point alone, which is a candidate of its own.
-        found
     }
+}
 
-    /// The member with the most bits, the first of equals.
-    fn widest(&self, members: &[usize]) -> usize {
-        let bits = |index: usize| -> u64 {
-            let widths = &self.all[index].info.widths;
-            widths.iter().map(|w| u64::from(w.weights) + u64::from(w.activations)).sum()
-        };
-        *members
-            .iter()
-            .rev()
-            .max_by_key(|&&index| bits(index))
-            .expect("every pool has a candidate, w16a16 at least")
-    }
+/// Sorts by energy and leaves out what something cheaper, or as cheap, beats or equals.
+fn prune(frontier: &mut Vec<Tradeoff>) {
+    frontier.sort_by(|a, b| a.chip_uj.total_cmp(&b.chip_uj).then(a.drop.total_cmp(&b.drop)));
+    let mut best = f64::INFINITY;
+    frontier.retain(|tradeoff| {
+        let better = tradeoff.drop < best;
+        best = best.min(tradeoff.drop);
+        better
+    });
 }

@@ -1,8 +1,9 @@
+use bitgear_core::margin::answer;
 use proptest::prelude::*;
 
 use super::*;
-use crate::energy::LayerWork;
-use crate::trace::{Answers, Block, FLOAT, Split};
+use crate::energy::{LayerWork, Widths};
+use crate::trace::{Answers, Block, FLOAT, Random, Split};
 
 /// A trace of random answers: a right and a wrong class, and margins with many ties.
 fn trace(rows: usize, points: usize, seed: u64) -> Trace {
@@ -21,7 +22,11 @@ fn trace(rows: usize, points: usize, seed: u64) -> Trace {
     Trace { classes: 2, samples: (0..rows).collect(), splits, labels: vec![0; rows], blocks }
 }
 
-fn candidates(trace: &Trace) -> Candidates {
+fn rules(stages: usize) -> Rules {
+    Rules { stages, sums: false, ..Rules::default() }
+}
+
+fn candidates(trace: &Trace, stages: usize) -> Candidates {
     let bits = [2, 4, 8, 16];
     let points = (0..trace.blocks.len() - 1)
         .map(|p| PointInfo {
@@ -44,24 +49,44 @@ fn candidates(trace: &Trace) -> Candidates {
         boundary: None,
     };
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
-    Candidates::new(trace, FLOAT, points, &profile, &Workload { layers: vec![layer] }).unwrap()
+    Candidates::new(
+        trace,
+        FLOAT,
+        points,
+        &profile,
+        &Workload { layers: vec![layer] },
+        rules(stages),
+    )
+    .unwrap()
 }
 
 /// Least energy of all choices that keep the bound, by trying every threshold there can be.
 fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
     let count = candidates.points().count();
     let mut best = f64::INFINITY;
-    let mut consider = |choice| {
-        let outcome = candidates.outcome(choice, rows);
-        if outcome.drop <= bound + 1e-9 {
+    let mut consider = |stages: &[usize], accept_at: &[i32]| {
+        let gates = accept_at.iter().map(|&at| Gate::margin(at)).collect();
+        let choice = Choice { stages: stages.to_vec(), gates };
+        let outcome = candidates.outcome(&choice, rows);
+        let worst: f64 = candidates.stage_energies(&choice).iter().map(|e| e.chip_uj).sum();
+        let rate = outcome.escalation_rates.first().copied().unwrap_or(0.0);
+        let allowed =
+            rate <= candidates.rules.max_escalation && worst <= candidates.rules.max_worst_uj;
+        if outcome.drop <= bound + 1e-9 && allowed {
             best = best.min(outcome.energy.chip_uj);
         }
     };
-    for low in 0..count {
-        consider(Choice { low, escalation: None });
-        for high in (0..count).filter(|&high| high != low) {
-            for accept_at in 0..20 {
-                consider(Choice { low, escalation: Some((accept_at, high)) });
+    let thresholds = || (0..=18).step_by(3);
+    for a in 0..count {
+        consider(&[a], &[]);
+        for b in (0..count).filter(|&b| b != a && candidates.rules.stages > 1) {
+            for first in thresholds() {
+                consider(&[a, b], &[first]);
+                for c in (0..count).filter(|&c| c != a && c != b && candidates.rules.stages > 2) {
+                    for second in thresholds() {
+                        consider(&[a, b, c], &[first, second]);
+                    }
+                }
             }
         }
     }
@@ -70,34 +95,101 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: f64) -> f64 {
 
 proptest! {
     #[test]
-    fn the_sweep_finds_what_trying_everything_finds(
-        rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4,
+    fn the_search_finds_what_trying_everything_finds(
+        rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4, stages in 1_usize..=3,
+        max_escalation in prop_oneof![Just(1.0), 0.0_f64..0.8],
+        max_worst_uj in prop_oneof![Just(f64::INFINITY), 8.0_f64..12.0],
     ) {
         let trace = trace(rows, 4, seed);
-        let candidates = candidates(&trace);
+        let mut candidates = candidates(&trace, stages);
+        candidates.rules = Rules { max_escalation, max_worst_uj, ..candidates.rules };
         let all: Vec<usize> = (0..rows).collect();
-        let found = candidates.best(&candidates.mask(&all), &[bound], Pool::Policies)[0];
-        let energy = candidates.outcome(found, &all);
+        // Several bounds at once must not disturb each other.
+        let bounds = [bound + 0.1, bound, bound - 0.1];
+        let found = &candidates.best(&candidates.mask(&all), &bounds, Pool::Policies)[1].choice;
+        let outcome = candidates.outcome(found, &all);
         let best = brute_force(&candidates, &all, bound);
         if best.is_finite() {
-            prop_assert!(energy.drop <= bound + 1e-9);
-            prop_assert!((energy.energy.chip_uj - best).abs() < 1e-9, "{:?} {}", found, best);
+            prop_assert!(outcome.drop <= bound + 1e-9);
+            prop_assert!((outcome.energy.chip_uj - best).abs() < 1e-9, "{:?} {}", found, best);
         } else {
-            prop_assert_eq!(found, Choice { low: 3, escalation: None });
+            prop_assert_eq!(found, &Choice::fixed(3));
+        }
+    }
+
+    #[test]
+    fn the_frontier_holds_the_best_two_stages_for_every_bound(rows in 1_usize..60, seed: u64) {
+        let trace = trace(rows, 4, seed);
+        let candidates = candidates(&trace, 2);
+        let all: Vec<usize> = (0..rows).collect();
+        let frontier = candidates.frontier(&all, Pool::Policies);
+        for pair in frontier.windows(2) {
+            prop_assert!(pair[0].chip_uj < pair[1].chip_uj && pair[0].drop > pair[1].drop);
+        }
+        for tradeoff in &frontier {
+            let outcome = candidates.outcome(&tradeoff.choice, &all);
+            prop_assert!((outcome.drop - tradeoff.drop).abs() < 1e-12);
+            prop_assert!((outcome.energy.chip_uj - tradeoff.chip_uj).abs() < 1e-12);
+            let best = brute_force(&candidates, &all, tradeoff.drop);
+            prop_assert!((best - tradeoff.chip_uj).abs() < 1e-9, "{:?} {}", tradeoff, best);
         }
     }
 
     #[test]
     fn a_policy_is_never_dearer_than_the_best_static_point(seed: u64, bound in 0.0_f64..0.3) {
         let trace = trace(50, 4, seed);
-        let candidates = candidates(&trace);
+        let candidates = candidates(&trace, 3);
         let all: Vec<usize> = (0..50).collect();
         let mask = candidates.mask(&all);
-        let outcome = |pool| candidates.outcome(candidates.best(&mask, &[bound], pool)[0], &all);
+        let outcome = |pool| candidates.outcome(&candidates.best(&mask, &[bound], pool)[0].choice, &all);
         let fixed = outcome(Pool::Static);
         // Where no static point keeps the bound, a policy that does may cost more.
         prop_assume!(fixed.drop <= bound);
         prop_assert!(outcome(Pool::Policies).energy.chip_uj <= fixed.energy.chip_uj + 1e-12);
+    }
+
+    /// Raising the first threshold keeps the bound on what flips from there on down, and not by more
+    /// than one sample more than it must.
+    #[test]
+    fn conformal_control_raises_the_threshold_as_far_as_it_must(
+        rows in 20_usize..120, seed: u64, accept_at in 0_i32..12, bound in 0.0_f64..0.5,
+    ) {
+        let trace = trace(rows, 4, seed);
+        let candidates = candidates(&trace, 2);
+        let all: Vec<usize> = (0..rows).collect();
+        let choice = Choice { stages: vec![0, 3], gates: vec![Gate::margin(accept_at)] };
+        // A sample counts at a threshold if it flips there or at any higher one.
+        let harmed = |at: i32| {
+            let flips = |row: &&usize| (at..=16).any(|at| {
+                let choice = Choice { gates: vec![Gate::margin(at)], ..choice.clone() };
+                candidates.flips(&choice, &[**row]).harmful > 0
+            });
+            all.iter().filter(flips).count()
+        };
+        let keeps = |at: i32| (harmed(at) + 1) as f64 <= bound * (rows + 1) as f64 + 1e-9;
+        let expected = (accept_at..=16).find(|&at| keeps(at));
+        let raised = candidates.raise_first_threshold(&choice, &all, bound);
+        prop_assert_eq!(raised.map(|choice| choice.gates[0].accept_at), expected);
+    }
+}
+
+#[test]
+fn within_an_energy_nothing_loses_less() {
+    let trace = trace(80, 4, 5);
+    let candidates = candidates(&trace, 2);
+    let all: Vec<usize> = (0..80).collect();
+    for step in 1..20 {
+        let budget = 0.5 * f64::from(step);
+        let found =
+            candidates.outcome(&candidates.choose_within(&all, budget, Pool::Policies), &all);
+        let cheapest =
+            candidates.all.iter().map(|c| c.energy.chip_uj).fold(f64::INFINITY, f64::min);
+        assert!(found.energy.chip_uj <= budget.max(cheapest));
+        if found.energy.chip_uj <= budget {
+            // A hair less loss would need more.
+            let less = brute_force(&candidates, &all, found.drop - 1.0 / 160.0);
+            assert!(less > budget, "{budget} {less}");
+        }
     }
 }
 
@@ -105,11 +197,11 @@ proptest! {
 fn where_a_static_point_is_cheapest_it_is_the_policy() {
     for seed in 0..20 {
         let trace = trace(200, 4, seed);
-        let candidates = candidates(&trace);
+        let candidates = candidates(&trace, 2);
         let rows: Vec<usize> = (0..200).collect();
         let energy = |pool| {
             let choice = candidates.choose(&rows, 0.05, pool, seed);
-            candidates.outcome(choice, &rows).energy.chip_uj
+            candidates.outcome(&choice, &rows).energy.chip_uj
         };
         assert!(energy(Pool::Policies) <= energy(Pool::Static), "seed {seed}");
     }
@@ -118,13 +210,14 @@ fn where_a_static_point_is_cheapest_it_is_the_policy() {
 #[test]
 fn thresholds_lie_between_distinct_margins() {
     let trace = trace(60, 4, 7);
-    let candidates = candidates(&trace);
+    let candidates = candidates(&trace, 2);
     let all: Vec<usize> = (0..60).collect();
     let bounds: Vec<f64> = (0..20).map(|i| f64::from(i) / 50.0).collect();
-    for choice in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
-        if let Some((accept_at, _)) = choice.escalation {
+    for found in candidates.best(&candidates.mask(&all), &bounds, Pool::Policies) {
+        let choice = found.choice;
+        if let Some(&Gate { accept_at, .. }) = choice.gates.first() {
             // Margins are multiples of 3: a threshold on one would sit on the upper of two.
-            let margins = &candidates.all[choice.low].margins;
+            let margins = &candidates.all[choice.stages[0]].margins.values;
             let above = margins.iter().filter(|&&m| m >= accept_at).min().unwrap();
             let below = margins.iter().filter(|&&m| m < accept_at).max().unwrap();
             assert_eq!(accept_at, below + (above - below + 1) / 2);
@@ -132,34 +225,39 @@ fn thresholds_lie_between_distinct_margins() {
     }
 }
 
-/// Cross-fitting is there for this: over random splits of pure noise, what is chosen for a target
+/// The tightened bound is there for this: over random splits of pure noise, what is chosen for a target
 /// keeps it on average, where a naive search overshoots.
 #[test]
 fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
     let target = 0.02;
-    let (mut crossfit, mut naive, runs) = (0.0, 0.0, 60);
+    let (mut tight, mut naive, runs) = (0.0, 0.0, 60);
     for seed in 0..runs {
         let trace = trace(600, 4, seed);
-        let candidates = candidates(&trace);
+        let candidates = candidates(&trace, 2);
         let (search, test): (Vec<usize>, Vec<usize>) = (0..600).partition(|row| row % 2 == 0);
         let choice = candidates.choose(&search, target, Pool::Policies, seed);
-        crossfit += candidates.outcome(choice, &test).drop;
-        let choice = candidates.best(&candidates.mask(&search), &[target], Pool::Policies)[0];
-        naive += candidates.outcome(choice, &test).drop;
+        tight += candidates.outcome(&choice, &test).drop;
+        let choice = candidates
+            .best(&candidates.mask(&search), &[target], Pool::Policies)
+            .swap_remove(0)
+            .choice;
+        naive += candidates.outcome(&choice, &test).drop;
     }
-    let (crossfit, naive) = (crossfit / runs as f64, naive / runs as f64);
-    assert!(crossfit <= target, "{crossfit}");
-    assert!(naive > crossfit, "naive {naive}, cross-fitted {crossfit}");
+    let (tight, naive) = (tight / runs as f64, naive / runs as f64);
+    assert!(tight <= target, "{tight}");
+    assert!(naive > tight, "naive {naive}, tightened {tight}");
 }
 
 #[test]
 fn the_same_seed_repeats_to_the_last_bit_at_any_thread_count() {
     let trace = trace(300, 4, 3);
-    let candidates = candidates(&trace);
+    let candidates = candidates(&trace, 3);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let pools = [Pool::StaticUniform, Pool::Static];
-        pool.install(|| repeat(&candidates, 0.02, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
+        let choose =
+            |[search, _]: [&[usize]; 2], pool, seed| candidates.choose(search, 0.02, pool, seed);
+        pool.install(|| repeat(&candidates, choose, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
     };
     assert_eq!(run(1), run(4));
 }
@@ -194,14 +292,65 @@ fn a_pair_shares_layers_where_that_is_cheaper_and_never_without_a_boundary() {
         info("p2", Kind::Uniform, [8, 8]),
     ];
     let profile = AcceleratorProfile::find("envision-28nm").unwrap();
-    let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload).unwrap();
-    let choice = |low, high| Choice { low, escalation: Some((1, high)) };
-    assert_eq!(candidates.shared_layers(choice(0, 1)), [0, 1]);
-    assert_eq!(candidates.shared_layers(choice(0, 2)), [0, 0]);
-    assert_eq!(candidates.shared_layers(Choice { low: 1, escalation: None }), [0]);
+    let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload, rules(2)).unwrap();
+    let choice = |low, high| Choice { stages: vec![low, high], gates: vec![Gate::margin(1)] };
+    assert_eq!(candidates.shared_layers(&choice(0, 1)), [0, 1]);
+    assert_eq!(candidates.shared_layers(&choice(0, 2)), [0, 0]);
+    assert_eq!(candidates.shared_layers(&Choice::fixed(1)), [0]);
     // One 8-bit layer of a million MACs and the way to its mode and back.
-    let energy = candidates.stage_energies(choice(0, 1))[1].chip_uj;
+    let energy = candidates.stage_energies(&choice(0, 1))[1].chip_uj;
     assert!((energy - (1.90 + 6.5e-3)).abs() < 1e-12, "{energy}");
+}
+
+/// Two stages that err independently: their weighted sum, whose weight is fitted to the reference's
+/// scores without labels, is right more often than either, and is offered at the price of both.
+#[test]
+fn summed_scores_are_right_more_often_and_cost_both_stages() {
+    let rows = 2000;
+    let mut random = Random::new(3);
+    let mut noise = |spread: usize| random.below(2 * spread + 1) as i32 - spread as i32;
+    let mut answers = vec![Answers::default(); 3];
+    for row in 0..rows {
+        let label = row % 2;
+        let exact: Vec<i32> = (0..2).map(|c| if c == label { 30 } else { 0 } + noise(4)).collect();
+        for (answers, spread) in answers.iter_mut().zip([0, 60, 50]) {
+            // The second point's unit is worth half as much.
+            let scale = if spread == 50 { 2 } else { 1 };
+            let scores: Vec<i32> = exact.iter().map(|s| scale * (s + noise(spread))).collect();
+            let found = answer(&scores);
+            answers.push(found.class as u32, found.margin, &scores);
+        }
+    }
+    let scales = [1.0, 1.0, 0.5];
+    let names = [FLOAT, "p0", "p1"];
+    let blocks =
+        answers.into_iter().zip(scales).zip(names).map(|((answers, score_scale), point)| Block {
+            point: point.to_owned(),
+            view: View::AsIs,
+            score_scale,
+            answers,
+        });
+    let trace = Trace {
+        classes: 2,
+        samples: (0..rows).collect(),
+        splits: vec![Split::Search; rows],
+        labels: (0..rows as u32).map(|row| row % 2).collect(),
+        blocks: blocks.collect(),
+    };
+    let mut with_sums = candidates(&trace, 2);
+    let float = trace.block(FLOAT, View::AsIs).unwrap();
+    with_sums.add_sums(&trace, float);
+    assert_eq!(with_sums.all.len(), 3);
+    assert_eq!(with_sums.name(2), "p0+p1");
+    let sum = with_sums.sum(2).unwrap();
+    assert!((sum.weight - 50.0 * 50.0 / (60.0 * 60.0)).abs() < 0.15, "{sum:?}");
+    assert!((f64::from(sum.factor) - 2.0 * sum.weight).abs() < 1e-6);
+    let all: Vec<usize> = (0..rows).collect();
+    let outcome = |index: usize| with_sums.outcome(&with_sums.always(index), &all);
+    let [low, high, both] = [0, 1, 2].map(outcome);
+    assert!(both.accuracy > low.accuracy.max(high.accuracy) + 0.02);
+    assert_eq!(both.escalation_rates, [1.0]);
+    assert!((both.energy.chip_uj - with_sums.energy(2).chip_uj).abs() < 1e-12);
 }
 
 #[test]

@@ -93,6 +93,23 @@ impl Answers {
         self.score_classes.append(&mut more.score_classes);
     }
 
+    /// The class with the highest score but for the predicted one, the lowest on a tie; the predicted
+    /// one itself where there is no other.
+    pub fn runner_up(&self, sample: usize) -> u32 {
+        let kept = self.scores.len() / self.len();
+        let span = sample * kept..(sample + 1) * kept;
+        let classes = self.score_classes.get(span.clone());
+        let predicted = self.predicted[sample];
+        let mut best: Option<(i32, u32)> = None;
+        for (index, &score) in self.scores[span].iter().enumerate() {
+            let class = classes.map_or(index as u32, |classes| classes[index]);
+            if class != predicted && best.is_none_or(|(highest, _)| score > highest) {
+                best = Some((score, class));
+            }
+        }
+        best.map_or(predicted, |(_, class)| class)
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.predicted.len()

@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use bitgear::bundle::Bundle;
-use bitgear::characterize::{Characterization, Job, Progress, characterize, compare, measure};
+use bitgear::certify::{Demand, Test};
+use bitgear::characterize::{
+    Characterization, Finished, Job, Progress, characterize, compare, measure, recheck,
+};
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::energy::{AcceleratorProfile, Storage, Style};
 use bitgear::quantize::{Methods, Point, calibrate};
-use bitgear::trace::{Shares, View};
+use bitgear::search::{Candidates, Pool, Rules};
+use bitgear::summary::Constraint;
+use bitgear::trace::{FLOAT, Shares, Split, View};
 use bitgear_core::kernels::Kernels;
 
 use crate::real::root;
@@ -69,6 +74,16 @@ fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
+fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
+    Constraint {
+        max_accuracy_drop,
+        max_energy_uj: None,
+        guarantee,
+        confidence: 0.95,
+        test: Test::Exact,
+    }
+}
+
 pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
     Job {
         model: example("fashion-mnist.onnx"),
@@ -80,7 +95,9 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         budget: Job::BUDGET,
         methods: Methods::best(),
         storage: Storage::Independent,
-        max_accuracy_drop: 0.01,
+        constraint: constraint(0.01, None),
+        rules: Rules::default(),
+        mirror: false,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
         out: out.to_owned(),
@@ -141,7 +158,7 @@ fn nested_points_read_the_leading_bits_of_one_copy_of_weights() {
     let folder = tempfile::tempdir().unwrap();
     let job = Job {
         storage: Storage::Nested,
-        max_accuracy_drop: 0.03,
+        constraint: constraint(0.03, None),
         ..job(folder.path(), &["w2a2", "w8a8"])
     };
     let result = run(&job, &Watch::new(1000), 2);
@@ -181,6 +198,104 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
         assert_eq!(evaluation.accuracy, policy.accuracy, "{}", kernels.name());
         assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
         assert_eq!(evaluation.energy_uj, policy.energy_uj);
+    }
+}
+
+/// Both views of every input, summed scores and three stages are offered; whatever is chosen, running
+/// it gives the figures of the summary, and a proof on data that chose nothing agrees.
+#[test]
+fn with_a_symmetry_the_executed_policy_still_does_what_the_summary_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w2a2-f8l8", "w3a3-f8l8", "w8a8"]);
+    job.mirror = true;
+    job.rules.stages = 3;
+    let result = run(&job, &Watch::new(1000), 2);
+    let trace = bitgear::trace::read(&folder.path().join("trace.parquet")).unwrap();
+    assert!(trace.block("float", View::Mirror).is_some());
+    assert_ne!(trace.block("w8a8", View::Mirror), trace.block("w8a8", View::AsIs));
+    assert!(result.summary.reference.accuracy_both_views.unwrap() > 0.8);
+    let mirrored = result.summary.r#static.iter().filter(|point| point.view == "mirror").count();
+    assert_eq!(mirrored, 4);
+
+    let bundle = Bundle::read(&folder.path().join("model.bitgear")).unwrap();
+    let data = Dataset::read(&small()).unwrap();
+    let policy = &result.summary.policy;
+    for kernels in Kernels::present() {
+        let test = bundle.splits.test.clone();
+        let evaluation = bundle.runner(kernels).evaluate(&data, &test, |_| {}).unwrap();
+        assert_eq!(evaluation.accuracy, policy.accuracy, "{}", kernels.name());
+        assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
+        assert_eq!(evaluation.energy_uj, policy.energy_uj);
+    }
+
+    let demand = Demand {
+        target: 1.0,
+        max_energy_uj: None,
+        guarantee: Some(0.2),
+        confidence: 0.95,
+        test: Test::Exact,
+    };
+    let certification = &bundle.splits.certification;
+    let again =
+        |model: &Path| recheck(&bundle, model, &data, certification, &demand, &Watch::new(1000));
+    let found = again(&job.model).unwrap();
+    let certificate = result.policy.certificate.unwrap();
+    assert_eq!(found.flips, certificate.flips);
+    assert!((found.drop_upper_bound - certificate.bound).abs() < 1e-9);
+    assert_eq!(found.proved, Some(true));
+    assert!(again(&example("README.md")).is_err());
+}
+
+/// The same policy is chosen, and figures are counted, from the files of a run as in the run itself.
+#[test]
+fn a_finished_run_is_decided_again_from_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &["w2a2-f8l8", "w8a8"]);
+    let result = run(&job, &Watch::new(1000), 2);
+    let finished = Finished::read(folder.path(), &job.model).unwrap();
+    let profile = AcceleratorProfile::find(&job.accelerator).unwrap();
+    let points = finished.points.clone();
+    let candidates = Candidates::new(
+        &finished.trace,
+        FLOAT,
+        points,
+        &profile,
+        &finished.workload,
+        Rules::default(),
+    )
+    .unwrap();
+    let rows = |split| finished.trace.rows(split);
+    let choice = candidates.choose(&rows(Split::Search), 0.01, Pool::Policies, job.seed);
+    let outcome = candidates.outcome(&choice, &rows(Split::Test));
+    assert_eq!(outcome.accuracy, result.summary.policy.accuracy);
+    assert_eq!(outcome.energy.chip_uj, result.summary.policy.energy_uj.chip);
+    let flips = candidates.flips(&choice, &rows(Split::Certification));
+    assert_eq!(result.policy.certificate.unwrap().flips, flips);
+    assert!(Finished::read(folder.path(), &example("README.md")).is_err());
+}
+
+#[test]
+fn a_guarantee_is_proved_or_the_samples_that_it_takes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w3a3", "w6a6"]);
+    job.shares = Shares { calibration: 64, search: 0.4, certification: 0.3 };
+    job.constraint = constraint(0.01, Some(0.05));
+    let result = run(&job, &Watch::new(1000), 2);
+    let certificate = result.policy.certificate.unwrap();
+    assert!(result.summary.policy.certified && result.summary.best_static.certified);
+    assert_eq!((certificate.guarantee, certificate.bound), (Some(0.05), 0.05));
+    assert_eq!(certificate.flips.samples, result.summary.samples.certification as u64);
+    // The proof can be done again from what the certificate says.
+    let p = certificate.test.p_value(certificate.flips, certificate.bound, 0.05);
+    assert!(p <= certificate.level && certificate.level <= 0.05 + 1e-12);
+
+    job.constraint = constraint(0.001, Some(0.002));
+    let result = run(&job, &Watch::new(1000), 2);
+    let policy = &result.summary.policy;
+    assert!(!policy.certified && result.policy.certificate.is_none());
+    assert!(policy.drop_upper_bound.unwrap() > 0.002);
+    if let Some(samples) = policy.samples_needed {
+        assert!(samples > result.summary.samples.certification as u64);
     }
 }
 
@@ -271,11 +386,16 @@ fn the_trace_holds_the_float_network_and_every_point_twice() {
 #[test]
 fn the_files_have_the_published_form() {
     let folder = tempfile::tempdir().unwrap();
-    run(&job(folder.path(), &["w3a3"]), &Watch::new(1000), 2);
+    let mut job = job(folder.path(), &["w3a3"]);
+    // Whether these are taken rests on the CPU too.
+    (job.rules.margin_only, job.rules.sums) = (true, false);
+    run(&job, &Watch::new(1000), 2);
     let filters = vec![
         (r"-?\d+\.\d+(e-?\d+)?", "[real]"),
         (r"[0-9a-f]{64}", "[sha256]"),
         (r"w\d+a\d+", "[point]"),
+        (r#"(?s)"footprint": \{.*?\n    \}"#, r#""footprint": [footprint]"#),
+        (r#""(harmful|helpful)": \d+"#, r#""$1": [count]"#),
         // Quantizing runs in floating point: thresholds repeat on one type of CPU.
         (r#""accept_at_code": \d+"#, r#""accept_at_code": [code]"#),
     ];
@@ -328,7 +448,10 @@ fn requests_that_cannot_be_met_say_why() {
         error.replace(&root().display().to_string(), "ROOT")
     };
     let seen = [
-        fails(&|job| job.max_accuracy_drop = 1.5),
+        fails(&|job| job.constraint.max_accuracy_drop = 1.5),
+        fails(&|job| job.constraint.guarantee = Some(0.0)),
+        fails(&|job| job.constraint.confidence = 1.0),
+        fails(&|job| job.rules.stages = 9),
         fails(&|job| job.model = "absent.onnx".into()),
         fails(&|job| job.model = example("README.md")),
         fails(&|job| job.accelerator = "absent".to_owned()),
@@ -341,6 +464,9 @@ fn requests_that_cannot_be_met_say_why() {
     ];
     insta::assert_snapshot!(seen.join("\n"), @r"
     the largest accuracy drop must be a fraction from 0 to below 1, got 1.5
+    the guaranteed drop must be a fraction between 0 and 1, got 0
+    the confidence must be from 0.5 to 0.9999, got 1
+    a policy has 1 to 3 stages, got 9
     model `absent.onnx`: cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
     no accelerator profile `absent`: neither shipped (bitblade-28nm, bitfusion-45nm, dvas-40nm, envision-28nm, eyeriss-65nm, gap9-22nm, generic-45nm, mpic-22nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)

@@ -1,0 +1,67 @@
+//! `bitgear certify`: a certificate checked again, on new data.
+
+use bitgear::bundle::Bundle;
+use bitgear::certify::Demand;
+use bitgear::characterize::recheck;
+use bitgear::data::{Dataset, Source};
+
+use super::evaluate::samples;
+use crate::Failure;
+use crate::arguments::Certify;
+use crate::terminal::{Bars, count, on_threads};
+
+pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
+    for (flag, value) in
+        [("guarantee", options.guarantee), ("confidence", Some(options.confidence))]
+    {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && *value < 1.0)) {
+            return Err(Failure::new(format!(
+                "`--{flag}` must be a fraction between 0 and 1, got {value}"
+            )));
+        }
+    }
+    let bundle = Bundle::read(&options.bundle)?;
+    let data = Dataset::read(&Source::Path(options.data.clone()))?;
+    let chose = ["search", "calibration"].map(Some).contains(&options.split.as_deref());
+    if chose || (options.split.is_none() && data.sha256() == bundle.splits.data_sha256) {
+        return Err(Failure::new(
+            "these samples chose the policy, and prove nothing about what it loses on others",
+        )
+        .hint("give new data, or --split certification or test"));
+    }
+    let indices = samples(&bundle, &data, options.split.as_deref())?;
+    let demand = Demand {
+        target: 1.0,
+        max_energy_uj: None,
+        guarantee: options.guarantee,
+        confidence: options.confidence,
+        test: options.test.into(),
+    };
+    let found = on_threads(options.threads, || {
+        let bars = Bars::new();
+        Ok(recheck(&bundle, &options.model, &data, &indices, &demand, &bars)?)
+    })?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(());
+    }
+    let what = if found.labelled { "drop" } else { "disagreement with the reference" };
+    println!("samples        {}", count(found.flips.samples));
+    println!("harmful flips  {}", found.flips.harmful);
+    println!("helpful flips  {}", found.flips.helpful);
+    println!("{what}: {:.2} points", 100.0 * found.accuracy_drop);
+    println!(
+        "at most {:.2} points with {} % confidence ({} test)",
+        100.0 * found.drop_upper_bound,
+        100.0 * options.confidence,
+        demand.test.name()
+    );
+    if let (Some(drop), Some(proved)) = (found.guarantee, found.proved) {
+        let verdict = if proved { "proved" } else { "not proved" };
+        println!("{verdict} on this data: at most {:.2} points", 100.0 * drop);
+    }
+    if let Some(samples) = found.samples_needed {
+        println!("about {} samples like these would prove it", count(samples));
+    }
+    Ok(())
+}

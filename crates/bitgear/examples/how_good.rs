@@ -1,0 +1,85 @@
+//! How much less energy chosen policies need than static points chosen alike, over random splits of
+//! finished runs; what `docs/policy.md` reports.
+//!
+//! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…`
+//!
+//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. The last lines are geometric
+//! means over the runs. No model runs again.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
+
+use std::path::Path;
+
+use bitgear::characterize::Finished;
+use bitgear::energy::AcceleratorProfile;
+use bitgear::search::{Candidates, Pool, Rules, repeat};
+use bitgear::trace::{FLOAT, Split};
+
+const POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [accelerator, stages, gate @ ("margin" | "learned" | "sum"), splits, runs @ ..] =
+        &arguments[..]
+    else {
+        eprintln!("usage: how_good ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…");
+        std::process::exit(2);
+    };
+    let margin_only = *gate == "margin";
+    let profile = AcceleratorProfile::find(accelerator)?;
+    println!(
+        "drops in points (standard error); times less chip energy (total energy), mean of {splits} splits\n"
+    );
+    println!(
+        "target  drop          uniform        any kind       plain          16 bits        run"
+    );
+    let mut logarithms = [[0.0_f64; 4]; 2];
+    for run in runs {
+        let (folder, model) = run.split_once('=').ok_or("expected FOLDER=MODEL")?;
+        let finished = Finished::read(Path::new(folder), Path::new(model))?;
+        let widest = finished.points.iter().position(|info| info.point == "w16a16");
+        let widest = widest.ok_or("`w16a16` was not traced")?;
+        let candidates = Candidates::new(
+            &finished.trace,
+            FLOAT,
+            finished.points,
+            &profile,
+            &finished.workload,
+            Rules {
+                stages: stages.parse()?,
+                margin_only,
+                sums: *gate == "sum",
+                ..Rules::default()
+            },
+        )?;
+        let sizes = [Split::Search, Split::Certification, Split::Test]
+            .map(|split| finished.trace.rows(split).len() as f64);
+        for (target, logarithms) in [0.002, 0.005].into_iter().zip(&mut logarithms) {
+            let choose = |[search, _]: [&[usize]; 2], pool, seed| {
+                candidates.choose(search, target, pool, seed)
+            };
+            let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, splits.parse()?, 1);
+            print!(
+                "{:6.1}  {:5.2} ({:4.2})",
+                100.0 * target,
+                100.0 * repeated.policy.mean,
+                100.0 * repeated.policy.standard_error
+            );
+            let both = repeated.savings.iter().zip(&repeated.savings_total);
+            for ((chip, total), sum) in both.zip(logarithms) {
+                // Of the mean share of energy that is left.
+                let times = |saving: &f64| 1.0 / (1.0 - saving);
+                print!("  {:5.2} ({:5.2})", times(chip), times(total));
+                *sum += times(chip).ln() / runs.len() as f64;
+            }
+            let drops: Vec<String> =
+                repeated.others.iter().map(|d| format!("{:.2}", 100.0 * d.mean)).collect();
+            println!("  {folder}, the others lose {}", drops.join(" "));
+        }
+    }
+    for (target, logarithms) in ["0.2", "0.5"].into_iter().zip(logarithms) {
+        let means = logarithms.map(|l| format!("{:5.2}", l.exp()));
+        println!("   {target}  geometric mean  {}", means.join("  "));
+    }
+    Ok(())
+}

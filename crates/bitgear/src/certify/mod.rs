@@ -1,0 +1,265 @@
+//! The guarantee: which of a few policies, all chosen on the search split, are proved on the
+//! certification split to lose no more than so much, except with a stated probability.
+//!
+//! Candidates are tested from the one that is most likely to pass to the boldest. The error
+//! probability is a stock that flows: most of it starts at the first candidate, and what passes hands
+//! its share to the next bolder one that has not passed, round and round (a sequentially rejective
+//! graph, Bretz et al. 2009, <https://doi.org/10.1002/sim.3495>). A candidate that fails keeps its share
+//! and stops nothing: bolder ones have a small share of their own. Whatever passes is proved, all at
+//! once; the cheapest of it is taken.
+
+mod bounds;
+mod drift;
+mod tails;
+
+pub use bounds::{Flips, Test};
+pub use drift::{Footprint, Monitor};
+
+use serde::{Deserialize, Serialize};
+
+use crate::search::{Candidates, Choice, Pool};
+
+/// What a policy must keep.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Demand {
+    /// The expected drop is at most this.
+    pub target: f64,
+    /// Where this is given, the expected drop is instead the least at such a chip energy in
+    /// microjoule.
+    pub max_energy_uj: Option<f64>,
+    /// The drop is at most this, with confidence; `None` asks for no proof.
+    pub guarantee: Option<f64>,
+    /// Probability that the proof is right.
+    pub confidence: f64,
+    /// How it is proved.
+    pub test: Test,
+}
+
+/// What was proved of a policy, as `policy.json` says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// How it was proved.
+    pub test: Test,
+    /// The samples it was proved with: `certification`.
+    pub split: String,
+    /// How policy and reference differ on them.
+    pub flips: Flips,
+    /// The drop that was asked for; null where none was, and the bound is the smallest that holds.
+    pub guarantee: Option<f64>,
+    /// The drop is at most this.
+    pub bound: f64,
+    /// Probability that nothing that was proved along with it is wrong.
+    pub confidence: f64,
+    /// Error probability that was left for this policy when it passed.
+    pub level: f64,
+    /// Policies that were tested.
+    pub tested: usize,
+    /// What the samples looked like, for `bitgear monitor`.
+    pub footprint: Footprint,
+}
+
+/// The policy for a demand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The cheapest that was proved; where nothing was, the cheapest for the target.
+    pub choice: Choice,
+    /// What was proved; `None` where the guarantee that was asked for was not.
+    pub certificate: Option<Certificate>,
+    /// The drop of the choice is at most this, with confidence; `None` without samples to tell.
+    pub bound: Option<f64>,
+    /// Where the guarantee was not proved: about how many samples would prove it of this choice;
+    /// `None` where it loses too much for any number.
+    pub samples_needed: Option<u64>,
+}
+
+/// How much tighter than the target candidates for a guarantee are chosen, in standard errors of
+/// the drop on the search split.
+const STEPS: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+/// Share of the error probability that starts at the first candidate.
+const FIRST_SHARE: f64 = 0.8;
+
+impl Demand {
+    fn level(&self) -> f64 {
+        1.0 - self.confidence
+    }
+
+    /// The certificate of a policy that passed.
+    fn certificate(
+        &self,
+        candidates: &Candidates,
+        choice: &Choice,
+        certification: &[usize],
+        [bound, level]: [f64; 2],
+        tested: usize,
+    ) -> Certificate {
+        let samples: Vec<(i32, usize)> =
+            certification.iter().map(|&row| candidates.first_confidence(choice, row)).collect();
+        Certificate {
+            footprint: Footprint::new(&samples, choice.stages.len()),
+            flips: candidates.flips(choice, certification),
+            test: self.test,
+            split: "certification".to_owned(),
+            guarantee: self.guarantee,
+            bound,
+            confidence: self.confidence,
+            level,
+            tested,
+        }
+    }
+}
+
+/// Chooses a policy of the pool on the rows `search`, and proves what it loses on the rows
+/// `certification`, which choose nothing but among policies that pass.
+pub fn decide(
+    candidates: &Candidates,
+    search: &[usize],
+    certification: &[usize],
+    demand: &Demand,
+    pool: Pool,
+    seed: u64,
+) -> Verdict {
+    let (choice, passed) = choose(candidates, search, certification, demand, pool, seed);
+    let flips = candidates.flips(&choice, certification);
+    let level = demand.level();
+    let bound = match (demand.guarantee, passed) {
+        (Some(guarantee), Some(_)) => Some(guarantee),
+        _ => (flips.samples > 0).then(|| demand.test.upper_bound(flips, level)),
+    };
+    let certificate = bound.zip(passed).map(|(bound, Passed { level, tested })| {
+        let found = [bound, level];
+        demand.certificate(candidates, &choice, certification, found, tested)
+    });
+    let missing = demand.guarantee.filter(|_| passed.is_none());
+    let flips = candidates.flips(&choice, search);
+    let samples_needed =
+        missing.and_then(|guarantee| demand.test.samples_needed(flips, guarantee, level));
+    Verdict { choice, certificate, bound, samples_needed }
+}
+
+/// How a candidate passed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Passed {
+    /// Error probability that it had.
+    pub level: f64,
+    /// Candidates that were tested.
+    pub tested: usize,
+}
+
+/// The choice of [`decide`], and whether it passed: without a guarantee to prove it always does.
+pub fn choose(
+    candidates: &Candidates,
+    search: &[usize],
+    certification: &[usize],
+    demand: &Demand,
+    pool: Pool,
+    seed: u64,
+) -> (Choice, Option<Passed>) {
+    let boldest = || match demand.max_energy_uj {
+        Some(budget) => candidates.choose_within(search, budget, pool),
+        None => candidates.choose(search, demand.target, pool, seed),
+    };
+    let level = demand.level();
+    let Some(guarantee) = demand.guarantee else {
+        return (boldest(), Some(Passed { level, tested: 1 }));
+    };
+    if demand.test == Test::Conformal {
+        let choice = boldest();
+        return match candidates.raise_first_threshold(&choice, certification, guarantee) {
+            Some(raised) => (raised, Some(Passed { level, tested: 1 })),
+            None => (choice, None),
+        };
+    }
+    let mut ladder = match demand.max_energy_uj {
+        Some(_) => vec![boldest()],
+        None => candidates.ladder(search, demand.target, &STEPS, pool, seed),
+    };
+    let predicted =
+        |choice: &Choice| predicted_bound(candidates.flips(choice, search), certification.len());
+    ladder.sort_by(|a, b| predicted(a).total_cmp(&predicted(b)));
+    let p_value = |choice: &Choice| {
+        demand.test.p_value(candidates.flips(choice, certification), guarantee, level)
+    };
+    let p_values: Vec<f64> = ladder.iter().map(p_value).collect();
+    let tested = ladder.len();
+    let passed = ladder.into_iter().zip(proved(&p_values, level));
+    let cheapest = passed
+        .filter_map(|(choice, level)| Some((choice, Passed { level: level?, tested })))
+        .map(|found| (candidates.outcome(&found.0, search).energy.chip_uj, found))
+        .min_by(|a, b| a.0.total_cmp(&b.0));
+    match cheapest {
+        Some((_, (choice, passed))) => (choice, Some(passed)),
+        None => (boldest(), None),
+    }
+}
+
+/// About what the bound on so many samples will be, from the flips on the search split.
+fn predicted_bound(flips: Flips, samples: usize) -> f64 {
+    let spread = (flips.rate() + 1.0 / flips.samples.max(1) as f64).sqrt();
+    flips.drop() + 2.0 * spread / (samples.max(1) as f64).sqrt()
+}
+
+/// The level at which each candidate passes, if it does; `p_values` from the most likely one to pass
+/// to the boldest.
+fn proved(p_values: &[f64], level: f64) -> Vec<Option<f64>> {
+    let count = p_values.len();
+    let others = count.saturating_sub(1).max(1) as f64;
+    let mut shares: Vec<f64> = vec![level * (1.0 - FIRST_SHARE) / others; count];
+    if let Some(first) = shares.first_mut() {
+        *first = if count == 1 { level } else { level * FIRST_SHARE };
+    }
+    let mut passed = vec![None; count];
+    loop {
+        let passes = |i: &usize| passed[*i].is_none() && p_values[*i] <= shares[*i];
+        let Some(next) = (0..count).find(passes) else { return passed };
+        passed[next] = Some(shares[next]);
+        let heir = (1..count).map(|step| (next + step) % count).find(|&i| passed[i].is_none());
+        if let Some(heir) = heir {
+            shares[heir] += shares[next];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Random;
+
+    #[test]
+    fn with_one_candidate_all_of_the_level_is_its_own() {
+        assert_eq!(proved(&[0.05], 0.05), [Some(0.05)]);
+        assert_eq!(proved(&[0.051], 0.05), [None]);
+        assert_eq!(proved(&[], 0.05), []);
+    }
+
+    #[test]
+    fn what_passes_hands_its_share_on_and_what_fails_stops_nothing() {
+        let bold = proved(&[0.001, 0.04, 0.045], 0.05);
+        assert!(bold.iter().all(Option::is_some), "{bold:?}");
+        assert!((bold[2].unwrap() - 0.05).abs() < 1e-12);
+        // The first is unlucky, a later one passes with its own share, and the first gets that.
+        let lucky = proved(&[0.042, 0.2, 0.004], 0.05);
+        assert_eq!(lucky.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(proved(&[0.2, 0.2, 0.2], 0.05), [None, None, None]);
+    }
+
+    /// Every mix of what is true (it may be passed by chance only) and what is not (it always passes).
+    #[test]
+    fn anything_true_passes_no_more_often_than_the_level_says() {
+        let mut random = Random::new(1);
+        let mut uniform = || random.next_u64() as f64 / 2.0_f64.powi(64);
+        for pattern in 0..16_u32 {
+            let is_true = |i: usize| pattern >> i & 1 == 1;
+            let runs = 20_000;
+            let mut errors = 0;
+            for _ in 0..runs {
+                let p: Vec<f64> =
+                    (0..4).map(|i| if is_true(i) { uniform() } else { 0.0 }).collect();
+                let passed = proved(&p, 0.05);
+                errors += u32::from((0..4).any(|i| is_true(i) && passed[i].is_some()));
+            }
+            // Three standard errors of 5 % in 20,000 runs.
+            assert!(f64::from(errors) / f64::from(runs) < 0.05 + 0.0047, "{pattern:b}: {errors}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Choosing with a bound that chance has been taken off.
+
+use super::learn::{Lesson, fit};
+use super::{Candidate, Candidates, Choice, Column, Gate, Mask, Pool};
+use crate::policy::Tables;
+use crate::trace::{Random, deal};
+
+/// How far below the target the bound for policies lies, in standard errors of the drop on the rows:
+/// the cheapest of very many thresholds looks so much better than it is. Of a few single points
+/// nearly nothing has to be taken off. Both are the least that keep the target on average over random
+/// splits of real traces (`docs/policy.md`).
+const TIGHTENING: f64 = 1.0;
+/// Folds in which gates are fitted and judged.
+const FOLDS: usize = 5;
+/// Pairs of points for which gates are learned: so many of the cheapest.
+const LEARNING: usize = 8;
+
+impl Candidates {
+    /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
+    /// Where nothing keeps it, the pool's widest point.
+    pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
+        let found = self.candidates_for(rows, target, &[0.0], pool, seed);
+        let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
+        cheapest.expect("there is one for each step").choice
+    }
+
+    /// The cheapest choice whose drop on `rows` is at most the bound, found exactly; nothing is taken
+    /// off for chance, and gates are plain margins.
+    pub fn choose_once(&self, rows: &[usize], bound: f64, pool: Pool) -> Choice {
+        self.best(&self.mask(rows), &[bound], pool).swap_remove(0).choice
+    }
+
+    /// What [`Candidates::choose`] chooses from, for targets that are so many standard errors of the
+    /// drop below the given one; for policies single points too, chosen by their own rule. Widest
+    /// first.
+    pub fn ladder(
+        &self,
+        rows: &[usize],
+        target: f64,
+        steps: &[f64],
+        pool: Pool,
+        seed: u64,
+    ) -> Vec<Choice> {
+        let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
+        for found in self.candidates_for(rows, target, steps, pool, seed) {
+            if !ladder.contains(&found.choice) {
+                ladder.push(found.choice);
+            }
+        }
+        ladder
+    }
+
+    /// The choice of a pool that loses least on `rows` at a mean chip energy of at most `chip_uj`, of
+    /// one or two stages with plain margins; the cheapest where none is that cheap.
+    pub fn choose_within(&self, rows: &[usize], chip_uj: f64, pool: Pool) -> Choice {
+        let frontier = self.frontier(rows, pool);
+        // By rising energy and falling drop.
+        let within = frontier.iter().take_while(|tradeoff| tradeoff.chip_uj <= chip_uj).last();
+        let tradeoff = within.or(frontier.first());
+        tradeoff.map_or_else(|| Choice::fixed(self.widest_of(pool)), |t| t.choice.clone())
+    }
+
+    /// Single points first: of equals they are taken.
+    fn candidates_for(
+        &self,
+        rows: &[usize],
+        target: f64,
+        steps: &[f64],
+        pool: Pool,
+        seed: u64,
+    ) -> Vec<Found> {
+        let mask = self.mask(rows);
+        let mut found = self.tightened(&mask, rows, target, steps, pool.fixed(), seed);
+        if pool.is_dynamic() {
+            found.extend(self.tightened(&mask, rows, target, steps, pool, seed));
+        }
+        found
+    }
+
+    fn tightened(
+        &self,
+        mask: &Mask,
+        rows: &[usize],
+        target: f64,
+        steps: &[f64],
+        pool: Pool,
+        seed: u64,
+    ) -> Vec<Found> {
+        // The scale of chance: standard error of the paired drop of what a naive search takes.
+        let naive = self.best(mask, &[target], pool).swap_remove(0).choice;
+        let flips = self.flips(&naive, rows);
+        let error = ((flips.harmful + flips.helpful).max(1) as f64).sqrt() / rows.len() as f64;
+        let tightening = if pool.is_dynamic() { TIGHTENING } else { 0.0 };
+        let bounds: Vec<f64> =
+            steps.iter().map(|step| target - (tightening + step) * error).collect();
+        let mut best = self.best(mask, &bounds, pool);
+        if pool.is_dynamic() && self.rules.stages >= 2 && !self.rules.margin_only {
+            self.learn(mask, rows, &bounds, pool, seed, &mut best);
+        }
+        best
+    }
+
+    /// Offers policies of two stages with learned gates, whose energy and drop are those out of fold.
+    fn learn(
+        &self,
+        mask: &Mask,
+        rows: &[usize],
+        bounds: &[f64],
+        pool: Pool,
+        seed: u64,
+        best: &mut [Found],
+    ) {
+        let limits = mask.limits(bounds);
+        for pair in self.promising_pairs(mask, &limits, pool) {
+            let Some((tables, column)) = self.learned(rows, pair, seed) else { continue };
+            self.sweep(mask, pair, &column, &limits, |index, energy, accept_at| {
+                best[index].offer(energy, || Choice {
+                    stages: pair.to_vec(),
+                    gates: vec![Gate { accept_at, tables: Some(tables.clone()) }],
+                });
+            });
+        }
+    }
+
+    /// The gate that the rows teach a pair, and what it says of each of them out of fold.
+    pub(super) fn learned(
+        &self,
+        rows: &[usize],
+        pair: [usize; 2],
+        seed: u64,
+    ) -> Option<(Tables, Column)> {
+        let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
+        let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
+        let tables = |fold: Option<usize>| -> Option<Tables> {
+            let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
+            let lessons: Vec<Lesson> = kept.map(|(&row, _)| self.lesson(pair, row)).collect();
+            fit(&lessons, self.classes)
+        };
+        let whole = tables(None)?;
+        let parts = (0..FOLDS).map(|fold| tables(Some(fold))).collect::<Option<Vec<_>>>()?;
+        let mut values = vec![0; self.labels.len()];
+        for (&row, &fold) in rows.iter().zip(&folds) {
+            values[row] = self.confidence(pair[0], Some(&parts[fold]), row);
+        }
+        Some((whole, Column::new(values)))
+    }
+
+    fn lesson(&self, [low, high]: [usize; 2], row: usize) -> Lesson {
+        let [from, to] = [low, high].map(|index| &self.all[index]);
+        let [predicted, runner_up] = from.leading[row].map(|class| class as usize);
+        let gain = f64::from(u8::from(to.correct[row])) - f64::from(u8::from(from.correct[row]));
+        Lesson { margin: from.margins.values[row], predicted, runner_up, gain }
+    }
+
+    /// The pairs that are cheapest under some limit with plain margins.
+    fn promising_pairs(&self, mask: &Mask, limits: &[i64], pool: Pool) -> Vec<[usize; 2]> {
+        let mut pairs: Vec<(f64, [usize; 2])> = Vec::new();
+        let members = self.members(pool);
+        for &low in &members {
+            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
+                let mut least = f64::INFINITY;
+                let margins = &self.all[low].margins;
+                self.sweep(mask, [low, high], margins, limits, |_, energy, _| {
+                    least = least.min(energy);
+                });
+                pairs.push((least, [low, high]));
+            }
+        }
+        pairs.retain(|(least, _)| least.is_finite());
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pairs.into_iter().take(LEARNING).map(|(_, pair)| pair).collect()
+    }
+
+    pub(super) fn members(&self, pool: Pool) -> Vec<usize> {
+        let sums = matches!(pool, Pool::Policies | Pool::Static);
+        let holds = |c: &Candidate| pool.holds(c.info.kind) && (sums || c.sum.is_none());
+        (0..self.all.len()).filter(|&index| holds(&self.all[index])).collect()
+    }
+
+    /// For each bound on the drop the choice of least chip energy whose mean drop over the mask
+    /// keeps it; where none does, the pool's widest point. Equal energies go to fewer stages, then to
+    /// the earlier candidate.
+    pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Found> {
+        let members = self.members(pool);
+        let limits = mask.limits(bounds);
+        let widest = Choice::fixed(self.widest_of(pool));
+        let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
+        for &only in &members {
+            let drop = self.total_drop(mask, only);
+            if self.energy(only).chip_uj > self.rules.max_worst_uj {
+                continue;
+            }
+            for (best, &limit) in best.iter_mut().zip(&limits) {
+                if drop <= limit {
+                    best.offer(self.all[only].energy.chip_uj, || self.always(only));
+                }
+            }
+        }
+        if pool.is_dynamic() && self.rules.stages >= 2 {
+            for &low in &members {
+                for &high in members.iter().filter(|&&high| self.follows(low, high)) {
+                    let margins = &self.all[low].margins;
+                    self.sweep(mask, [low, high], margins, &limits, |index, energy, accept_at| {
+                        best[index].offer(energy, || Choice {
+                            stages: vec![low, high],
+                            gates: vec![Gate::margin(accept_at)],
+                        });
+                    });
+                }
+            }
+        }
+        if pool.is_dynamic() && self.rules.stages >= 3 {
+            self.search_triples(mask, &members, &limits, &mut best);
+        }
+        // Where nothing keeps a bound, the widest costs what it costs.
+        for found in best.iter_mut().filter(|found| found.energy.is_infinite()) {
+            found.energy = self.all[found.choice.last()].energy.chip_uj;
+        }
+        best
+    }
+
+    /// The pool's candidate with the most bits, the first of equals.
+    pub fn widest_of(&self, pool: Pool) -> usize {
+        let bits = |index: usize| -> u64 {
+            let widths = &self.all[index].info.widths;
+            widths.iter().map(|w| u64::from(w.weights) + u64::from(w.activations)).sum()
+        };
+        self.members(pool)
+            .into_iter()
+            .rev()
+            .max_by_key(|&index| bits(index))
+            .expect("every pool has a candidate, w16a16 at least")
+    }
+
+    /// The choice with its first threshold raised until conformal risk control bounds the expected
+    /// share of harmful flips by `bound`; `None` where no threshold does. Flips count from a threshold
+    /// on down, so that they only become more as it falls.
+    pub fn raise_first_threshold(
+        &self,
+        choice: &Choice,
+        rows: &[usize],
+        bound: f64,
+    ) -> Option<Choice> {
+        let harms = |right: bool, row: usize| self.reference[row] && !right;
+        let rest = |row: usize| match choice.gates.split_first() {
+            None => self.answer(choice, row).0,
+            Some((_, later)) => {
+                let rest = Choice { stages: choice.stages[1..].to_vec(), gates: later.to_vec() };
+                self.answer(&rest, row).0
+            }
+        };
+        let always = rows.iter().filter(|&&row| harms(rest(row), row)).count();
+        // The largest number of harmful flips that keeps the bound, less what no threshold avoids.
+        let most = (bound * (rows.len() + 1) as f64 - 1.0 + 1e-9).floor();
+        let spare = most as i64 - always as i64;
+        if most < 0.0 || spare < 0 {
+            return None;
+        }
+        let Some(gate) = choice.gates.first() else { return Some(choice.clone()) };
+        let first = choice.stages[0];
+        let mut margins: Vec<i32> = rows
+            .iter()
+            .filter(|&&row| harms(self.all[first].correct[row], row) && !harms(rest(row), row))
+            .map(|&row| self.confidence(first, gate.tables.as_ref(), row))
+            .collect();
+        margins.sort_unstable_by_key(|&margin| std::cmp::Reverse(margin));
+        let mut raised = choice.clone();
+        // The first flip that is one too many must be handed on.
+        if let Some(&margin) = margins.get(spare as usize) {
+            raised.gates[0].accept_at = gate.accept_at.max(margin.checked_add(1)?);
+        }
+        Some(raised)
+    }
+}
+
+/// The cheapest choice so far, and its chip energy in microjoule.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) energy: f64,
+    pub(super) choice: Choice,
+}
+
+impl Found {
+    /// Takes a choice that is cheaper.
+    pub(super) fn offer(&mut self, energy: f64, choice: impl FnOnce() -> Choice) {
+        if energy < self.energy {
+            *self = Self { energy, choice: choice() };
+        }
+    }
+}
