@@ -37,15 +37,17 @@ POINTS = {
     "mlperftiny_ic_resnet8": ["w8a8", "w4a4-f8l8", "w3a3-f8l8", "w2a2-f8l8"],
     "cifar10_resnet20": ["w8a8", "w4a4-f8l8", "w3a3-f8l8", "w2a2-f8l8"],
 }
-# Calibration of activations, equalization, bias correction, and learning rate of the finetuning of
-# weights and scales, block by block (LSQ).
+# Calibration of activations, equalization, bias correction, and the finetuning of weights and scales (LSQ)
+# towards the float results of each block: learning rate and nodes in a block.
 SETTINGS = {
     "default": (None, False, False, None),
     "mse+bias": ("mse", False, True, None),
     "equalized+bias": ("mse", True, True, None),
-    "lsq-1e-4": ("mse", False, False, 1e-4),
-    "lsq-1e-3": ("mse", False, False, 1e-3),
-    "equalized+lsq-1e-3": ("mse", True, False, 1e-3),
+    "lsq-1e-4": ("mse", False, False, (1e-4, 4)),
+    "lsq-1e-3": ("mse", False, False, (1e-3, 4)),
+    "equalized+lsq-1e-3": ("mse", True, False, (1e-3, 4)),
+    "lsq-1e-3-whole": ("mse", False, False, (1e-3, 1000)),
+    "equalized+lsq-1e-3-whole": ("mse", True, False, (1e-3, 1000)),
 }
 BATCH = 16
 ASYMMETRIC = QuantizationPolicy(QuantizationProperty.ASYMMETRICAL + QuantizationProperty.LINEAR
@@ -63,7 +65,7 @@ class Quantizer(BaseQuantizer):
     def __init__(self, graph, point: str):
         super().__init__(graph, verbose=False)
         weights, activations = map(int, re.match(r"w(\d+)a(\d+)", point).groups())
-        layers = [name for name, op in graph.operations.items() if op.type in self.quant_operation_types]
+        layers = [op.name for op in graph.topological_sort() if op.type in self.quant_operation_types]
         self.bits = dict.fromkeys(layers, (weights, activations))
         if point.endswith("-f8l8"):
             self.bits[layers[0]] = self.bits[layers[-1]] = (8, 8)
@@ -85,15 +87,15 @@ class Quantizer(BaseQuantizer):
 
 
 def setting_of(name: str, steps: int):
-    algorithm, equalize, correct, rate = SETTINGS[name]
+    algorithm, equalize, correct, finetuning = SETTINGS[name]
     setting = QuantizationSettingFactory.default_setting()
     setting.quantize_activation_setting.calib_algorithm = algorithm
     setting.equalization = equalize
     setting.bias_correct = correct
     setting.bias_correct_setting.collecting_device = "cpu"
-    if rate is not None:
+    if finetuning is not None:
         setting.lsq_optimization = True
-        setting.lsq_optimization_setting.lr = rate
+        setting.lsq_optimization_setting.lr, setting.lsq_optimization_setting.block_size = finetuning
         setting.lsq_optimization_setting.steps = steps
         setting.lsq_optimization_setting.collecting_device = "cpu"
     return setting
