@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="of finetuning, for each block")
     parser.add_argument("--models", nargs="+", choices=POINTS, default=list(POINTS))
     parser.add_argument("--points", nargs="+", help="all of the model's, unless given")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
