@@ -38,14 +38,14 @@ POINTS = {
     "cifar10_resnet20": ["w8a8", "w4a4-f8l8", "w3a3-f8l8", "w2a2-f8l8"],
 }
 # Calibration of activations, equalization, bias correction, and the finetuning of weights and scales (LSQ)
-# towards the float results of each block: learning rate and largest depth of a block.
+# towards the float results of each block: the largest depth of a block.
 SETTINGS = {
     "default": (None, False, False, None),
     "equalized+bias": ("mse", True, True, None),
-    "lsq": ("mse", False, False, (1e-3, 4)),
-    "equalized+lsq": ("mse", True, False, (1e-3, 4)),
-    "lsq-whole": ("mse", False, False, (1e-3, 1000)),
-    "equalized+lsq-whole": ("mse", True, False, (1e-3, 1000)),
+    "lsq": ("mse", False, False, 4),
+    "equalized+lsq": ("mse", True, False, 4),
+    "lsq-whole": ("mse", False, False, 1000),
+    "equalized+lsq-whole": ("mse", True, False, 1000),
 }
 BATCH = 16
 ASYMMETRIC = QuantizationPolicy(QuantizationProperty.ASYMMETRICAL + QuantizationProperty.LINEAR
@@ -84,16 +84,17 @@ class Quantizer(BaseQuantizer):
         return config
 
 
-def setting_of(name: str, steps: int):
-    algorithm, equalize, correct, finetuning = SETTINGS[name]
+def setting_of(name: str, steps: int, rate: float):
+    algorithm, equalize, correct, depth = SETTINGS[name]
     setting = QuantizationSettingFactory.default_setting()
     setting.quantize_activation_setting.calib_algorithm = algorithm
     setting.equalization = equalize
     setting.bias_correct = correct
     setting.bias_correct_setting.collecting_device = "cpu"
-    if finetuning is not None:
+    if depth is not None:
         setting.lsq_optimization = True
-        setting.lsq_optimization_setting.lr, setting.lsq_optimization_setting.block_size = finetuning
+        setting.lsq_optimization_setting.lr = rate
+        setting.lsq_optimization_setting.block_size = depth
         setting.lsq_optimization_setting.steps = steps
         setting.lsq_optimization_setting.collecting_device = "cpu"
     return setting
@@ -120,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--test", type=int, default=2000, help="at most so many samples are tested")
     parser.add_argument("--steps", type=int, default=500, help="of finetuning, for each block")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of learning in finetuning")
     parser.add_argument("--models", nargs="+", choices=POINTS, default=list(POINTS))
     parser.add_argument("--points", nargs="+", help="all of the model's, unless given")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
@@ -155,7 +157,7 @@ def main() -> None:
                 start = time.monotonic()
                 # Its passes report their progress at length.
                 with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-                    executor = quantized(model, point, setting_of(setting, args.steps), samples)
+                    executor = quantized(model, point, setting_of(setting, args.steps, args.rate), samples)
                 print(f"{name} {point}, ESP-PPQ {setting}: {accuracy(scores(executor, x)):.2f} %, "
                       f"in {time.monotonic() - start:.0f} s", flush=True)
 
