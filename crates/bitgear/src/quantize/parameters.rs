@@ -162,7 +162,9 @@ impl InputScale {
         let inner: usize = if shape.len() == 3 { shape[1] * shape[2] } else { 1 };
         let mut divided = values.to_vec();
         for (values, factor) in divided.chunks_exact_mut(inner).zip(factors.iter().cycle()) {
-            values.iter_mut().for_each(|value| *value /= factor);
+            for value in values {
+                *value /= factor;
+            }
         }
         divided.into()
     }
