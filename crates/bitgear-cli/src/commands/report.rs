@@ -61,12 +61,19 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             policy.last_resort.point
         );
     }
-    let later = policy.stages.iter().skip(1).map(|stage| stage.point.as_str());
-    let later = later.chain([policy.last_resort.point.as_str()]);
+    let stage = |point: &str, view: &str, scores: &str| {
+        let view = if view == "mirror" { " on the mirrored input" } else { "" };
+        let scores = if scores == "sum" { ", scores summed" } else { "" };
+        format!("{point}{view}{scores}")
+    };
+    let later = policy.stages.iter().skip(1).map(|s| stage(&s.point, &s.view, &s.scores));
+    let last = &policy.last_resort;
+    let later = later.chain([stage(&last.point, &last.view, &last.scores)]);
     for ((stage, rate), next) in policy.stages.iter().zip(&policy.escalation_rates).zip(later) {
+        let gate = if stage.gate == "learned" { " (learned gate)" } else { "" };
         let _ = writeln!(
             text,
-            "policy for a drop of at most {target} points: {}, accepted from a margin of {:.4}; {} of the inputs go on to {next}",
+            "policy for a drop of at most {target} points: {}, accepted from a margin of {:.4}{gate}; {} of the inputs go on to {next}",
             stage.point,
             stage.accept_at,
             percent(*rate),

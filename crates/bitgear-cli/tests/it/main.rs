@@ -159,6 +159,8 @@ fn characterize_evaluate_and_run_tell_one_story() {
         config,
         "--points",
         "w3a3,w6a6",
+        "--margin-only",
+        "--no-sums",
         "--out",
         folder,
     ]));
