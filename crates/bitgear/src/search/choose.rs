@@ -7,8 +7,8 @@ use crate::trace::{Random, deal};
 
 /// How far below the target the bound for policies lies, in standard errors of the drop on the rows:
 /// the cheapest of very many thresholds looks so much better than it is. Of a few single points
-/// nearly nothing has to be taken off. Both are the least that keep the target on average over random
-/// splits of real traces (`docs/policy.md`).
+/// nearly nothing has to be taken off. Over random splits of real traces both come out near the
+/// target (`docs/policy.md`).
 const TIGHTENING: f64 = 1.0;
 /// Folds in which gates are fitted and judged.
 const FOLDS: usize = 5;
