@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Evaluate(options) => commands::evaluate::run(options),
         Command::Run(options) => commands::infer::run(options),
         Command::Inspect(options) => commands::inspect::run(options),
+        Command::Bench(options) => commands::bench::run(options),
         Command::Accelerators(options) => commands::accelerators::run(options),
         Command::Completions { shell } => {
             use clap::CommandFactory;

@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod accelerators;
+pub(crate) mod bench;
 pub(crate) mod characterize;
 pub(crate) mod evaluate;
 pub(crate) mod infer;

@@ -251,6 +251,20 @@ pub enum Class {
     Scalar,
 }
 
+impl core::fmt::Display for Class {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Bytes { drain } => write!(f, "bytes, {drain} steps in 16 bits"),
+            Self::Pairs => f.write_str("pairs"),
+            Self::Split => f.write_str("split"),
+            Self::Depthwise { wide } => {
+                f.write_str(if *wide { "depthwise wide" } else { "depthwise" })
+            }
+            Self::Scalar => f.write_str("scalar"),
+        }
+    }
+}
+
 /// A layer's weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights<'a> {

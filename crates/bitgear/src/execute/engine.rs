@@ -27,6 +27,17 @@ pub struct Engine<'m> {
     idle: Mutex<Vec<Workspace>>,
 }
 
+/// What a step of a network runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelUse {
+    /// Name of the layer; empty for what lies between layers.
+    pub step: String,
+    /// The kernel.
+    pub kernel: String,
+    /// Multiply-accumulates of the layer.
+    pub macs: u64,
+}
+
 /// A MAC layer's weights and bias in the form its kernel reads.
 struct Layer {
     class: Class,
@@ -124,6 +135,53 @@ impl<'m> Engine<'m> {
             .map(|(step, layer)| (step.name.as_str(), layer.class))
     }
 
+    /// What each step runs, in order.
+    pub fn kernels_used(&self) -> Vec<KernelUse> {
+        let mut layers = self.layers.iter();
+        let used = |step: &Step| match step {
+            Step::Mac(mac) => {
+                let layer = layers.next().expect("one layer is packed per MAC step");
+                let epilogue = match layer.terms {
+                    LayerTerms::Narrow { .. } => "",
+                    LayerTerms::Wide => ", wide",
+                };
+                let pixels = mac.shape.out_height * mac.shape.out_width;
+                KernelUse {
+                    step: mac.name.clone(),
+                    kernel: format!("{}{epilogue}", layer.class),
+                    macs: (pixels * mac.codes.len()) as u64,
+                }
+            }
+            other => {
+                let kernel = match other {
+                    Step::MatMul(_) => "matmul",
+                    Step::Island(_) => "island",
+                    Step::Combine { .. } => "combine",
+                    Step::Product { .. } => "product",
+                    Step::Average { .. } => "average",
+                    Step::MaxPool { .. } => "max pool",
+                    Step::Lookup { .. } => "lookup",
+                    Step::Gather { .. } => "gather",
+                    Step::Mac(_) => unreachable!("handled above"),
+                };
+                KernelUse { step: String::new(), kernel: kernel.to_owned(), macs: 0 }
+            }
+        };
+        let quantize =
+            KernelUse { step: "input".to_owned(), kernel: "quantize".to_owned(), macs: 0 };
+        std::iter::once(quantize).chain(self.model.steps.iter().map(used)).collect()
+    }
+
+    /// Runs one preprocessed sample and calls `after` with the number of each step, in the order of
+    /// [`Self::kernels_used`], when it is done.
+    pub fn observe(&self, sample: &Tensor, after: &mut dyn FnMut(usize)) {
+        let mut workspace = self.workspace();
+        self.quantize(&mut workspace, sample.values());
+        after(0);
+        self.run(&mut workspace, &mut |step| after(step + 1));
+        self.lock().push(workspace);
+    }
+
     /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
     /// faster; see [`Bias::Narrow`].
     pub fn narrow(&self) -> impl Iterator<Item = bool> {
@@ -172,7 +230,7 @@ impl<'m> Engine<'m> {
                             }
                         }
                     }
-                    scores.copy_from_slice(self.run(&mut workspace));
+                    scores.copy_from_slice(self.run(&mut workspace, &mut |_| ()));
                     if hands_on(scores) {
                         let maps = keep.iter().map(|&map| workspace.buffers[map].clone());
                         *kept = Some(Kept(maps.collect()));
@@ -230,11 +288,12 @@ impl<'m> Engine<'m> {
     }
 
     /// Runs all steps on what the workspace holds, and gives the scores.
-    fn run<'w>(&self, workspace: &'w mut Workspace) -> &'w [i32] {
+    fn run<'w>(&self, workspace: &'w mut Workspace, after: &mut dyn FnMut(usize)) -> &'w [i32] {
         let model = &self.model;
         let mut layers = self.layers.iter();
-        for step in &model.steps {
+        for (index, step) in model.steps.iter().enumerate() {
             self.step(step, &mut layers, &mut workspace.buffers);
+            after(index);
         }
         match &workspace.buffers[model.scores] {
             Buffer::I32(scores) => &scores[..model.classes()],
