@@ -13,9 +13,12 @@
 //!
 //! | class | activations | weights | accumulates in | needs |
 //! | --- | --- | --- | --- | --- |
+//! | [`Class::Quads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI |
 //! | [`Class::Bytes`] | up to 8 bits | up to 8 bits | i16, widened after `drain` steps | AVX2 |
 //! | [`Class::Pairs`] | up to 15 bits | any | i32 | AVX2 |
 //! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |
+//! | [`Class::DepthwiseQuads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI, VBMI |
+//! | [`Class::DepthwisePairs`] | up to 8 bits | any | i32 | AVX2, FMA |
 //! | [`Class::Depthwise`] | any | any | i32, or f64 | AVX2, FMA |
 //! | [`Class::Scalar`] | any | any | i64 | nothing |
 
@@ -30,7 +33,7 @@ mod x86;
 #[cfg(test)]
 mod tests;
 
-pub use bound::{accumulator_bound, channel_bound};
+pub use bound::{SinglePrecision, accumulator_bound, channel_bound};
 pub use matmul::{Matrices, MatrixOperand};
 pub use types::{
     Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
@@ -48,16 +51,14 @@ enum Isa {
     Scalar,
     #[cfg(all(feature = "std", target_arch = "x86_64"))]
     Avx2(x86::Avx2),
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    Avx512(x86::Avx512),
 }
 
 impl Kernels {
     /// The fastest set that this CPU runs.
     pub fn detect() -> Self {
-        #[cfg(all(feature = "std", target_arch = "x86_64"))]
-        if let Some(avx2) = x86::Avx2::detect() {
-            return Self(Isa::Avx2(avx2));
-        }
-        Self::scalar()
+        Self::present().last().unwrap_or(Self::scalar())
     }
 
     /// The specification.
@@ -65,25 +66,40 @@ impl Kernels {
         Self(Isa::Scalar)
     }
 
-    /// Every set that this CPU runs.
+    /// Every set that this CPU runs, the fastest last.
     pub fn present() -> impl Iterator<Item = Self> {
-        let fastest = Self::detect();
-        core::iter::once(Self::scalar()).chain(Some(fastest).filter(|&k| k != Self::scalar()))
+        let present = [Some(Isa::Scalar), None, None];
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
+        let present = [
+            present[0],
+            x86::Avx2::detect().map(Isa::Avx2),
+            x86::Avx512::detect().map(Isa::Avx512),
+        ];
+        present.into_iter().flatten().map(Self)
     }
 
-    /// `scalar` or `avx2`.
+    /// `scalar`, `avx2` or `avx512`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Scalar => "scalar",
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx2(_) => "avx2",
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(_) => "avx512",
         }
     }
 
     /// The fastest class that is exact for these weights (in the order of [`Weights::plain`]) and
     /// all inputs of `activation` bits.
     pub fn class(self, shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-        if self == Self::scalar() { Class::Scalar } else { bound::class(shape, plain, activation) }
+        match self.0 {
+            Isa::Scalar => Class::Scalar,
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(_) => bound::class(shape, plain, activation),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(_) => bound::quads(shape, plain, activation)
+                .unwrap_or_else(|| bound::class(shape, plain, activation)),
+        }
     }
 
     /// How much memory the packed weights take.
@@ -117,10 +133,10 @@ impl Kernels {
         types::check_conv(shape, weights, &input, terms, outputs);
         match self.0 {
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
-            Isa::Avx2(avx2) if weights.class != Class::Scalar => {
-                avx2.conv(shape, weights, input, terms, outputs);
-            }
-            _ => scalar::conv(shape, weights.plain, input, terms, outputs),
+            Isa::Avx2(avx2) => avx2.conv(shape, weights, input, terms, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.conv(shape, weights, input, terms, outputs),
+            Isa::Scalar => scalar::conv(shape, weights.plain, input, terms, outputs),
         }
     }
 

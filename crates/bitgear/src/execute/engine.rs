@@ -6,17 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{
     Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut,
-    Source, Terms, Weights, channel_bound,
+    SinglePrecision, Source, Terms, Weights, channel_bound,
 };
 use rayon::prelude::*;
 
 use super::model::{Format, IntegerModel, MacStep, MapId, Requantization, Step};
 use crate::tensor::Tensor;
-
-/// Up to here a float counts every integer and a fused multiply-add rounds like the
-/// specification; see [`Bias::Narrow`].
-const NARROW_TERM: i128 = 1 << 24;
-const NARROW_RESULT: f64 = (1 << 22) as f64;
 
 /// One operating point, ready to run.
 pub struct Engine<'m> {
@@ -478,28 +473,21 @@ fn pack(class: Class, step: &MacStep) -> PackedWeights {
     }
 }
 
-/// Proves, from the actual codes, whether the narrow epilogue is exact for every input.
+/// Proves, from the actual codes, whether single precision is exact for every input.
 fn terms(model: &IntegerModel, step: &MacStep, bits: BitWidth) -> LayerTerms {
-    let residual_max = step
-        .residual
-        .as_ref()
-        .map_or(0, |(map, _)| i128::from(model.maps[*map].scale().bits.code_max()));
-    let empty = Vec::new();
-    let residual = step.residual.as_ref().map_or(&empty, |(_, multipliers)| multipliers);
+    let (map, residual) =
+        step.residual.as_ref().map_or((None, &[][..]), |(map, r)| (Some(*map), &r[..]));
+    let code_max = map.map_or(0, |map| i64::from(model.maps[map].scale().bits.code_max()));
     let narrow = (0..step.shape.out_channels).all(|channel| {
-        let (low, high) = channel_bound(&step.shape, &step.codes, bits, channel);
-        let side = residual.get(channel).map_or(0, |&m| i128::from(m) * residual_max);
-        let bias = i128::from(step.bias[channel]);
-        let low = (i128::from(low) << step.shift) + bias + side.min(0);
-        let high = (i128::from(high) << step.shift) + bias + side.max(0);
-        // The terms are added one by one, so each partial sum must fit too; no term is larger
-        // than the extremes of the whole plus the bias.
-        let largest = low.abs().max(high.abs()) + bias.abs();
-        largest <= NARROW_TERM
-            && step
-                .outputs
-                .iter()
-                .all(|o| largest as f64 * f64::from(o.multipliers[channel].abs()) < NARROW_RESULT)
+        let proof = SinglePrecision {
+            acc: channel_bound(&step.shape, &step.codes, bits, channel),
+            shift: step.shift,
+            bias: step.bias[channel],
+            residual: residual
+                .get(channel)
+                .map_or(0, |&m| m.saturating_abs().saturating_mul(code_max)),
+        };
+        step.outputs.iter().all(|o| proof.is_exact(o.multipliers[channel], o.zero, [o.low, o.high]))
     });
     if !narrow {
         return LayerTerms::Wide;

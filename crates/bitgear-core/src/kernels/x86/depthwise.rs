@@ -32,7 +32,7 @@ impl Element for u16 {
     }
 }
 
-/// `packed` is [tap][channel]. With `wide`, sums are kept in doubles, where they are exact.
+/// `packed` is [panel][tap][channel]. With `wide`, sums are kept in doubles, where they are exact.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn conv<T: Element>(
     shape: &ConvShape,
@@ -43,7 +43,7 @@ pub(super) fn conv<T: Element>(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let channels = shape.out_channels.next_multiple_of(8);
+    let window = shape.kernel[0] * shape.kernel[1];
     for channel in (0..shape.out_channels).step_by(8) {
         epilogue.enter(terms, channel / PANEL);
         let lane = channel % PANEL;
@@ -53,7 +53,8 @@ pub(super) fn conv<T: Element>(
                 let taps = (0..shape.kernel[0]).flat_map(|ky| {
                     (0..shape.kernel[1]).map(move |kx| {
                         let tap = ky * shape.kernel[1] + kx;
-                        (origin + shape.tap(ky, kx), tap * channels + channel)
+                        let weight = (channel / PANEL * window + tap) * PANEL + lane;
+                        (origin + shape.tap(ky, kx), weight)
                     })
                 });
                 if wide {

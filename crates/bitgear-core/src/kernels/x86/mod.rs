@@ -1,10 +1,13 @@
-//! AVX2 versions of the convolution. The only place with `unsafe` code: loads from memory whose
+//! AVX2 and AVX-512 versions of the convolution. The only place with `unsafe` code: loads from memory whose
 //! bounds [`check_conv`](super::types::check_conv) has proved, and calls of functions that need
-//! AVX2 and FMA, which an [`Avx2`] value proves to be there.
+//! what an [`Avx2`] or [`Avx512`] value proves to be there.
 #![allow(unsafe_code, reason = "see above; each block names its proof")]
 
+mod columns;
 mod depthwise;
 mod epilogue;
+mod lanes;
+mod quads;
 mod tile;
 
 use self::epilogue::Epilogue;
@@ -58,7 +61,49 @@ impl Avx2 {
                 // SAFETY: as above.
                 unsafe { depthwise::conv(shape, packed, codes, wide, terms, outputs) }
             }
+            (Class::DepthwisePairs, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { columns::pairs(shape, packed, codes, terms, outputs) }
+            }
             _ => scalar::conv(shape, weights.plain, input, terms, outputs),
+        }
+    }
+}
+
+/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`] and [`columns`] name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx512(Avx2);
+
+impl Avx512 {
+    /// The proof, if this CPU can give it.
+    pub(super) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vbmi");
+        Avx2::detect().filter(|_| present).map(Self)
+    }
+
+    /// As [`Avx2::conv`].
+    pub(super) fn conv(
+        self,
+        shape: &ConvShape,
+        weights: &Weights<'_>,
+        input: Codes<'_>,
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match (weights.class, weights.packed, input) {
+            (Class::Quads, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: `self` exists only when `detect` saw what `quads` needs on this CPU.
+                unsafe { quads::conv(shape, packed, codes, terms, outputs) }
+            }
+            (Class::DepthwiseQuads, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { columns::quads(shape, packed, codes, terms, outputs) }
+            }
+            _ => self.0.conv(shape, weights, input, terms, outputs),
         }
     }
 }

@@ -51,7 +51,7 @@ fn load<T>(weights: &[T], step: usize) -> __m256i {
 /// The runs of memory that a window reads, as (offset from the window's first element, elements).
 /// Without horizontal dilation the taps of a row are one run.
 #[inline]
-fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+pub(super) fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
     let stride = shape.input.stride();
     let (per_row, len) = if shape.dilations[1] == 1 {
         (1, shape.kernel[1] * stride)
