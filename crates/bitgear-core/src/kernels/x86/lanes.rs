@@ -105,46 +105,51 @@ impl Lanes {
         let (at, stride) = (output.layout.offset(y, x) + self.channel, output.layout.stride());
         let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
         let bits = _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero);
-        for (r, &t) in t.iter().enumerate() {
+        let q = |t: __m512| {
             let q = _mm512_fmadd_ps(t, multiplier, round);
-            let q = _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(q, low), high));
-            let at = at + r * stride;
-            match &mut output.codes {
-                // The low byte of the significand is that of the integer.
-                CodesMut::U8(codes) => {
-                    let zero = _mm_set1_epi8(output.zero as i8);
-                    self.store_bytes(codes, at, _mm_add_epi8(_mm512_cvtepi32_epi8(q), zero));
-                }
-                CodesMut::U16(codes) => {
-                    let q = _mm512_cvtepi32_epi16(_mm512_sub_epi32(q, bits));
-                    let pixel = &mut codes[at..];
-                    assert!(self.mask.count_ones() as usize <= pixel.len(), "output");
-                    // SAFETY: the mask leaves out what lies beyond the slice.
-                    unsafe { _mm256_mask_storeu_epi16(pixel.as_mut_ptr().cast(), self.mask, q) };
-                }
-                CodesMut::I32(scores) => {
-                    let q = _mm512_sub_epi32(q, bits);
-                    let pixel = &mut scores[at..];
-                    assert!(self.mask.count_ones() as usize <= pixel.len(), "output");
-                    // SAFETY: the mask leaves out what lies beyond the slice.
-                    unsafe { _mm512_mask_storeu_epi32(pixel.as_mut_ptr(), self.mask, q) };
+            _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(q, low), high))
+        };
+        let mask = self.mask;
+        let end = at + (MR - 1) * stride + mask.count_ones() as usize;
+        assert!(end <= output.codes.len(), "output");
+        match &mut output.codes {
+            CodesMut::U8(codes) => {
+                let zero = _mm_set1_epi8(output.zero as i8);
+                for (r, &t) in t.iter().enumerate() {
+                    // The low byte of the significand is that of the integer.
+                    let q = _mm_add_epi8(_mm512_cvtepi32_epi8(q(t)), zero);
+                    // SAFETY: the last pixel's channels end inside the slice, as asserted; the mask
+                    // leaves out what lies beyond them.
+                    unsafe {
+                        let pixel = codes.as_mut_ptr().add(at + r * stride);
+                        if mask == u16::MAX {
+                            _mm_storeu_si128(pixel.cast(), q);
+                        } else {
+                            _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                        }
+                    }
                 }
             }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn store_bytes(&self, codes: &mut [u8], at: usize, q: __m128i) {
-        if self.mask == u16::MAX {
-            let pixel = &mut codes[at..at + PANEL];
-            // SAFETY: the slice holds 16 bytes.
-            unsafe { _mm_storeu_si128(pixel.as_mut_ptr().cast(), q) };
-        } else {
-            let pixel = &mut codes[at..];
-            assert!(self.mask.count_ones() as usize <= pixel.len(), "output");
-            // SAFETY: the mask leaves out what lies beyond the slice.
-            unsafe { _mm_mask_storeu_epi8(pixel.as_mut_ptr().cast(), self.mask, q) };
+            CodesMut::U16(codes) => {
+                for (r, &t) in t.iter().enumerate() {
+                    let q = _mm512_cvtepi32_epi16(_mm512_sub_epi32(q(t), bits));
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = codes.as_mut_ptr().add(at + r * stride);
+                        _mm256_mask_storeu_epi16(pixel.cast(), mask, q);
+                    }
+                }
+            }
+            CodesMut::I32(scores) => {
+                for (r, &t) in t.iter().enumerate() {
+                    let q = _mm512_sub_epi32(q(t), bits);
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = scores.as_mut_ptr().add(at + r * stride);
+                        _mm512_mask_storeu_epi32(pixel, mask, q);
+                    }
+                }
+            }
         }
     }
 

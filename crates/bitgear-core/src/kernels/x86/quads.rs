@@ -5,6 +5,8 @@ use core::arch::x86_64::{
     __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512,
 };
 
+use core::ops::Range;
+
 use super::lanes::Lanes;
 use super::tile::runs;
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
@@ -19,51 +21,92 @@ pub(super) fn conv(
     outputs: &mut [Output<'_>],
 ) {
     let panels = shape.out_channels.div_ceil(PANEL);
-    let mut panel = 0;
-    while panel < panels {
-        if panels - panel >= 2 {
-            rows::<2>(shape, packed, input, panel, terms, outputs);
-            panel += 2;
-        } else {
-            rows::<1>(shape, packed, input, panel, terms, outputs);
-            panel += 1;
+    // Strips of rows whose results stay in the first cache while all panels are computed.
+    let strip = (STRIP / (shape.out_width * shape.out_channels)).max(1);
+    for top in (0..shape.out_height).step_by(strip) {
+        let rows = top..shape.out_height.min(top + strip);
+        for panel in (0..panels).step_by(2) {
+            let rows = rows.clone();
+            if panel + 1 < panels {
+                two(shape, packed, input, (panel, rows), terms, outputs);
+            } else {
+                one(shape, packed, input, (panel, rows), terms, outputs);
+            }
         }
     }
 }
 
-/// `NP` panels of all pixels.
+/// Bytes of results in a strip.
+const STRIP: usize = 16 << 10;
+
+/// Evaluates an expression with `$mr`, the number of pixels of a block, as a constant.
+macro_rules! blocks {
+    ($shape:expr, $tile:ident, $($mr:literal),*) => {
+        match $shape.out_width {
+            $($mr.. => $tile!($mr),)*
+            _ => $tile!(1),
+        }
+    };
+}
+
+/// Two panels of some rows.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows<const NP: usize>(
+fn two(
     shape: &ConvShape,
     packed: &[i8],
     input: &[u8],
-    panel: usize,
+    part: (usize, Range<usize>),
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    macro_rules! run {
+        ($mr:literal) => {
+            block::<$mr, 2>(shape, packed, input, part, terms, outputs)
+        };
+    }
+    blocks!(shape, run, 8, 4, 2);
+}
+
+/// The same for a single panel.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn one(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    part: (usize, Range<usize>),
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    macro_rules! run {
+        ($mr:literal) => {
+            block::<$mr, 1>(shape, packed, input, part, terms, outputs)
+        };
+    }
+    blocks!(shape, run, 16, 8, 4, 2);
+}
+
+/// `NP` panels of some rows, `MR` pixels at a time: enough sums to hide the latency of a product.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn block<const MR: usize, const NP: usize>(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    (panel, rows): (usize, Range<usize>),
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
     let panel_len = packed.len() / shape.out_channels.div_ceil(PANEL);
     let weights = &packed[panel * panel_len..][..NP * panel_len];
     let lanes: [Lanes; NP] = core::array::from_fn(|p| Lanes::new(terms, panel + p));
-    macro_rules! blocks {
-        ($mr:literal) => {
-            for y in 0..shape.out_height {
-                for x in (0..shape.out_width).step_by($mr) {
-                    // The last block begins earlier and computes some pixels once more.
-                    let x = x.min(shape.out_width - $mr);
-                    let first = shape.origin(y, x);
-                    let acc = tile::<$mr, NP>(shape, weights, input, first);
-                    for (lanes, acc) in lanes.iter().zip(&acc) {
-                        lanes.store(acc, [y, x], terms, outputs);
-                    }
-                }
+    for y in rows {
+        for x in (0..shape.out_width).step_by(MR) {
+            // The last block begins earlier and computes some pixels once more.
+            let at = [y, x.min(shape.out_width - MR)];
+            let acc = tile::<MR, NP>(shape, weights, input, shape.origin(at[0], at[1]));
+            for (lanes, acc) in lanes.iter().zip(&acc) {
+                lanes.store(acc, at, terms, outputs);
             }
-        };
-    }
-    match shape.out_width {
-        8.. => blocks!(8),
-        4.. => blocks!(4),
-        2.. => blocks!(2),
-        _ => blocks!(1),
+        }
     }
 }
 
