@@ -35,6 +35,7 @@ mod tests;
 
 pub use bound::{SinglePrecision, accumulator_bound, channel_bound};
 pub use matmul::{Matrices, MatrixOperand};
+pub use side::{Quantization, Run};
 pub use types::{
     Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
     PoolShape, Source, Terms, Weights,
@@ -206,15 +207,35 @@ impl Kernels {
         side::lookup(&input, table, output, layout);
     }
 
-    /// Fills the output in (y, x, channel) order with the codes at the given places of the source's
-    /// memory; `u32::MAX` leaves an element as it is.
-    pub fn gather(
+    /// Moves runs of codes from one map's memory to another's.
+    ///
+    /// # Panics
+    ///
+    /// When a run leaves either memory, or one holds bytes and the other 16-bit codes.
+    pub fn gather(self, source: Codes<'_>, runs: &[Run], output: CodesMut<'_>) {
+        side::gather(source, runs, output);
+    }
+
+    /// Stores the real values of a map as codes. They come in its own order or, with `planar`, channel
+    /// by channel.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer values than the map has elements.
+    pub fn quantize(
         self,
-        source: Codes<'_>,
-        indices: &[u32],
+        values: &[f32],
+        planar: bool,
+        quantization: Quantization,
         output: CodesMut<'_>,
         layout: &MapLayout,
     ) {
-        side::gather(&source, indices, output, layout);
+        match self.0 {
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(avx2) => avx2.quantize(values, planar, quantization, output, layout),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.quantize(values, planar, quantization, output, layout),
+            Isa::Scalar => side::quantize(values, planar, quantization, output, layout),
+        }
     }
 }

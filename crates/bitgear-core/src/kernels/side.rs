@@ -62,23 +62,37 @@ pub(super) fn average(
     window: &PoolShape,
     outputs: &mut [Output<'_>],
 ) {
+    const BLOCK: usize = 16;
     for y in 0..window.out_height {
         for x in 0..window.out_width {
             let [rows, columns] = inside(window, &input.layout, [y, x]);
             let count = rows.len() * columns.len();
-            for channel in 0..input.layout.channels {
-                let mut t = -(count as i64) * i64::from(zero);
+            for first in (0..input.layout.channels).step_by(BLOCK) {
+                let block = first..input.layout.channels.min(first + BLOCK);
+                let mut sums = [-(count as i64) * i64::from(zero); BLOCK];
                 for row in rows.clone() {
                     for column in columns.clone() {
-                        let index = input.layout.offset(row, column) + channel;
-                        t += i64::from(input.codes.at(index));
+                        let pixel = input.layout.offset(row, column);
+                        let codes = pixel + block.start..pixel + block.end;
+                        match input.codes {
+                            Codes::U8(all) => add(&mut sums, &all[codes]),
+                            Codes::U16(all) => add(&mut sums, &all[codes]),
+                        }
                     }
                 }
-                for output in &mut *outputs {
-                    store(output, t, (y, x), channel, output.multipliers[count - 1]);
+                for (channel, &t) in block.zip(&sums) {
+                    for output in &mut *outputs {
+                        store(output, t, (y, x), channel, output.multipliers[count - 1]);
+                    }
                 }
             }
         }
+    }
+}
+
+fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T]) {
+    for (sum, &code) in sums.iter_mut().zip(codes) {
+        *sum += code.into();
     }
 }
 
@@ -122,17 +136,104 @@ pub(super) fn lookup(
     }
 }
 
-pub(super) fn gather(
-    source: &Codes<'_>,
-    indices: &[u32],
-    mut output: CodesMut<'_>,
+/// Neighbouring elements that move together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Index of the first one in the source's memory.
+    pub from: u32,
+    /// Index of the first one in the result's memory.
+    pub to: u32,
+    /// Number of elements.
+    pub len: u32,
+}
+
+pub(super) fn gather(source: Codes<'_>, runs: &[Run], output: CodesMut<'_>) {
+    match (source, output) {
+        (Codes::U8(source), CodesMut::U8(output)) => copy(source, runs, output),
+        (Codes::U16(source), CodesMut::U16(output)) => copy(source, runs, output),
+        (source, output) => panic!("cannot move {source:?} to {output:?}"),
+    }
+}
+
+fn copy<T: Copy>(source: &[T], runs: &[Run], output: &mut [T]) {
+    for &Run { from, to, len } in runs {
+        let (from, to, len) = (from as usize, to as usize, len as usize);
+        let (source, output) = (&source[from..from + len], &mut output[to..to + len]);
+        // Pixels of 16 channels and multiples: faster than a call for each.
+        let (blocks, rest) = source.as_chunks::<16>();
+        let (out_blocks, out_rest) = output.as_chunks_mut::<16>();
+        out_blocks.copy_from_slice(blocks);
+        out_rest.copy_from_slice(rest);
+    }
+}
+
+/// How real values become codes: clamp(round-half-even(value / scale) + zero, 0, max); what is not a
+/// number becomes 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantization {
+    /// Distance between two codes, positive.
+    pub scale: f64,
+    /// Code of the value 0.
+    pub zero: u16,
+    /// Largest code.
+    pub max: u16,
+}
+
+/// In the order of the map, or with `planar` channel by channel.
+#[inline(always)]
+pub(super) fn quantize(
+    values: &[f32],
+    planar: bool,
+    quantization: Quantization,
+    output: CodesMut<'_>,
     layout: &MapLayout,
 ) {
-    for (pixel, indices) in indices.chunks_exact(layout.channels).enumerate() {
-        let to = layout.offset(pixel / layout.width, pixel % layout.width);
-        for (channel, &index) in indices.iter().enumerate() {
-            if index != u32::MAX {
-                output.set(to + channel, i32::from(source.at(index as usize)));
+    match output {
+        CodesMut::U8(codes) => {
+            quantize_to(values, planar, quantization, codes, layout, |q| q as u8)
+        }
+        CodesMut::U16(codes) => {
+            quantize_to(values, planar, quantization, codes, layout, |q| q as u16);
+        }
+        CodesMut::I32(_) => panic!("scores are computed, not quantized"),
+    }
+}
+
+#[inline(always)]
+fn quantize_to<T: Copy>(
+    values: &[f32],
+    planar: bool,
+    Quantization { scale, zero, max }: Quantization,
+    codes: &mut [T],
+    layout: &MapLayout,
+    convert: impl Fn(u64) -> T,
+) {
+    // Adding 1.5 · 2^52 rounds half to even and leaves the integer in the low bits. Limits are integers,
+    // so it does not matter that they come first.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let (low, high) = (-f64::from(zero), f64::from(max) - f64::from(zero));
+    let code = |value: f32| {
+        let limited = (f64::from(value) / scale).max(low).min(high);
+        convert((limited + ROUND).to_bits().wrapping_add(u64::from(zero)))
+    };
+    let (width, channels, stride) = (layout.width, layout.channels, layout.stride());
+    for y in 0..layout.height {
+        if planar {
+            for channel in 0..channels {
+                let row = &values[(channel * layout.height + y) * width..][..width];
+                let at = layout.offset(y, 0) + channel;
+                let pixels = codes[at..at + (width - 1) * stride + 1].iter_mut().step_by(stride);
+                for (out, &value) in pixels.zip(row) {
+                    *out = code(value);
+                }
+            }
+        } else {
+            for x in 0..width {
+                let pixel = &values[(y * width + x) * channels..][..channels];
+                let out = &mut codes[layout.offset(y, x)..][..channels];
+                for (out, &value) in out.iter_mut().zip(pixel) {
+                    *out = code(value);
+                }
             }
         }
     }

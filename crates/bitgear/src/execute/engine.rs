@@ -3,14 +3,13 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{
-    Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut,
-    SinglePrecision, Source, Terms, Weights, channel_bound,
+    Class, Codes, CodesMut, Kernels, MapLayout, MatrixOperand, Output, Run, Source,
 };
 use rayon::prelude::*;
 
-use super::model::{Format, IntegerModel, MacStep, MapId, Requantization, Step};
+use super::layer::{Layer, runs};
+use super::model::{Format, IntegerModel, MapId, Requantization, Step};
 use crate::tensor::Tensor;
 
 /// One operating point, ready to run.
@@ -19,6 +18,8 @@ pub struct Engine<'m> {
     kernels: Kernels,
     /// One per MAC step, in order.
     layers: Vec<Layer>,
+    /// One per operand of each gather, in order.
+    moves: Vec<Vec<Run>>,
     idle: Mutex<Vec<Workspace>>,
 }
 
@@ -31,24 +32,6 @@ pub struct KernelUse {
     pub kernel: String,
     /// Multiply-accumulates of the layer.
     pub macs: u64,
-}
-
-/// A MAC layer's weights and bias in the form its kernel reads.
-struct Layer {
-    class: Class,
-    packed: PackedWeights,
-    terms: LayerTerms,
-}
-
-enum PackedWeights {
-    None,
-    I8(Vec<i8>),
-    I16(Vec<i16>),
-}
-
-enum LayerTerms {
-    Narrow { bias: Vec<i32>, residual: Vec<i32> },
-    Wide,
 }
 
 /// Memory of one running sample: one buffer per map, halos filled.
@@ -106,15 +89,17 @@ impl<'m> Engine<'m> {
 
     /// The same for a model that may be the engine's own.
     pub fn of(model: Cow<'m, IntegerModel>, kernels: Kernels) -> Self {
-        let layers = model
-            .mac_steps()
-            .map(|step| {
-                let bits = model.maps[step.input].scale().bits;
-                let class = kernels.class(&step.shape, &step.codes, bits);
-                Layer { packed: pack(class, step), terms: terms(&model, step, bits), class }
+        let layers = model.mac_steps().map(|step| Layer::new(&model, step, kernels)).collect();
+        let moves = model
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Gather { sources, output } => Some((sources, &model.maps[*output].layout)),
+                _ => None,
             })
+            .flat_map(|(sources, layout)| sources.iter().map(|(_, from)| runs(from, layout)))
             .collect();
-        Self { model, kernels, layers, idle: Mutex::default() }
+        Self { model, kernels, layers, moves, idle: Mutex::default() }
     }
 
     /// The model that runs.
@@ -136,10 +121,7 @@ impl<'m> Engine<'m> {
         let used = |step: &Step| match step {
             Step::Mac(mac) => {
                 let layer = layers.next().expect("one layer is packed per MAC step");
-                let epilogue = match layer.terms {
-                    LayerTerms::Narrow { .. } => "",
-                    LayerTerms::Wide => ", wide",
-                };
+                let epilogue = if layer.is_narrow() { "" } else { ", wide" };
                 let pixels = mac.shape.out_height * mac.shape.out_width;
                 KernelUse {
                     step: mac.name.clone(),
@@ -180,7 +162,7 @@ impl<'m> Engine<'m> {
     /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
     /// faster; see [`Bias::Narrow`].
     pub fn narrow(&self) -> impl Iterator<Item = bool> {
-        self.layers.iter().map(|layer| matches!(layer.terms, LayerTerms::Narrow { .. }))
+        self.layers.iter().map(Layer::is_narrow)
     }
 
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
@@ -268,16 +250,19 @@ impl<'m> Engine<'m> {
     /// engine.
     fn quantize(&self, workspace: &mut Workspace, input: &[f32]) {
         let model = &self.model;
-        for &map in &model.inputs {
-            let map_ref = &model.maps[map];
-            let planar = model.input_shape.len() == 3;
-            let layout = &map_ref.layout;
+        let planar = model.input_shape.len() == 3;
+        for &index in &model.inputs {
+            let map = &model.maps[index];
+            let (layout, buffer) = (&map.layout, &mut workspace.buffers[index]);
+            if let Some(quantization) = map.scale().quantization() {
+                self.kernels.quantize(input, planar, quantization, buffer.codes_mut(), layout);
+                continue;
+            }
             let pixels = layout.height * layout.width;
-            let scale = map_ref.scale();
-            store(&mut workspace.buffers[map], map_ref, |k| {
+            store(buffer, map, |k| {
                 let (pixel, channel) = (k / layout.channels, k % layout.channels);
                 let i = if planar { channel * pixels + pixel } else { k };
-                scale.code(f64::from(input[i]))
+                map.scale().code(f64::from(input[i]))
             });
         }
     }
@@ -285,9 +270,9 @@ impl<'m> Engine<'m> {
     /// Runs all steps on what the workspace holds, and gives the scores.
     fn run<'w>(&self, workspace: &'w mut Workspace, after: &mut dyn FnMut(usize)) -> &'w [i32] {
         let model = &self.model;
-        let mut layers = self.layers.iter();
+        let (mut layers, mut moves) = (self.layers.iter(), self.moves.iter());
         for (index, step) in model.steps.iter().enumerate() {
-            self.step(step, &mut layers, &mut workspace.buffers);
+            self.step(step, &mut layers, &mut moves, &mut workspace.buffers);
             after(index);
         }
         match &workspace.buffers[model.scores] {
@@ -300,6 +285,7 @@ impl<'m> Engine<'m> {
         &self,
         step: &Step,
         layers: &mut impl Iterator<Item = &'l Layer>,
+        moves: &mut impl Iterator<Item = &'l Vec<Run>>,
         buffers: &mut [Buffer],
     ) {
         let kernels = self.kernels;
@@ -313,20 +299,8 @@ impl<'m> Engine<'m> {
                         layout: maps[map].layout,
                     };
                     let residual = mac.residual.as_ref().map(|(map, _)| source(*map));
-                    let bias = match &layer.terms {
-                        LayerTerms::Narrow { bias, residual } => Bias::Narrow { bias, residual },
-                        LayerTerms::Wide => Bias::Wide {
-                            bias: &mac.bias,
-                            residual: mac.residual.as_ref().map_or(&[], |(_, m)| m),
-                        },
-                    };
-                    let packed = match &layer.packed {
-                        PackedWeights::None => Packed::None,
-                        PackedWeights::I8(codes) => Packed::I8(codes),
-                        PackedWeights::I16(codes) => Packed::I16(codes),
-                    };
-                    let weights = Weights { class: layer.class, plain: &mac.codes, packed };
-                    let terms = Terms { shift: mac.shift, bias, residual };
+                    let terms = layer.terms(mac, residual);
+                    let weights = layer.weights(mac);
                     kernels.conv(&mac.shape, &weights, buffers[mac.input].codes(), &terms, outputs);
                 });
             }
@@ -387,9 +361,9 @@ impl<'m> Engine<'m> {
                 });
             }
             Step::Gather { sources, output } => {
-                for (source, indices) in sources {
-                    self.with_output(*output, buffers, |buffers, output, layout| {
-                        kernels.gather(buffers[*source].codes(), indices, output, layout);
+                for ((source, _), runs) in sources.iter().zip(moves) {
+                    self.with_output(*output, buffers, |buffers, output, _| {
+                        kernels.gather(buffers[*source].codes(), runs, output);
                     });
                 }
             }
@@ -403,24 +377,48 @@ impl<'m> Engine<'m> {
         buffers: &mut [Buffer],
         run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
     ) {
-        let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
-        {
-            let mut lent: Vec<Output<'_>> = outputs
-                .iter()
-                .zip(&mut taken)
-                .map(|(output, buffer)| Output {
-                    codes: buffer.codes_mut(),
-                    layout: self.model.maps[output.map].layout,
-                    multipliers: &output.multipliers,
-                    zero: output.zero,
-                    low: output.low,
-                    high: output.high,
-                })
-                .collect();
-            run(buffers, &mut lent);
+        // The usual numbers of versions need no allocation.
+        match outputs {
+            [a] => self.lend([a], buffers, run),
+            [a, b] => self.lend([a, b], buffers, run),
+            [a, b, c] => self.lend([a, b, c], buffers, run),
+            _ => {
+                let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
+                let mut lent: Vec<Output<'_>> =
+                    outputs.iter().zip(&mut taken).map(|(o, b)| self.output(o, b)).collect();
+                run(buffers, &mut lent);
+                outputs.iter().zip(taken).for_each(|(o, buffer)| buffers[o.map] = buffer);
+            }
         }
-        for (output, buffer) in outputs.iter().zip(taken) {
+    }
+
+    fn lend<const N: usize>(
+        &self,
+        outputs: [&Requantization; N],
+        buffers: &mut [Buffer],
+        run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
+    ) {
+        let mut taken = outputs.map(|output| take(buffers, output.map));
+        let mut lent = taken.each_mut().map(Some);
+        run(
+            buffers,
+            &mut std::array::from_fn::<_, N, _>(|i| {
+                self.output(outputs[i], lent[i].take().expect("each is lent once"))
+            }),
+        );
+        for (output, buffer) in outputs.into_iter().zip(taken) {
             buffers[output.map] = buffer;
+        }
+    }
+
+    fn output<'b>(&'b self, output: &'b Requantization, buffer: &'b mut Buffer) -> Output<'b> {
+        Output {
+            codes: buffer.codes_mut(),
+            layout: self.model.maps[output.map].layout,
+            multipliers: &output.multipliers,
+            zero: output.zero,
+            low: output.low,
+            high: output.high,
         }
     }
 
@@ -428,7 +426,7 @@ impl<'m> Engine<'m> {
         &self,
         output: MapId,
         buffers: &mut [Buffer],
-        run: impl FnOnce(&[Buffer], CodesMut<'_>, &bitgear_core::kernels::MapLayout),
+        run: impl FnOnce(&[Buffer], CodesMut<'_>, &MapLayout),
     ) {
         let mut taken = take(buffers, output);
         run(buffers, taken.codes_mut(), &self.model.maps[output].layout);
@@ -455,43 +453,4 @@ fn store(buffer: &mut Buffer, map: &super::model::Map, code: impl Fn(usize) -> u
             }
         }
     }
-}
-
-fn pack(class: Class, step: &MacStep) -> PackedWeights {
-    match Kernels::packed_len(class, &step.shape) {
-        PackedLen::None => PackedWeights::None,
-        PackedLen::I8(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I8(&mut codes));
-            PackedWeights::I8(codes)
-        }
-        PackedLen::I16(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I16(&mut codes));
-            PackedWeights::I16(codes)
-        }
-    }
-}
-
-/// Proves, from the actual codes, whether single precision is exact for every input.
-fn terms(model: &IntegerModel, step: &MacStep, bits: BitWidth) -> LayerTerms {
-    let (map, residual) =
-        step.residual.as_ref().map_or((None, &[][..]), |(map, r)| (Some(*map), &r[..]));
-    let code_max = map.map_or(0, |map| i64::from(model.maps[map].scale().bits.code_max()));
-    let narrow = (0..step.shape.out_channels).all(|channel| {
-        let proof = SinglePrecision {
-            acc: channel_bound(&step.shape, &step.codes, bits, channel),
-            shift: step.shift,
-            bias: step.bias[channel],
-            residual: residual
-                .get(channel)
-                .map_or(0, |&m| m.saturating_abs().saturating_mul(code_max)),
-        };
-        step.outputs.iter().all(|o| proof.is_exact(o.multipliers[channel], o.zero, [o.low, o.high]))
-    });
-    if !narrow {
-        return LayerTerms::Wide;
-    }
-    let narrowed = |values: &[i64]| values.iter().map(|&v| v as i32).collect();
-    LayerTerms::Narrow { bias: narrowed(&step.bias), residual: narrowed(residual) }
 }

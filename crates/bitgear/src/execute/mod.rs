@@ -4,6 +4,7 @@ mod engine;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod island;
+mod layer;
 mod model;
 mod policy;
 mod prefix;

@@ -18,12 +18,22 @@ use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 /// 0, 0 and one pixel at a time otherwise.
 macro_rules! with_window {
     ($shape:expr, $run:ident($($argument:expr),*)) => {
-        match ($shape.kernel[1], $shape.strides[1], $shape.dilations[1], $shape.out_width) {
-            (3, 1, 1, 8..) => $run::<8, 3, 1>($($argument),*),
-            (3, 2, 1, 8..) => $run::<8, 3, 2>($($argument),*),
-            (3, 1, 1, 4..) => $run::<4, 3, 1>($($argument),*),
+        // As few blocks as possible cover a row.
+        let blocks = $shape.out_width.div_ceil(8);
+        let block = $shape.out_width.div_ceil(blocks);
+        match ($shape.kernel[1], $shape.strides[1], $shape.dilations[1], block) {
+            (3, 1, 1, 8) => $run::<8, 3, 1>($($argument),*),
+            (3, 1, 1, 7) => $run::<7, 3, 1>($($argument),*),
+            (3, 1, 1, 6) => $run::<6, 3, 1>($($argument),*),
+            (3, 1, 1, 5) => $run::<5, 3, 1>($($argument),*),
+            (3, 1, 1, 4) => $run::<4, 3, 1>($($argument),*),
+            (3, 1, 1, 3) => $run::<3, 3, 1>($($argument),*),
+            (3, 2, 1, 7..) => $run::<7, 3, 2>($($argument),*),
             (3, 2, 1, 4..) => $run::<4, 3, 2>($($argument),*),
+            (3, 2, 1, 3) => $run::<3, 3, 2>($($argument),*),
+            (5, 1, 1, 7..) => $run::<7, 5, 1>($($argument),*),
             (5, 1, 1, 4..) => $run::<4, 5, 1>($($argument),*),
+            (5, 2, 1, 7..) => $run::<7, 5, 2>($($argument),*),
             (5, 2, 1, 4..) => $run::<4, 5, 2>($($argument),*),
             _ => $run::<1, 0, 0>($($argument),*),
         }
@@ -91,7 +101,7 @@ macro_rules! each {
 }
 
 /// Rows in fours, with AVX-512 VNNI. `packed` is [panel][group of rows][column][channel][row].
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn quads(
     shape: &ConvShape,
     packed: &[i8],
@@ -102,7 +112,7 @@ pub(super) fn quads(
     with_window!(shape, quads_in(shape, packed, input, terms, outputs));
 }
 
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     shape: &ConvShape,
     packed: &[i8],

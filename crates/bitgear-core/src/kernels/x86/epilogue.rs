@@ -2,13 +2,14 @@
 
 use core::arch::x86_64::{
     __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm_packus_epi16, _mm_storeu_si128, _mm256_add_pd, _mm256_castps_si256, _mm256_castps256_ps128,
-    _mm256_castsi256_si128, _mm256_cvtepi32_pd, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
-    _mm256_cvtpd_epi32, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256,
-    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd,
-    _mm256_max_ps, _mm256_min_pd, _mm256_min_ps, _mm256_packus_epi32, _mm256_permute4x64_epi64,
-    _mm256_set_m128i, _mm256_set1_epi32, _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd,
-    _mm256_setzero_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_pd,
+    _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm256_add_pd,
+    _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd,
+    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32, _mm256_cvtps_pd,
+    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps,
+    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_min_ps,
+    _mm256_packus_epi32, _mm256_permute4x64_epi64, _mm256_set_m128i, _mm256_set1_epi32,
+    _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_si256,
+    _mm256_sub_epi32, _mm256_sub_pd,
 };
 
 use super::tile::Tile;
@@ -18,7 +19,7 @@ use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms}
 /// the low bits of the significand; with a fused multiply-add the product is rounded nowhere else.
 pub(super) const ROUND_F32: f32 = 12_582_912.0;
 /// The same for doubles below 2^51: 1.5 · 2^52.
-const ROUND_F64: f64 = 6_755_399_441_055_744.0;
+pub(super) const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 
 /// Smallest and largest sum of the rounding constant and a result before its zero is added. Such sums
 /// are ordered like what they stand for, however large.
@@ -327,24 +328,18 @@ fn residual(source: &Source<'_>, [y, x]: [usize; 2], channel: usize) -> __m256i 
 fn write(output: &mut Output<'_>, [y, x]: [usize; 2], channel: usize, values: __m256i) {
     let count = output.layout.channels.saturating_sub(channel).min(8);
     let at = output.layout.offset(y, x) + channel;
+    if let (CodesMut::U8(codes), 8) = (&mut output.codes, count) {
+        let pixel = &mut codes[at..at + 8];
+        let words =
+            _mm_packus_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256::<1>(values));
+        // SAFETY: the slice holds eight bytes.
+        unsafe { _mm_storel_epi64(pixel.as_mut_ptr().cast(), _mm_packus_epi16(words, words)) };
+        return;
+    }
     let mut lanes = [0_i32; 8];
     // SAFETY: the array holds eight values.
     unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), values) };
-    if count == 8 {
-        match &mut output.codes {
-            CodesMut::U8(codes) => {
-                let codes: &mut [u8; 8] = (&mut codes[at..at + 8]).try_into().expect("eight");
-                *codes = lanes.map(|v| v as u8);
-            }
-            CodesMut::U16(codes) => {
-                let codes: &mut [u16; 8] = (&mut codes[at..at + 8]).try_into().expect("eight");
-                *codes = lanes.map(|v| v as u16);
-            }
-            CodesMut::I32(scores) => scores[at..at + 8].copy_from_slice(&lanes),
-        }
-    } else {
-        for (i, &value) in lanes[..count].iter().enumerate() {
-            output.codes.set(at + i, value);
-        }
+    for (i, &value) in lanes[..count].iter().enumerate() {
+        output.codes.set(at + i, value);
     }
 }

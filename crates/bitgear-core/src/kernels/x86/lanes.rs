@@ -1,16 +1,19 @@
 //! From accumulators to stored codes, 16 channels at a time, with AVX-512.
 
 use core::arch::x86_64::{
-    __m128i, __m512, __m512i, _mm_add_epi8, _mm_loadu_si128, _mm_mask_storeu_epi8,
-    _mm_maskz_loadu_epi8, _mm_set1_epi8, _mm_storeu_si128, _mm256_mask_storeu_epi16,
-    _mm256_maskz_loadu_epi16, _mm512_castps_si512, _mm512_castsi512_si256, _mm512_cvtepi32_epi8,
-    _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
-    _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32,
-    _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_sub_epi32,
+    __m512, __m512d, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_maskz_loadu_epi8,
+    _mm_storeu_si128, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm512_add_epi32,
+    _mm512_castpd_si512, _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi256_si512,
+    _mm512_castsi512_si256, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_pd,
+    _mm512_cvtepi32_ps, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
+    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32,
+    _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd,
+    _mm512_min_ps, _mm512_set1_epi32, _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
 };
 
-use super::epilogue::{Epilogue, ROUND_F32, limits};
+use super::epilogue::{ROUND_F32, ROUND_F64, limits};
 use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
 
 /// Terms of one panel of 16 channels.
@@ -19,105 +22,164 @@ pub(super) struct Lanes {
     channel: usize,
     /// Channels in use.
     mask: u16,
-    unit: __m512,
-    bias: __m512,
-    residual: __m512,
-    /// For sums that single precision doesn't hold.
-    wide: Option<Epilogue>,
+    /// 2^shift.
+    unit: f32,
+    factors: Factors,
+}
+
+/// Bias and residual multipliers.
+enum Factors {
+    Narrow { bias: __m512, residual: __m512 },
+    Wide { bias: [__m512d; 2], residual: [__m512d; 2] },
 }
 
 impl Lanes {
     #[inline]
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
     pub(super) fn new(terms: &Terms<'_>, panel: usize) -> Self {
         let channel = panel * PANEL;
-        let (mut bias_lanes, mut residual_lanes) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-        let (count, wide) = match terms.bias {
+        let (count, factors) = match terms.bias {
             Bias::Narrow { bias, residual } => {
-                bias_lanes = _mm512_cvtepi32_ps(load_i32(bias, channel));
-                residual_lanes = _mm512_cvtepi32_ps(load_i32(residual, channel));
-                (bias.len(), None)
+                let [bias_lanes, residual] =
+                    [bias, residual].map(|values| _mm512_cvtepi32_ps(load_i32(values, channel)));
+                (bias.len(), Factors::Narrow { bias: bias_lanes, residual })
             }
-            Bias::Wide { bias, .. } => {
-                let mut epilogue = Epilogue::new(terms);
-                epilogue.enter(terms, panel);
-                (bias.len(), Some(epilogue))
+            Bias::Wide { bias, residual } => {
+                let [bias_lanes, residual] =
+                    [bias, residual].map(|values| load_i64(values, channel));
+                (bias.len(), Factors::Wide { bias: bias_lanes, residual })
             }
         };
-        Self {
-            channel,
-            mask: first(count.saturating_sub(channel)),
-            unit: _mm512_set1_ps((1_u64 << terms.shift) as f32),
-            bias: bias_lanes,
-            residual: residual_lanes,
-            wide,
-        }
+        let mask = first(count.saturating_sub(channel));
+        Self { channel, mask, unit: (1_u64 << terms.shift) as f32, factors }
     }
 
     /// Finishes a block of pixels beginning at (y, x).
     #[inline]
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
     pub(super) fn store<const MR: usize>(
         &self,
         acc: &[__m512i; MR],
-        [y, x]: [usize; 2],
+        at: [usize; 2],
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
-        if let Some(epilogue) = &self.wide {
-            for (r, &acc) in acc.iter().enumerate() {
-                let halves = [_mm512_castsi512_si256(acc), _mm512_extracti64x4_epi64::<1>(acc)];
-                for (half, acc) in halves.into_iter().enumerate() {
-                    epilogue.eight(acc, 8 * half, [y, x + r], terms, outputs);
+        match self.factors {
+            Factors::Narrow { bias, residual } => {
+                // Every sum of these is an integer below 2^24, or so large that the result saturates.
+                let unit = _mm512_set1_ps(self.unit);
+                let mut t = [_mm512_setzero_ps(); MR];
+                for (t, &acc) in t.iter_mut().zip(acc) {
+                    *t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), unit, bias);
+                }
+                if let Some(source) = &terms.residual {
+                    for (r, t) in t.iter_mut().enumerate() {
+                        let codes = _mm512_cvtepi32_ps(self.residual_codes(source, at, r));
+                        *t = _mm512_fmadd_ps(codes, residual, *t);
+                    }
+                }
+                for output in outputs {
+                    self.narrow(&t, at, output);
                 }
             }
-            return;
-        }
-        // Every sum of these is an integer below 2^24, or so large that the result saturates.
-        let mut t = [_mm512_setzero_ps(); MR];
-        for (t, &acc) in t.iter_mut().zip(acc) {
-            *t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), self.unit, self.bias);
-        }
-        if let Some(source) = &terms.residual {
-            for (r, t) in t.iter_mut().enumerate() {
-                let codes = self.residual_codes(source, [y, x + r]);
-                *t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), self.residual, *t);
+            Factors::Wide { bias, residual } => {
+                // Sums of integers below 2^53: exact.
+                let unit = _mm512_set1_pd(f64::from(self.unit));
+                let mut t = [[_mm512_setzero_pd(); 2]; MR];
+                for (r, (t, &acc)) in t.iter_mut().zip(acc).enumerate() {
+                    let acc = doubles(acc);
+                    for half in 0..2 {
+                        t[half] = _mm512_fmadd_pd(acc[half], unit, bias[half]);
+                    }
+                    if let Some(source) = &terms.residual {
+                        let codes = doubles(self.residual_codes(source, at, r));
+                        for half in 0..2 {
+                            t[half] = _mm512_fmadd_pd(codes[half], residual[half], t[half]);
+                        }
+                    }
+                }
+                for output in outputs {
+                    self.wide(&t, at, output);
+                }
             }
-        }
-        for output in outputs {
-            self.write(&t, [y, x], output);
         }
     }
 
     /// Rounds and stores one version.
     #[inline]
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn narrow<const MR: usize>(&self, t: &[__m512; MR], at: [usize; 2], output: &mut Output<'_>) {
+        let multiplier = self.multiplier(output);
+        let round = _mm512_set1_ps(ROUND_F32);
+        let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
+        let bits = _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero);
+        let mut codes = [_mm512_setzero_si512(); MR];
+        for (code, &t) in codes.iter_mut().zip(t) {
+            let q = _mm512_fmadd_ps(t, multiplier, round);
+            let q = _mm512_min_ps(_mm512_max_ps(q, low), high);
+            *code = _mm512_sub_epi32(_mm512_castps_si512(q), bits);
+        }
+        self.write(&codes, at, output);
+    }
+
+    /// The same in double precision.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn wide<const MR: usize>(
+        &self,
+        t: &[[__m512d; 2]; MR],
+        at: [usize; 2],
+        output: &mut Output<'_>,
+    ) {
+        let multiplier = self.multiplier(output);
+        let multiplier = [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(multiplier)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(multiplier)),
+        ];
+        let round = _mm512_set1_pd(ROUND_F64);
+        let [low, high] = [output.low, output.high].map(|code| {
+            _mm512_set1_pd(ROUND_F64 + (i64::from(code) - i64::from(output.zero)) as f64)
+        });
+        let zero = _mm512_set1_epi32(output.zero);
+        let mut codes = [_mm512_setzero_si512(); MR];
+        for (code, t) in codes.iter_mut().zip(t) {
+            let [first, second] = [0, 1].map(|half| {
+                let q = _mm512_fmadd_pd(t[half], multiplier[half], round);
+                let q = _mm512_min_pd(_mm512_max_pd(q, low), high);
+                // The low half of the significand is that of the integer.
+                _mm512_cvtepi64_epi32(_mm512_castpd_si512(q))
+            });
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+            *code = _mm512_add_epi32(both, zero);
+        }
+        self.write(&codes, at, output);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn multiplier(&self, output: &Output<'_>) -> __m512 {
+        let rest = &output.multipliers[self.channel..];
+        // SAFETY: the mask leaves out what lies beyond the slice.
+        unsafe { _mm512_maskz_loadu_ps(first(rest.len()), rest.as_ptr()) }
+    }
+
+    /// Stores codes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn write<const MR: usize>(
         &self,
-        t: &[__m512; MR],
+        q: &[__m512i; MR],
         [y, x]: [usize; 2],
         output: &mut Output<'_>,
     ) {
-        let rest = &output.multipliers[self.channel..];
-        // SAFETY: the mask leaves out what lies beyond the slice.
-        let multiplier = unsafe { _mm512_maskz_loadu_ps(first(rest.len()), rest.as_ptr()) };
-        let round = _mm512_set1_ps(ROUND_F32);
         let (at, stride) = (output.layout.offset(y, x) + self.channel, output.layout.stride());
-        let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
-        let bits = _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero);
-        let q = |t: __m512| {
-            let q = _mm512_fmadd_ps(t, multiplier, round);
-            _mm512_castps_si512(_mm512_min_ps(_mm512_max_ps(q, low), high))
-        };
         let mask = self.mask;
         let end = at + (MR - 1) * stride + mask.count_ones() as usize;
         assert!(end <= output.codes.len(), "output");
         match &mut output.codes {
             CodesMut::U8(codes) => {
-                let zero = _mm_set1_epi8(output.zero as i8);
-                for (r, &t) in t.iter().enumerate() {
-                    // The low byte of the significand is that of the integer.
-                    let q = _mm_add_epi8(_mm512_cvtepi32_epi8(q(t)), zero);
+                for (r, &q) in q.iter().enumerate() {
+                    let q = _mm512_cvtepi32_epi8(q);
                     // SAFETY: the last pixel's channels end inside the slice, as asserted; the mask
                     // leaves out what lies beyond them.
                     unsafe {
@@ -131,8 +193,8 @@ impl Lanes {
                 }
             }
             CodesMut::U16(codes) => {
-                for (r, &t) in t.iter().enumerate() {
-                    let q = _mm512_cvtepi32_epi16(_mm512_sub_epi32(q(t), bits));
+                for (r, &q) in q.iter().enumerate() {
+                    let q = _mm512_cvtepi32_epi16(q);
                     // SAFETY: as above.
                     unsafe {
                         let pixel = codes.as_mut_ptr().add(at + r * stride);
@@ -141,8 +203,7 @@ impl Lanes {
                 }
             }
             CodesMut::I32(scores) => {
-                for (r, &t) in t.iter().enumerate() {
-                    let q = _mm512_sub_epi32(q(t), bits);
+                for (r, &q) in q.iter().enumerate() {
                     // SAFETY: as above.
                     unsafe {
                         let pixel = scores.as_mut_ptr().add(at + r * stride);
@@ -153,11 +214,11 @@ impl Lanes {
         }
     }
 
-    /// The residual's codes of one pixel.
+    /// The residual's codes, `r` pixels to the right of (y, x).
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn residual_codes(&self, source: &Source<'_>, [y, x]: [usize; 2]) -> __m512i {
-        let at = source.layout.offset(y, x) + self.channel;
+    fn residual_codes(&self, source: &Source<'_>, [y, x]: [usize; 2], r: usize) -> __m512i {
+        let at = source.layout.offset(y, x) + r * source.layout.stride() + self.channel;
         match source.codes {
             Codes::U8(codes) => {
                 let pixel = &codes[at..];
@@ -195,4 +256,26 @@ fn load_i32(values: &[i32], at: usize) -> __m512i {
     let rest = values.get(at..).unwrap_or_default();
     // SAFETY: the mask leaves out what lies beyond the slice.
     unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) }
+}
+
+/// 16 values below 2^53 from `at`, zeros beyond the end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i64(values: &[i64], at: usize) -> [__m512d; 2] {
+    let mut lanes = [0.0; PANEL];
+    for (lane, &value) in lanes.iter_mut().zip(values.get(at..).unwrap_or_default()) {
+        *lane = value as f64;
+    }
+    // SAFETY: the array holds 16 values.
+    [0, 8].map(|half| unsafe { _mm512_maskz_loadu_pd(u8::MAX, lanes.as_ptr().add(half)) })
+}
+
+/// 16 integers as doubles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn doubles(v: __m512i) -> [__m512d; 2] {
+    [
+        _mm512_cvtepi32_pd(_mm512_castsi512_si256(v)),
+        _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64::<1>(v)),
+    ]
 }

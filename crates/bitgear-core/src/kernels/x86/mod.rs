@@ -12,7 +12,10 @@ mod tile;
 
 use self::epilogue::Epilogue;
 use super::scalar;
-use super::types::{Class, Codes, ConvShape, Output, PANEL, Packed, Terms, Weights};
+use super::side::{self, Quantization};
+use super::types::{
+    Class, Codes, CodesMut, ConvShape, MapLayout, Output, PANEL, Packed, Terms, Weights,
+};
 
 /// Proof that this CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,30 @@ impl Avx2 {
             _ => scalar::conv(shape, weights.plain, input, terms, outputs),
         }
     }
+
+    /// The specification's quantization, compiled for this CPU.
+    pub(super) fn quantize(
+        self,
+        values: &[f32],
+        planar: bool,
+        quantization: Quantization,
+        output: CodesMut<'_>,
+        layout: &MapLayout,
+    ) {
+        let Self(_) = self;
+        #[target_feature(enable = "avx2,fma")]
+        fn quantize_avx2(
+            values: &[f32],
+            planar: bool,
+            quantization: Quantization,
+            output: CodesMut<'_>,
+            layout: &MapLayout,
+        ) {
+            side::quantize(values, planar, quantization, output, layout);
+        }
+        // SAFETY: `self` exists only when `detect` saw these features on this CPU.
+        unsafe { quantize_avx2(values, planar, quantization, output, layout) }
+    }
 }
 
 /// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`] and [`columns`] name.
@@ -78,6 +105,7 @@ impl Avx512 {
     /// The proof, if this CPU can give it.
     pub(super) fn detect() -> Option<Self> {
         let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
@@ -105,6 +133,30 @@ impl Avx512 {
             }
             _ => self.0.conv(shape, weights, input, terms, outputs),
         }
+    }
+
+    /// The specification's quantization, compiled for this CPU.
+    pub(super) fn quantize(
+        self,
+        values: &[f32],
+        planar: bool,
+        quantization: Quantization,
+        output: CodesMut<'_>,
+        layout: &MapLayout,
+    ) {
+        let Self(_) = self;
+        #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+        fn quantize_avx512(
+            values: &[f32],
+            planar: bool,
+            quantization: Quantization,
+            output: CodesMut<'_>,
+            layout: &MapLayout,
+        ) {
+            side::quantize(values, planar, quantization, output, layout);
+        }
+        // SAFETY: `self` exists only when `detect` saw these features on this CPU.
+        unsafe { quantize_avx512(values, planar, quantization, output, layout) }
     }
 }
 

@@ -12,7 +12,7 @@ use super::tile::runs;
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
 /// `packed` is [panel][tap][group of 4 channels][output channel][channel].
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn conv(
     shape: &ConvShape,
     packed: &[i8],
@@ -39,18 +39,23 @@ pub(super) fn conv(
 /// Bytes of results in a strip.
 const STRIP: usize = 16 << 10;
 
-/// Evaluates an expression with `$mr`, the number of pixels of a block, as a constant.
+/// Pixels of a block so that as few as possible, each of at most `most`, cover a row.
+fn block_width(width: usize, most: usize) -> usize {
+    width.div_ceil(width.div_ceil(most))
+}
+
+/// Evaluates `$tile` with the number of pixels of a block as a constant.
 macro_rules! blocks {
-    ($shape:expr, $tile:ident, $($mr:literal),*) => {
-        match $shape.out_width {
-            $($mr.. => $tile!($mr),)*
+    ($width:expr, $tile:ident, $($mr:literal),*) => {
+        match $width {
+            $($mr => $tile!($mr),)*
             _ => $tile!(1),
         }
     };
 }
 
 /// Two panels of some rows.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")]
 fn two(
     shape: &ConvShape,
     packed: &[i8],
@@ -64,11 +69,11 @@ fn two(
             block::<$mr, 2>(shape, packed, input, part, terms, outputs)
         };
     }
-    blocks!(shape, run, 8, 4, 2);
+    blocks!(block_width(shape.out_width, 8), run, 8, 7, 6, 5, 4, 3, 2);
 }
 
 /// The same for a single panel.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")]
 fn one(
     shape: &ConvShape,
     packed: &[i8],
@@ -82,11 +87,15 @@ fn one(
             block::<$mr, 1>(shape, packed, input, part, terms, outputs)
         };
     }
-    blocks!(shape, run, 16, 8, 4, 2);
+    let most = if shape.out_width >= 16 { 16 } else { 8 };
+    match block_width(shape.out_width, most) {
+        9.. => run!(16),
+        width => blocks!(width, run, 8, 7, 6, 5, 4, 3, 2),
+    }
 }
 
 /// `NP` panels of some rows, `MR` pixels at a time: enough sums to hide the latency of a product.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")]
 fn block<const MR: usize, const NP: usize>(
     shape: &ConvShape,
     packed: &[i8],
