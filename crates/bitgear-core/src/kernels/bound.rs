@@ -83,6 +83,14 @@ pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> O
     (exact && (shape.is_depthwise() || shape.groups == 1)).then_some(class)
 }
 
+/// The class of AMX or AVX-512 VNNI, if it is exact.
+pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
+    // Fewer pixels leave most of a tile empty.
+    const FEWEST: usize = 8;
+    let class = quads(shape, plain, activation)?;
+    Some(if class == Class::Quads && shape.out_width >= FEWEST { Class::Matrix } else { class })
+}
+
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
     let bound = accumulator_bound(shape, plain, activation);

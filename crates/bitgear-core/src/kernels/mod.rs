@@ -13,6 +13,7 @@
 //!
 //! | class | activations | weights | accumulates in | needs |
 //! | --- | --- | --- | --- | --- |
+//! | [`Class::Matrix`] | up to 8 bits | up to 8 bits | i32 | AMX |
 //! | [`Class::Quads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI |
 //! | [`Class::Bytes`] | up to 8 bits | up to 8 bits | i16, widened after `drain` steps | AVX2 |
 //! | [`Class::Pairs`] | up to 15 bits | any | i32 | AVX2 |
@@ -54,6 +55,8 @@ enum Isa {
     Avx2(x86::Avx2),
     #[cfg(all(feature = "std", target_arch = "x86_64"))]
     Avx512(x86::Avx512),
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    Amx(x86::Amx),
 }
 
 impl Kernels {
@@ -69,17 +72,18 @@ impl Kernels {
 
     /// Every set that this CPU runs, the fastest last.
     pub fn present() -> impl Iterator<Item = Self> {
-        let present = [Some(Isa::Scalar), None, None];
+        let present = [Some(Isa::Scalar)];
         #[cfg(all(feature = "std", target_arch = "x86_64"))]
         let present = [
             present[0],
             x86::Avx2::detect().map(Isa::Avx2),
             x86::Avx512::detect().map(Isa::Avx512),
+            x86::Amx::detect().map(Isa::Amx),
         ];
         present.into_iter().flatten().map(Self)
     }
 
-    /// `scalar`, `avx2` or `avx512`.
+    /// `scalar`, `avx2`, `avx512` or `amx`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Scalar => "scalar",
@@ -87,6 +91,8 @@ impl Kernels {
             Isa::Avx2(_) => "avx2",
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx512(_) => "avx512",
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(_) => "amx",
         }
     }
 
@@ -99,6 +105,9 @@ impl Kernels {
             Isa::Avx2(_) => bound::class(shape, plain, activation),
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx512(_) => bound::quads(shape, plain, activation)
+                .unwrap_or_else(|| bound::class(shape, plain, activation)),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(_) => bound::matrix(shape, plain, activation)
                 .unwrap_or_else(|| bound::class(shape, plain, activation)),
         }
     }
@@ -137,6 +146,8 @@ impl Kernels {
             Isa::Avx2(avx2) => avx2.conv(shape, weights, input, terms, outputs),
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx512(avx512) => avx512.conv(shape, weights, input, terms, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.conv(shape, weights, input, terms, outputs),
             Isa::Scalar => scalar::conv(shape, weights.plain, input, terms, outputs),
         }
     }
@@ -235,6 +246,8 @@ impl Kernels {
             Isa::Avx2(avx2) => avx2.quantize(values, planar, quantization, output, layout),
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx512(avx512) => avx512.quantize(values, planar, quantization, output, layout),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.avx512().quantize(values, planar, quantization, output, layout),
             Isa::Scalar => side::quantize(values, planar, quantization, output, layout),
         }
     }

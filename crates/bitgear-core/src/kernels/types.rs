@@ -20,6 +20,11 @@ impl MapLayout {
         Self { height, width, channels, pads: [0; 4] }
     }
 
+    /// The same memory as a single row, for a map without halo.
+    pub fn single_row(&self) -> Option<Self> {
+        (self.pads == [0; 4]).then(|| Self::new(1, self.height * self.width, self.channels))
+    }
+
     /// Elements from one pixel to the next.
     pub const fn stride(&self) -> usize {
         self.channels.next_multiple_of(4)
@@ -163,6 +168,14 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1] * self.group_channels()
     }
 
+    /// The same convolution over a single row, where it looks at one pixel at a time and the operand
+    /// has no halo.
+    pub fn single_row(&self) -> Option<Self> {
+        let pointwise = self.kernel == [1, 1] && self.strides == [1, 1] && self.pads == [0, 0];
+        let input = self.input.single_row().filter(|_| pointwise)?;
+        Some(Self { input, out_height: 1, out_width: input.width, ..*self })
+    }
+
     /// Whether every channel is a group of its own.
     pub const fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.input.channels && self.groups == self.out_channels
@@ -237,6 +250,8 @@ pub enum Class {
         /// Steps that can't overflow, for the actual weights.
         drain: usize,
     },
+    /// Products of bytes, pixels by output channels by input channels at a time, summed in 32 bits.
+    Matrix,
     /// Four products of bytes at a time, summed in 32 bits.
     Quads,
     /// Products of 16 bits, summed in 32.
@@ -260,6 +275,7 @@ impl core::fmt::Display for Class {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Bytes { drain } => write!(f, "bytes, {drain} steps in 16 bits"),
+            Self::Matrix => f.write_str("matrix"),
             Self::Quads => f.write_str("quads"),
             Self::Pairs => f.write_str("pairs"),
             Self::Split => f.write_str("split"),
@@ -323,7 +339,7 @@ pub(super) const PANEL: usize = 16;
 /// Channels that one step of a dense class reads at once; rows of a depthwise one.
 pub(super) const fn step_width(class: Class) -> usize {
     match class {
-        Class::Bytes { .. } | Class::Quads | Class::DepthwiseQuads => 4,
+        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => 4,
         Class::Pairs | Class::Split | Class::DepthwisePairs => 2,
         Class::Depthwise { .. } | Class::Scalar => 1,
     }
@@ -343,7 +359,9 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     let panels = shape.out_channels.div_ceil(PANEL);
     let len = panels * steps(class, shape) * PANEL * step_width(class);
     match class {
-        Class::Bytes { .. } | Class::Quads | Class::DepthwiseQuads => PackedLen::I8(len),
+        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => {
+            PackedLen::I8(len)
+        }
         Class::Pairs | Class::Split | Class::DepthwisePairs | Class::Depthwise { .. } => {
             PackedLen::I16(len)
         }

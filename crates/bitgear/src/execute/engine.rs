@@ -294,14 +294,16 @@ impl<'m> Engine<'m> {
             Step::Mac(mac) => {
                 let layer = layers.next().expect("one layer is packed per MAC step");
                 self.with_outputs(&mac.outputs, buffers, |buffers, outputs| {
-                    let source = |map: MapId| Source {
+                    let residual = mac.residual.as_ref().map(|&(map, _)| Source {
                         codes: buffers[map].codes(),
-                        layout: maps[map].layout,
-                    };
-                    let residual = mac.residual.as_ref().map(|(map, _)| source(*map));
-                    let terms = layer.terms(mac, residual);
-                    let weights = layer.weights(mac);
-                    kernels.conv(&mac.shape, &weights, buffers[mac.input].codes(), &terms, outputs);
+                        layout: layer.layout(maps[map].layout),
+                    });
+                    for output in &mut *outputs {
+                        output.layout = layer.layout(output.layout);
+                    }
+                    let (weights, terms) = (layer.weights(mac), layer.terms(mac, residual));
+                    let input = buffers[mac.input].codes();
+                    kernels.conv(&layer.shape, &weights, input, &terms, outputs);
                 });
             }
             Step::MatMul(step) => {

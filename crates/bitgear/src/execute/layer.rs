@@ -1,8 +1,8 @@
 //! The parts of a network in the form that kernels read.
 
 use bitgear_core::kernels::{
-    Bias, Class, Kernels, MapLayout, Packed, PackedLen, PackedMut, Run, SinglePrecision, Source,
-    Terms, Weights, channel_bound,
+    Bias, Class, ConvShape, Kernels, MapLayout, Packed, PackedLen, PackedMut, Run, SinglePrecision,
+    Source, Terms, Weights, channel_bound,
 };
 
 use super::model::{IntegerModel, MacStep, NOWHERE};
@@ -10,6 +10,10 @@ use super::model::{IntegerModel, MacStep, NOWHERE};
 /// A MAC layer's weights and bias.
 pub(super) struct Layer {
     pub(super) class: Class,
+    /// Geometry; a single row of pixels where that is the same, since kernels work along rows.
+    pub(super) shape: ConvShape,
+    /// Whether results and residual are single rows, too.
+    single_row: bool,
     packed: PackedWeights,
     terms: LayerTerms,
 }
@@ -29,8 +33,24 @@ impl Layer {
     /// Chooses the kernel and packs the weights for it.
     pub(super) fn new(model: &IntegerModel, step: &MacStep, kernels: Kernels) -> Self {
         let bits = model.maps[step.input].scale().bits;
-        let class = kernels.class(&step.shape, &step.codes, bits);
-        Self { class, packed: pack(class, step), terms: terms(model, step) }
+        let residual = step.residual.iter().map(|(map, _)| *map);
+        let others = step.outputs.iter().map(|output| output.map).chain(residual);
+        let all_rows = others.into_iter().all(|map| model.maps[map].layout.single_row().is_some());
+        let single_row = step.shape.single_row().filter(|_| all_rows);
+        let shape = single_row.unwrap_or(step.shape);
+        let class = kernels.class(&shape, &step.codes, bits);
+        Self {
+            class,
+            shape,
+            single_row: single_row.is_some(),
+            packed: pack(class, &shape, &step.codes),
+            terms: terms(model, step),
+        }
+    }
+
+    /// How the layer sees a result or residual.
+    pub(super) fn layout(&self, layout: MapLayout) -> MapLayout {
+        if self.single_row { layout.single_row().unwrap_or(layout) } else { layout }
     }
 
     /// Whether single precision is proved exact for what follows the sums.
@@ -80,17 +100,17 @@ pub(super) fn runs(from: &[u32], layout: &MapLayout) -> Vec<Run> {
     runs
 }
 
-fn pack(class: Class, step: &MacStep) -> PackedWeights {
-    match Kernels::packed_len(class, &step.shape) {
+fn pack(class: Class, shape: &ConvShape, plain: &[i16]) -> PackedWeights {
+    match Kernels::packed_len(class, shape) {
         PackedLen::None => PackedWeights::None,
         PackedLen::I8(len) => {
             let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I8(&mut codes));
+            Kernels::pack(class, shape, plain, PackedMut::I8(&mut codes));
             PackedWeights::I8(codes)
         }
         PackedLen::I16(len) => {
             let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I16(&mut codes));
+            Kernels::pack(class, shape, plain, PackedMut::I16(&mut codes));
             PackedWeights::I16(codes)
         }
     }

@@ -7,6 +7,7 @@ mod columns;
 mod depthwise;
 mod epilogue;
 mod lanes;
+mod matrix;
 mod quads;
 mod tile;
 
@@ -157,6 +158,40 @@ impl Avx512 {
         }
         // SAFETY: `self` exists only when `detect` saw these features on this CPU.
         unsafe { quantize_avx512(values, planar, quantization, output, layout) }
+    }
+}
+
+/// Proof that this CPU has AMX, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Amx(Avx512);
+
+impl Amx {
+    /// The proof, if this CPU and system can give it.
+    pub(super) fn detect() -> Option<Self> {
+        Avx512::detect().filter(|_| matrix::present()).map(Self)
+    }
+
+    /// What it can do besides.
+    pub(super) fn avx512(self) -> Avx512 {
+        self.0
+    }
+
+    /// As [`Avx2::conv`].
+    pub(super) fn conv(
+        self,
+        shape: &ConvShape,
+        weights: &Weights<'_>,
+        input: Codes<'_>,
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match (weights.class, weights.packed, input) {
+            (Class::Matrix, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: `self` exists only when `detect` saw AMX and AVX-512 on this CPU.
+                unsafe { matrix::conv(shape, packed, codes, terms, outputs) }
+            }
+            _ => self.0.conv(shape, weights, input, terms, outputs),
+        }
     }
 }
 

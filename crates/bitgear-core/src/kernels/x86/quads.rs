@@ -21,10 +21,7 @@ pub(super) fn conv(
     outputs: &mut [Output<'_>],
 ) {
     let panels = shape.out_channels.div_ceil(PANEL);
-    // Strips of rows whose results stay in the first cache while all panels are computed.
-    let strip = (STRIP / (shape.out_width * shape.out_channels)).max(1);
-    for top in (0..shape.out_height).step_by(strip) {
-        let rows = top..shape.out_height.min(top + strip);
+    for rows in strips(shape) {
         for panel in (0..panels).step_by(2) {
             let rows = rows.clone();
             if panel + 1 < panels {
@@ -36,11 +33,18 @@ pub(super) fn conv(
     }
 }
 
+/// Strips of rows whose results stay in the first cache while all panels are computed.
+pub(super) fn strips(shape: &ConvShape) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (height, row) = (shape.out_height, shape.out_width * shape.out_channels);
+    let strip = (STRIP / row).max(1);
+    (0..height).step_by(strip).map(move |top| top..height.min(top + strip))
+}
+
 /// Bytes of results in a strip.
 const STRIP: usize = 16 << 10;
 
 /// Pixels of a block so that as few as possible, each of at most `most`, cover a row.
-fn block_width(width: usize, most: usize) -> usize {
+pub(super) fn block_width(width: usize, most: usize) -> usize {
     width.div_ceil(width.div_ceil(most))
 }
 
