@@ -25,6 +25,7 @@
 
 mod bound;
 mod matmul;
+mod quantize;
 mod scalar;
 mod side;
 mod types;
@@ -36,7 +37,8 @@ mod tests;
 
 pub use bound::{SinglePrecision, accumulator_bound, channel_bound};
 pub use matmul::{Matrices, MatrixOperand};
-pub use side::{Quantization, Run};
+pub use quantize::Quantization;
+pub use side::Run;
 pub use types::{
     Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
     PoolShape, Source, Terms, Weights,
@@ -193,7 +195,15 @@ impl Kernels {
         window: &PoolShape,
         outputs: &mut [Output<'_>],
     ) {
-        side::average(&input, zero, window, outputs);
+        match self.0 {
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(avx2) => avx2.average(input, zero, window, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.average(input, zero, window, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.avx512().average(input, zero, window, outputs),
+            Isa::Scalar => side::average(input, zero, window, outputs),
+        }
     }
 
     /// Largest code of each window; padding never wins.
@@ -248,7 +258,7 @@ impl Kernels {
             Isa::Avx512(avx512) => avx512.quantize(values, planar, quantization, output, layout),
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Amx(amx) => amx.avx512().quantize(values, planar, quantization, output, layout),
-            Isa::Scalar => side::quantize(values, planar, quantization, output, layout),
+            Isa::Scalar => quantize::quantize(values, planar, quantization, output, layout),
         }
     }
 }

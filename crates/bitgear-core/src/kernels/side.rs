@@ -56,8 +56,9 @@ fn inside(window: &PoolShape, layout: &MapLayout, out: [usize; 2]) -> [core::ops
     })
 }
 
+#[inline(always)]
 pub(super) fn average(
-    input: &Source<'_>,
+    input: Source<'_>,
     zero: i32,
     window: &PoolShape,
     outputs: &mut [Output<'_>],
@@ -90,6 +91,7 @@ pub(super) fn average(
     }
 }
 
+#[inline(always)]
 fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T]) {
     for (sum, &code) in sums.iter_mut().zip(codes) {
         *sum += code.into();
@@ -164,77 +166,5 @@ fn copy<T: Copy>(source: &[T], runs: &[Run], output: &mut [T]) {
         let (out_blocks, out_rest) = output.as_chunks_mut::<16>();
         out_blocks.copy_from_slice(blocks);
         out_rest.copy_from_slice(rest);
-    }
-}
-
-/// How real values become codes: clamp(round-half-even(value / scale) + zero, 0, max); what is not a
-/// number becomes 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quantization {
-    /// Distance between two codes, positive.
-    pub scale: f64,
-    /// Code of the value 0.
-    pub zero: u16,
-    /// Largest code.
-    pub max: u16,
-}
-
-/// In the order of the map, or with `planar` channel by channel.
-#[inline(always)]
-pub(super) fn quantize(
-    values: &[f32],
-    planar: bool,
-    quantization: Quantization,
-    output: CodesMut<'_>,
-    layout: &MapLayout,
-) {
-    match output {
-        CodesMut::U8(codes) => {
-            quantize_to(values, planar, quantization, codes, layout, |q| q as u8)
-        }
-        CodesMut::U16(codes) => {
-            quantize_to(values, planar, quantization, codes, layout, |q| q as u16);
-        }
-        CodesMut::I32(_) => panic!("scores are computed, not quantized"),
-    }
-}
-
-#[inline(always)]
-fn quantize_to<T: Copy>(
-    values: &[f32],
-    planar: bool,
-    Quantization { scale, zero, max }: Quantization,
-    codes: &mut [T],
-    layout: &MapLayout,
-    convert: impl Fn(u64) -> T,
-) {
-    // Adding 1.5 · 2^52 rounds half to even and leaves the integer in the low bits. Limits are integers,
-    // so it does not matter that they come first.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    let (low, high) = (-f64::from(zero), f64::from(max) - f64::from(zero));
-    let code = |value: f32| {
-        let limited = (f64::from(value) / scale).max(low).min(high);
-        convert((limited + ROUND).to_bits().wrapping_add(u64::from(zero)))
-    };
-    let (width, channels, stride) = (layout.width, layout.channels, layout.stride());
-    for y in 0..layout.height {
-        if planar {
-            for channel in 0..channels {
-                let row = &values[(channel * layout.height + y) * width..][..width];
-                let at = layout.offset(y, 0) + channel;
-                let pixels = codes[at..at + (width - 1) * stride + 1].iter_mut().step_by(stride);
-                for (out, &value) in pixels.zip(row) {
-                    *out = code(value);
-                }
-            }
-        } else {
-            for x in 0..width {
-                let pixel = &values[(y * width + x) * channels..][..channels];
-                let out = &mut codes[layout.offset(y, x)..][..channels];
-                for (out, &value) in out.iter_mut().zip(pixel) {
-                    *out = code(value);
-                }
-            }
-        }
     }
 }

@@ -12,11 +12,27 @@ mod quads;
 mod tile;
 
 use self::epilogue::Epilogue;
-use super::scalar;
-use super::side::{self, Quantization};
+use super::quantize::{self, Quantization};
 use super::types::{
-    Class, Codes, CodesMut, ConvShape, MapLayout, Output, PANEL, Packed, Terms, Weights,
+    Class, Codes, CodesMut, ConvShape, MapLayout, Output, PANEL, Packed, PoolShape, Source, Terms,
+    Weights,
 };
+use super::{scalar, side};
+
+/// A method that runs the specification's code, compiled for what the proof of the CPU's features stands
+/// for.
+macro_rules! compiled {
+    ($features:literal, $module:ident::$name:ident($($argument:ident: $type:ty,)*)) => {
+        pub(super) fn $name(self, $($argument: $type),*) {
+            #[target_feature(enable = $features)]
+            fn compiled($($argument: $type),*) {
+                $module::$name($($argument),*);
+            }
+            // SAFETY: `self` exists only when `detect` saw these features on this CPU.
+            unsafe { compiled($($argument),*) }
+        }
+    };
+}
 
 /// Proof that this CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,29 +89,13 @@ impl Avx2 {
         }
     }
 
-    /// The specification's quantization, compiled for this CPU.
-    pub(super) fn quantize(
-        self,
-        values: &[f32],
-        planar: bool,
-        quantization: Quantization,
-        output: CodesMut<'_>,
+    compiled!("avx2,fma", quantize::quantize(
+        values: &[f32], planar: bool, quantization: Quantization, output: CodesMut<'_>,
         layout: &MapLayout,
-    ) {
-        let Self(_) = self;
-        #[target_feature(enable = "avx2,fma")]
-        fn quantize_avx2(
-            values: &[f32],
-            planar: bool,
-            quantization: Quantization,
-            output: CodesMut<'_>,
-            layout: &MapLayout,
-        ) {
-            side::quantize(values, planar, quantization, output, layout);
-        }
-        // SAFETY: `self` exists only when `detect` saw these features on this CPU.
-        unsafe { quantize_avx2(values, planar, quantization, output, layout) }
-    }
+    ));
+    compiled!("avx2,fma", side::average(
+        input: Source<'_>, zero: i32, window: &PoolShape, outputs: &mut [Output<'_>],
+    ));
 }
 
 /// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`] and [`columns`] name.
@@ -136,29 +136,13 @@ impl Avx512 {
         }
     }
 
-    /// The specification's quantization, compiled for this CPU.
-    pub(super) fn quantize(
-        self,
-        values: &[f32],
-        planar: bool,
-        quantization: Quantization,
-        output: CodesMut<'_>,
+    compiled!("avx512f,avx512dq,avx512bw,avx512vl", quantize::quantize(
+        values: &[f32], planar: bool, quantization: Quantization, output: CodesMut<'_>,
         layout: &MapLayout,
-    ) {
-        let Self(_) = self;
-        #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-        fn quantize_avx512(
-            values: &[f32],
-            planar: bool,
-            quantization: Quantization,
-            output: CodesMut<'_>,
-            layout: &MapLayout,
-        ) {
-            side::quantize(values, planar, quantization, output, layout);
-        }
-        // SAFETY: `self` exists only when `detect` saw these features on this CPU.
-        unsafe { quantize_avx512(values, planar, quantization, output, layout) }
-    }
+    ));
+    compiled!("avx512f,avx512dq,avx512bw,avx512vl", side::average(
+        input: Source<'_>, zero: i32, window: &PoolShape, outputs: &mut [Output<'_>],
+    ));
 }
 
 /// Proof that this CPU has AMX, too.
