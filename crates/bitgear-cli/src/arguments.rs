@@ -170,7 +170,13 @@ pub(crate) struct Inspect {
     /// Show what few bits do to each layer; needs --data
     #[arg(long, requires = "data")]
     pub(crate) sensitivity: bool,
-    /// Samples to look at the layers with; labels are not used
+    /// Show which kernel each layer runs on this CPU
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// Operating points to show kernels of, quantized plainly
+    #[arg(long, value_delimiter = ',', default_value = "w8a8,w4a4")]
+    pub(crate) points: Vec<String>,
+    /// Samples to look at the layers with [default for kernels: noise]; labels are not used
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// How many of them

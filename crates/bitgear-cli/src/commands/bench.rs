@@ -1,25 +1,20 @@
 //! `bitgear bench`: how long inferences take.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use bitgear::data::{Dataset, Preprocess, Source};
-use bitgear::execute::{Engine, IntegerModel, RunningStage, decide};
-use bitgear::graph::Graph;
-use bitgear::onnx;
-use bitgear::quantize::{Point, calibrate, quantize};
+use bitgear::data::Preprocess;
+use bitgear::execute::{Engine, RunningStage, decide};
 use bitgear::tensor::Tensor;
-use bitgear::trace::Random;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use serde::Serialize;
+
+use super::plain::{self, rows};
 
 use crate::Failure;
 use crate::arguments::Bench;
 use crate::terminal::{on_threads, table};
 
-/// Samples that calibrate.
-const CALIBRATION: usize = 16;
 /// Fewest repetitions of anything that is timed.
 const FEWEST: usize = 5;
 
@@ -30,6 +25,8 @@ struct Row {
     threads: usize,
     /// Microseconds per inference.
     median_us: f64,
+    /// The same of the shortest call, which other processes disturbed least.
+    min_us: f64,
 }
 
 #[derive(Serialize)]
@@ -43,32 +40,33 @@ struct LayerRow {
 
 pub(crate) fn run(options: &Bench) -> Result<(), Failure> {
     let kernels = kernels(options)?;
-    let graph = onnx::import_file(&options.model)
-        .map_err(|error| Failure::new(format!("model `{}`: {error}", options.model.display())))?;
-    let most = options.batch.iter().copied().max().unwrap_or(1).max(CALIBRATION);
-    let samples = samples(&graph, options, most)?;
-    let models = models(&graph, options, &samples)?;
+    let graph = plain::import(&options.model)?;
+    let most = options.batch.iter().copied().max().unwrap_or(1).max(plain::CALIBRATION);
+    let preprocess =
+        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let data = options.data.as_deref();
+    let samples = plain::samples(&graph, data, &preprocess, options.seed, most)?;
+    let models = plain::models(&graph, &options.points, &samples)?;
     let engines: Vec<Engine<'_>> = models.iter().map(|model| Engine::new(model, kernels)).collect();
     if options.layers {
         return layers(options, &engines, &samples);
     }
-    let mut rows = Vec::new();
+    let mut measured = Vec::new();
     for &threads in &options.threads {
-        let measured = on_threads(Some(threads), || time(options, &engines, &samples))?;
-        rows.extend(measured);
+        measured.extend(on_threads(Some(threads), || time(options, &engines, &samples))?);
     }
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        println!("{}", serde_json::to_string_pretty(&measured)?);
         return Ok(());
     }
-    let cells: Vec<Vec<String>> = rows
+    let cells: Vec<Vec<String>> = measured
         .iter()
         .map(|r| {
-            let us = format!("{:.1}", r.median_us);
-            vec![r.point.clone(), r.batch.to_string(), r.threads.to_string(), us]
+            let [median, min] = [r.median_us, r.min_us].map(|us| format!("{us:.1}"));
+            vec![r.point.clone(), r.batch.to_string(), r.threads.to_string(), median, min]
         })
         .collect();
-    print!("{}", table(&["point", "batch", "threads", "us per inference"], &cells));
+    print!("{}", table(&["point", "batch", "threads", "us per inference", "least"], &cells));
     println!("\n{} kernels, plain quantization", kernels.name());
     Ok(())
 }
@@ -80,47 +78,6 @@ fn kernels(options: &Bench) -> Result<Kernels, Failure> {
         Failure::new(format!("kernels `{name}` don't run on this CPU"))
             .hint(format!("it runs {}", present.join(", ")))
     })
-}
-
-/// The first samples of the data, or noise of mean 0 and variance 1.
-fn samples(graph: &Graph, options: &Bench, count: usize) -> Result<Tensor, Failure> {
-    let shape = graph.shape(graph.input);
-    let Some(path) = &options.data else {
-        let mut random = Random::new(options.seed);
-        // The sum of four uniform numbers, each of variance 1/12.
-        let mut number = || (random.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5;
-        let len = count * shape.iter().product::<usize>();
-        let values = (0..len).map(|_| (0..4).map(|_| number()).sum::<f32>() * 3.0_f32.sqrt());
-        return Ok(Tensor::new([&[count], shape].concat(), values.collect()));
-    };
-    let preprocess =
-        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
-    let data = Dataset::read(&Source::Path(path.clone()))?;
-    data.check(shape, &preprocess)?;
-    let indices: Vec<usize> = (0..count).map(|i| i % data.len()).collect();
-    Ok(data.batch(&indices, &preprocess))
-}
-
-/// The points by plain quantization: fitted weights take as long to run.
-fn models(graph: &Graph, options: &Bench, samples: &Tensor) -> Result<Vec<IntegerModel>, Failure> {
-    let ranges = calibrate(graph, CALIBRATION, |span| {
-        Ok::<_, Infallible>(rows(samples, span.start, span.len()))
-    });
-    let ranges = match ranges {
-        Ok(ranges) => ranges,
-        Err(never) => match never {},
-    };
-    let points: Vec<Point> =
-        options.points.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-    Ok(points.iter().map(|point| quantize(graph, &ranges, point)).collect::<Result<_, _>>()?)
-}
-
-/// Some samples of a batch.
-fn rows(batch: &Tensor, first: usize, count: usize) -> Tensor {
-    let mut shape = batch.shape().to_vec();
-    let len = shape[1..].iter().product::<usize>();
-    shape[0] = count;
-    Tensor::new(shape, batch.values()[first * len..][..count * len].to_vec())
 }
 
 /// Something to time: its name, inferences per call, and the call.
@@ -163,6 +120,7 @@ fn time(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<Vec
         point,
         batch,
         threads,
+        min_us: times.iter().copied().fold(f64::INFINITY, f64::min),
         median_us: median(times),
     };
     Ok(jobs.into_iter().zip(times).map(row).collect())
@@ -193,7 +151,7 @@ fn policy<'e>(
 /// Times each step of a single inference on one thread.
 fn layers(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<(), Failure> {
     let sample = rows(samples, 0, 1);
-    let mut rows = Vec::new();
+    let mut measured = Vec::new();
     for (engine, point) in engines.iter().zip(&options.points) {
         let kernels = engine.kernels_used();
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); kernels.len()];
@@ -207,7 +165,7 @@ fn layers(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<(
             });
         }
         for (used, times) in kernels.into_iter().zip(times) {
-            rows.push(LayerRow {
+            measured.push(LayerRow {
                 point: point.clone(),
                 layer: used.step,
                 kernel: used.kernel,
@@ -217,10 +175,10 @@ fn layers(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<(
         }
     }
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        println!("{}", serde_json::to_string_pretty(&measured)?);
         return Ok(());
     }
-    let cells: Vec<Vec<String>> = rows
+    let cells: Vec<Vec<String>> = measured
         .iter()
         .map(|r| {
             let rate = r.macs as f64 / r.median_us / 1e3;

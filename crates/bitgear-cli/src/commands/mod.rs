@@ -6,5 +6,6 @@ pub(crate) mod characterize;
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+mod plain;
 mod report;
 mod sensitivity;

@@ -33,6 +33,8 @@ mod types;
 mod x86;
 
 #[cfg(test)]
+mod side_tests;
+#[cfg(test)]
 mod tests;
 
 pub use bound::{SinglePrecision, accumulator_bound, channel_bound};

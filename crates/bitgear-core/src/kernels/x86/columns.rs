@@ -123,7 +123,7 @@ fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     let panels = shape.out_channels.div_ceil(PANEL);
     let [height, width] = shape.kernel;
     for panel in 0..panels {
-        let lanes = Lanes::new(terms, panel);
+        let lanes = Lanes::new(terms, outputs, panel);
         let mask = first(shape.out_channels - panel * PANEL);
         let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
         for y in 0..shape.out_height {

@@ -263,7 +263,7 @@ fn padded<T, U: Default + Copy>(
 /// Eight 32-bit integers as doubles.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn doubles(v: __m256i) -> [__m256d; 2] {
+pub(super) fn doubles(v: __m256i) -> [__m256d; 2] {
     [
         _mm256_cvtepi32_pd(_mm256_castsi256_si128(v)),
         _mm256_cvtepi32_pd(_mm256_extracti128_si256::<1>(v)),

@@ -25,6 +25,32 @@ pub(super) struct Lanes {
     /// 2^shift.
     unit: f32,
     factors: Factors,
+    /// What the first versions of the result need in single precision.
+    roundings: [Rounding; 2],
+}
+
+/// How single precision makes codes of t.
+#[derive(Clone, Copy)]
+struct Rounding {
+    multiplier: __m512,
+    low: __m512,
+    high: __m512,
+    /// The rounding constant's bits, less the zero.
+    bits: __m512i,
+}
+
+impl Rounding {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(output: &Output<'_>, channel: usize) -> Self {
+        let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
+        Self {
+            multiplier: multiplier(output, channel),
+            low,
+            high,
+            bits: _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero),
+        }
+    }
 }
 
 /// Bias and residual multipliers.
@@ -36,7 +62,7 @@ enum Factors {
 impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    pub(super) fn new(terms: &Terms<'_>, panel: usize) -> Self {
+    pub(super) fn new(terms: &Terms<'_>, outputs: &[Output<'_>], panel: usize) -> Self {
         let channel = panel * PANEL;
         let (count, factors) = match terms.bias {
             Bias::Narrow { bias, residual } => {
@@ -51,7 +77,16 @@ impl Lanes {
             }
         };
         let mask = first(count.saturating_sub(channel));
-        Self { channel, mask, unit: (1_u64 << terms.shift) as f32, factors }
+        // Spare places repeat the last version.
+        let rounding =
+            |index: usize| Rounding::new(&outputs[index.min(outputs.len() - 1)], channel);
+        Self {
+            channel,
+            mask,
+            unit: (1_u64 << terms.shift) as f32,
+            factors,
+            roundings: [rounding(0), rounding(1)],
+        }
     }
 
     /// Finishes a block of pixels beginning at (y, x).
@@ -78,8 +113,12 @@ impl Lanes {
                         *t = _mm512_fmadd_ps(codes, residual, *t);
                     }
                 }
-                for output in outputs {
-                    self.narrow(&t, at, output);
+                for (index, output) in outputs.iter_mut().enumerate() {
+                    let rounding = match self.roundings.get(index) {
+                        Some(rounding) => *rounding,
+                        None => Rounding::new(output, self.channel),
+                    };
+                    self.narrow(&t, at, rounding, output);
                 }
             }
             Factors::Wide { bias, residual } => {
@@ -108,11 +147,14 @@ impl Lanes {
     /// Rounds and stores one version.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn narrow<const MR: usize>(&self, t: &[__m512; MR], at: [usize; 2], output: &mut Output<'_>) {
-        let multiplier = self.multiplier(output);
+    fn narrow<const MR: usize>(
+        &self,
+        t: &[__m512; MR],
+        at: [usize; 2],
+        Rounding { multiplier, low, high, bits }: Rounding,
+        output: &mut Output<'_>,
+    ) {
         let round = _mm512_set1_ps(ROUND_F32);
-        let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
-        let bits = _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero);
         let mut codes = [_mm512_setzero_si512(); MR];
         for (code, &t) in codes.iter_mut().zip(t) {
             let q = _mm512_fmadd_ps(t, multiplier, round);
@@ -131,7 +173,7 @@ impl Lanes {
         at: [usize; 2],
         output: &mut Output<'_>,
     ) {
-        let multiplier = self.multiplier(output);
+        let multiplier = multiplier(output, self.channel);
         let multiplier = [
             _mm512_cvtps_pd(_mm512_castps512_ps256(multiplier)),
             _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(multiplier)),
@@ -153,14 +195,6 @@ impl Lanes {
             *code = _mm512_add_epi32(both, zero);
         }
         self.write(&codes, at, output);
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn multiplier(&self, output: &Output<'_>) -> __m512 {
-        let rest = &output.multipliers[self.channel..];
-        // SAFETY: the mask leaves out what lies beyond the slice.
-        unsafe { _mm512_maskz_loadu_ps(first(rest.len()), rest.as_ptr()) }
     }
 
     /// Stores codes.
@@ -241,6 +275,15 @@ impl Lanes {
             }
         }
     }
+}
+
+/// A version's multipliers of 16 channels, zeros beyond the last.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiplier(output: &Output<'_>, channel: usize) -> __m512 {
+    let rest = &output.multipliers[channel..];
+    // SAFETY: the mask leaves out what lies beyond the slice.
+    unsafe { _mm512_maskz_loadu_ps(first(rest.len()), rest.as_ptr()) }
 }
 
 /// A mask of the first `count` of 16 lanes.

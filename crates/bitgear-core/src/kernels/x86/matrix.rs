@@ -106,25 +106,38 @@ pub(super) fn conv(
     let run = runs(shape).next().map_or(0, |(_, len)| len);
     let _tiles = Tiles::new(width, run % ROW);
     let panel_len = packed.len() / panels;
-    let mut sums = [const { Sums([[0; PANEL]; 16]) }; 2];
+    let mut sums = [const { [const { Sums([[0; PANEL]; 16]) }; 2] }; 2];
     for rows in strips(shape) {
         for panel in (0..panels).step_by(2) {
             let count = (panels - panel).min(2);
             let weights = &packed[panel * panel_len..][..count * panel_len];
-            let lanes = [Lanes::new(terms, panel), Lanes::new(terms, panel + count - 1)];
-            for y in rows.clone() {
-                for x in (0..shape.out_width).step_by(width) {
-                    // The last block begins earlier and computes some pixels once more.
-                    let at = [y, x.min(shape.out_width - width)];
-                    let first = shape.origin(at[0], at[1]);
-                    if count == 2 {
-                        block::<2>(shape, weights, input, first, &mut sums);
-                    } else {
-                        block::<1>(shape, weights, input, first, &mut sums);
-                    }
-                    for (lanes, sums) in lanes.iter().zip(&sums[..count]) {
+            let lanes =
+                [Lanes::new(terms, outputs, panel), Lanes::new(terms, outputs, panel + count - 1)];
+            let blocks = rows.clone().flat_map(|y| {
+                // The last block of a row begins earlier and computes some pixels once more.
+                let last = shape.out_width - width;
+                (0..shape.out_width).step_by(width).map(move |x| [y, x.min(last)])
+            });
+            // Each block is finished while the next one's products are on their way.
+            let mut pending: Option<[usize; 2]> = None;
+            let mut turn = 0;
+            for at in blocks {
+                let first = shape.origin(at[0], at[1]);
+                if count == 2 {
+                    block::<2>(shape, weights, input, first, &mut sums[turn]);
+                } else {
+                    block::<1>(shape, weights, input, first, &mut sums[turn]);
+                }
+                turn = 1 - turn;
+                if let Some(at) = pending.replace(at) {
+                    for (lanes, sums) in lanes.iter().zip(&sums[turn][..count]) {
                         store(lanes, sums, width, at, terms, outputs);
                     }
+                }
+            }
+            if let Some(at) = pending {
+                for (lanes, sums) in lanes.iter().zip(&sums[1 - turn][..count]) {
+                    store(lanes, sums, width, at, terms, outputs);
                 }
             }
         }

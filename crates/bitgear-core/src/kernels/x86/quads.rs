@@ -110,7 +110,7 @@ fn block<const MR: usize, const NP: usize>(
 ) {
     let panel_len = packed.len() / shape.out_channels.div_ceil(PANEL);
     let weights = &packed[panel * panel_len..][..NP * panel_len];
-    let lanes: [Lanes; NP] = core::array::from_fn(|p| Lanes::new(terms, panel + p));
+    let lanes: [Lanes; NP] = core::array::from_fn(|p| Lanes::new(terms, outputs, panel + p));
     for y in rows {
         for x in (0..shape.out_width).step_by(MR) {
             // The last block begins earlier and computes some pixels once more.
