@@ -86,9 +86,14 @@ pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> O
 /// The class of AMX or AVX-512 VNNI, if it is exact.
 pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
     // Fewer pixels leave most of a tile empty.
-    const FEWEST: usize = 8;
+    const FEWEST: usize = 4;
     let class = quads(shape, plain, activation)?;
-    Some(if class == Class::Quads && shape.out_width >= FEWEST { Class::Matrix } else { class })
+    // Runs of memory that don't fall into few equal parts leave them empty, too.
+    let run = shape.kernel[1] * shape.input.stride();
+    let parts = run.div_ceil(64);
+    let full = shape.out_width >= FEWEST
+        && (parts..=2 * parts).any(|parts| run.is_multiple_of(4 * parts));
+    Some(if class == Class::Quads && full { Class::Matrix } else { class })
 }
 
 /// The fastest exact class of AVX2.

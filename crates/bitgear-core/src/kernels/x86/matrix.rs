@@ -45,35 +45,33 @@ fn permitted() -> bool {
     false
 }
 
-/// Bytes of a full row of a tile.
+/// Bytes of a row of sums or weights.
 const ROW: usize = 64;
+
+/// Bytes of each pixel that one instruction multiplies: parts of equal length, at most [`ROW`], of the
+/// window's runs of memory.
+fn part_of(run: usize) -> usize {
+    let parts = run.div_ceil(ROW)..=run / 4;
+    let equal = |&parts: &usize| run.is_multiple_of(4 * parts);
+    run / parts.into_iter().find(equal).unwrap_or(1)
+}
 
 /// Sums of up to 16 pixels and a panel.
 #[repr(C, align(64))]
 struct Sums([[i32; PANEL]; 16]);
 
-/// Tile registers set up for blocks of so many pixels; released when dropped. Registers 0 and 1 hold
-/// sums, 4 codes and 5, 6 weights of 64 input channels, 2 codes and 3, 7 weights of what is left over.
+/// Tile registers set up for blocks of so many pixels and parts of so many bytes; released when dropped.
+/// Registers 0 to 3 hold sums, 4 and 7 codes of two blocks, 5 and 6 weights of two panels.
 struct Tiles;
 
 impl Tiles {
-    /// `rest` is the number of channels left over.
-    fn new(pixels: usize, rest: usize) -> Self {
+    fn new(pixels: usize, part: usize) -> Self {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
         let mut config = Config([0; 64]);
         config.0[0] = 1;
-        let rest = if rest == 0 { ROW } else { rest };
-        let sizes = [
-            (pixels, ROW),
-            (pixels, ROW),
-            (pixels, rest),
-            (rest / 4, ROW),
-            (pixels, ROW),
-            (ROW / 4, ROW),
-            (ROW / 4, ROW),
-            (rest / 4, ROW),
-        ];
+        let (sums, codes, weights) = ((pixels, ROW), (pixels, part), (part / 4, ROW));
+        let sizes = [sums, sums, sums, sums, codes, weights, weights, codes];
         for (tile, (rows, bytes)) in sizes.into_iter().enumerate() {
             config.0[16 + 2 * tile] = bytes as u8;
             config.0[48 + tile] = rows as u8;
@@ -103,71 +101,88 @@ pub(super) fn conv(
 ) {
     let panels = shape.out_channels.div_ceil(PANEL);
     let width = block_width(shape.out_width, 16);
-    let run = runs(shape).next().map_or(0, |(_, len)| len);
-    let _tiles = Tiles::new(width, run % ROW);
+    let part = runs(shape).next().map_or(4, |(_, len)| part_of(len));
+    let _tiles = Tiles::new(width, part);
     let panel_len = packed.len() / panels;
-    let mut sums = [const { [const { Sums([[0; PANEL]; 16]) }; 2] }; 2];
+    let mut sums = [const { [const { Sums([[0; PANEL]; 16]) }; 4] }; 2];
     for rows in strips(shape) {
         for panel in (0..panels).step_by(2) {
             let count = (panels - panel).min(2);
             let weights = &packed[panel * panel_len..][..count * panel_len];
-            let lanes =
-                [Lanes::new(terms, outputs, panel), Lanes::new(terms, outputs, panel + count - 1)];
-            let blocks = rows.clone().flat_map(|y| {
+            let lanes = [panel, panel + count - 1].map(|panel| Lanes::new(terms, outputs, panel));
+            let mut finish = |(blocks, sums): (Pair, &[Sums; 4])| {
+                for (at, sums) in blocks.into_iter().flatten().zip(sums.chunks_exact(2)) {
+                    for (lanes, sums) in lanes.iter().zip(&sums[..count]) {
+                        store(lanes, sums, width, at, terms, outputs);
+                    }
+                }
+            };
+            let mut blocks = rows.clone().flat_map(|y| {
                 // The last block of a row begins earlier and computes some pixels once more.
                 let last = shape.out_width - width;
                 (0..shape.out_width).step_by(width).map(move |x| [y, x.min(last)])
             });
-            // Each block is finished while the next one's products are on their way.
-            let mut pending: Option<[usize; 2]> = None;
+            // Each pair of blocks is finished while the next one's products are on their way.
+            let mut pending: Option<Pair> = None;
             let mut turn = 0;
-            for at in blocks {
-                let first = shape.origin(at[0], at[1]);
-                if count == 2 {
-                    block::<2>(shape, weights, input, first, &mut sums[turn]);
-                } else {
-                    block::<1>(shape, weights, input, first, &mut sums[turn]);
+            while let Some(first) = blocks.next() {
+                let pair = [Some(first), blocks.next()];
+                let origins = pair.map(|at| at.map_or(0, |[y, x]| shape.origin(y, x)));
+                let place = &mut sums[turn];
+                match (count, pair[1].is_some()) {
+                    (2, true) => multiply::<2, 2>(shape, weights, part, input, origins, place),
+                    (2, false) => multiply::<1, 2>(shape, weights, part, input, origins, place),
+                    (_, true) => multiply::<2, 1>(shape, weights, part, input, origins, place),
+                    (_, false) => multiply::<1, 1>(shape, weights, part, input, origins, place),
                 }
                 turn = 1 - turn;
-                if let Some(at) = pending.replace(at) {
-                    for (lanes, sums) in lanes.iter().zip(&sums[turn][..count]) {
-                        store(lanes, sums, width, at, terms, outputs);
-                    }
+                if let Some(pair) = pending.replace(pair) {
+                    finish((pair, &sums[turn]));
                 }
             }
-            if let Some(at) = pending {
-                for (lanes, sums) in lanes.iter().zip(&sums[1 - turn][..count]) {
-                    store(lanes, sums, width, at, terms, outputs);
-                }
+            if let Some(pair) = pending {
+                finish((pair, &sums[1 - turn]));
             }
         }
     }
 }
 
-/// Sums of a block of pixels in `NP` panels. `at` is the first pixel's window.
+/// First pixels of two blocks.
+type Pair = [Option<[usize; 2]>; 2];
+
+/// Sums of `NB` blocks of pixels in `NP` panels: [block][panel]. `origins` are the windows of the blocks'
+/// first pixels.
 #[inline]
-fn block<const NP: usize>(
+fn multiply<const NB: usize, const NP: usize>(
     shape: &ConvShape,
     weights: &[i8],
+    part: usize,
     input: &[u8],
-    at: usize,
-    sums: &mut [Sums; 2],
+    origins: [usize; 2],
+    sums: &mut [Sums; 4],
 ) {
     let pixel = shape.strides[1] * shape.input.stride();
     let panel_len = weights.len() / NP;
     // SAFETY: `conv` set the registers up. `check_conv` proved that every pixel's window lies inside
     // the operand; a panel holds 64 bytes for every 4 bytes of the window; sums hold 16 rows.
     unsafe {
-        asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem));
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            options(nostack, nomem)
+        );
         let mut panel = weights.as_ptr();
         for (offset, len) in runs(shape) {
-            let mut codes = input.as_ptr().add(at + offset);
-            for _ in 0..len / ROW {
+            for done in (0..len).step_by(part) {
+                let codes =
+                    origins.map(|origin| input.as_ptr().wrapping_add(origin + offset + done));
                 asm!(
                     "tileloadd tmm4, [{codes} + {pixel}*1]",
                     "tileloadd tmm5, [{panel} + {row}*1]",
                     "tdpbusd tmm0, tmm4, tmm5",
-                    codes = in(reg) codes, pixel = in(reg) pixel,
+                    codes = in(reg) codes[0], pixel = in(reg) pixel,
                     panel = in(reg) panel, row = in(reg) ROW,
                     options(nostack, readonly),
                 );
@@ -179,41 +194,30 @@ fn block<const NP: usize>(
                         options(nostack, readonly),
                     );
                 }
-                codes = codes.add(ROW);
-                panel = panel.add(ROW * ROW / 4);
-            }
-            let rest = len % ROW;
-            if rest > 0 {
-                asm!(
-                    "tileloadd tmm2, [{codes} + {pixel}*1]",
-                    "tileloadd tmm3, [{panel} + {row}*1]",
-                    "tdpbusd tmm0, tmm2, tmm3",
-                    codes = in(reg) codes, pixel = in(reg) pixel,
-                    panel = in(reg) panel, row = in(reg) ROW,
-                    options(nostack, readonly),
-                );
-                if NP == 2 {
+                if NB == 2 {
                     asm!(
-                        "tileloadd tmm7, [{panel} + {row}*1]",
-                        "tdpbusd tmm1, tmm2, tmm7",
-                        panel = in(reg) panel.add(panel_len), row = in(reg) ROW,
+                        "tileloadd tmm7, [{codes} + {pixel}*1]",
+                        "tdpbusd tmm2, tmm7, tmm5",
+                        codes = in(reg) codes[1], pixel = in(reg) pixel,
                         options(nostack, readonly),
                     );
                 }
-                panel = panel.add(ROW * rest / 4);
+                if NB == 2 && NP == 2 {
+                    asm!("tdpbusd tmm3, tmm7, tmm6", options(nostack, nomem));
+                }
+                panel = panel.add(ROW * part / 4);
             }
         }
-        asm!(
-            "tilestored [{first} + {row}*1], tmm0",
-            first = in(reg) sums[0].0.as_mut_ptr(), row = in(reg) ROW,
-            options(nostack),
-        );
+        let [a, b, c, d] = sums.each_mut().map(|sums| sums.0.as_mut_ptr());
+        asm!("tilestored [{} + {}*1], tmm0", in(reg) a, in(reg) ROW, options(nostack));
         if NP == 2 {
-            asm!(
-                "tilestored [{second} + {row}*1], tmm1",
-                second = in(reg) sums[1].0.as_mut_ptr(), row = in(reg) ROW,
-                options(nostack),
-            );
+            asm!("tilestored [{} + {}*1], tmm1", in(reg) b, in(reg) ROW, options(nostack));
+        }
+        if NB == 2 {
+            asm!("tilestored [{} + {}*1], tmm2", in(reg) c, in(reg) ROW, options(nostack));
+        }
+        if NB == 2 && NP == 2 {
+            asm!("tilestored [{} + {}*1], tmm3", in(reg) d, in(reg) ROW, options(nostack));
         }
     }
 }
