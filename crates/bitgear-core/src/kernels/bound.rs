@@ -91,8 +91,8 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
     // Runs of memory that don't fall into few equal parts leave them empty, too.
     let run = shape.kernel[1] * shape.input.stride();
     let parts = run.div_ceil(64);
-    let full = shape.out_width >= FEWEST
-        && (parts..=2 * parts).any(|parts| run.is_multiple_of(4 * parts));
+    let full =
+        shape.out_width >= FEWEST && (parts..=2 * parts).any(|parts| run.is_multiple_of(4 * parts));
     Some(if class == Class::Quads && full { Class::Matrix } else { class })
 }
 

@@ -1,5 +1,7 @@
 //! From real values to codes.
 
+#![allow(clippy::inline_always, reason = "all of it is compiled again for each set of kernels")]
+
 use super::types::{CodesMut, MapLayout};
 
 /// How real values become codes: clamp(round-half-even(value / scale) + zero, 0, max), computed in

@@ -1,4 +1,5 @@
 //! Everything between MAC layers. One version for all CPUs.
+#![allow(clippy::inline_always, reason = "averages are compiled again for each set of kernels")]
 
 use super::scalar::store;
 use super::types::{Codes, CodesMut, MapLayout, Output, PoolShape, Source};

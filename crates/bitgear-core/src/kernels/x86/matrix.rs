@@ -229,25 +229,34 @@ fn store(
     lanes: &Lanes,
     sums: &Sums,
     pixels: usize,
-    [y, x]: [usize; 2],
+    at: [usize; 2],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let mut done = 0;
-    macro_rules! pieces {
-        ($mr:literal) => {
-            while done + $mr <= pixels {
-                let rows = &sums.0[done..done + $mr];
-                // SAFETY: a row holds 64 bytes and begins at a multiple of that.
-                let acc: [__m512i; $mr] =
-                    core::array::from_fn(|r| unsafe { _mm512_load_si512(rows[r].as_ptr().cast()) });
-                lanes.store(&acc, [y, x + done], terms, outputs);
-                done += $mr;
-            }
-        };
+    let sums = &sums.0[..pixels];
+    let done = pieces::<8>(lanes, sums, 0, at, terms, outputs);
+    let done = pieces::<4>(lanes, sums, done, at, terms, outputs);
+    pieces::<1>(lanes, sums, done, at, terms, outputs);
+}
+
+/// Finishes pixels from `done` on, so many at a time, and says how many are done then.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+fn pieces<const MR: usize>(
+    lanes: &Lanes,
+    sums: &[[i32; PANEL]],
+    mut done: usize,
+    [y, x]: [usize; 2],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) -> usize {
+    while let Some(rows) = sums[done..].first_chunk::<MR>() {
+        let acc: [__m512i; MR] = core::array::from_fn(|r| {
+            // SAFETY: a row holds 64 bytes and begins at a multiple of that.
+            unsafe { _mm512_load_si512(rows[r].as_ptr().cast()) }
+        });
+        lanes.store(&acc, [y, x + done], terms, outputs);
+        done += MR;
     }
-    pieces!(8);
-    pieces!(4);
-    pieces!(2);
-    pieces!(1);
+    done
 }
