@@ -50,6 +50,37 @@ fn inspect_shows_layers_and_sums() {
 }
 
 #[test]
+fn bench_times_points_and_policies_at_each_batch_size() {
+    let model = "examples/fashion-mnist/fashion-mnist.onnx";
+    let arguments = ["--points", "w4a4,w8a8", "--batch", "1,3", "--escalate", "0.5"];
+    let quickly = ["--threads", "1", "--seconds", "0.01", "--json"];
+    let output = bitgear(&[&["bench", model], &arguments[..], &quickly].concat());
+    let rows: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let rows = rows.as_array().unwrap();
+    let names: Vec<String> =
+        rows.iter().map(|r| format!("{} {}", r["point"], r["batch"])).collect();
+    insta::assert_snapshot!(names.join(", "), @r#""w4a4" 1, "w8a8" 1, "w4a4>w8a8" 1, "w4a4" 3, "w8a8" 3, "w4a4>w8a8" 3"#);
+    for row in rows {
+        assert_eq!(row["threads"], 1);
+        let (median, least) = (row["median_us"].as_f64().unwrap(), row["min_us"].as_f64().unwrap());
+        assert!(0.0 < least && least <= median, "{row}");
+    }
+}
+
+#[test]
+fn inspect_names_the_kernel_of_every_layer() {
+    let model = "examples/fashion-mnist/fashion-mnist.onnx";
+    let output = bitgear(&["inspect", model, "--kernels", "--points", "w8a8", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let (layers, kernels) = (&shown["layers"], &shown["kernels"]);
+    assert_eq!(kernels.as_array().map(Vec::len), layers.as_array().map(Vec::len));
+    for (layer, kernel) in layers.as_array().unwrap().iter().zip(kernels.as_array().unwrap()) {
+        assert_eq!((&kernel["layer"], &kernel["point"]), (&layer["name"], &"w8a8".into()));
+        assert!(!kernel["kernel"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
 fn accelerators_are_listed_and_shown() {
     insta::assert_snapshot!(stdout(&bitgear(&["accelerators"])), @r"
     id             name                              evidence
