@@ -240,11 +240,21 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Seconds for each figure
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// At most an hour.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.0..=3600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("must be 0 to 3600 seconds, got {seconds}"))
+    }
 }
 
 /// A batch that fits into memory.

@@ -1,4 +1,8 @@
 //! How large sums can get, from the actual weights, and which kernel class that allows.
+#![cfg_attr(
+    not(all(feature = "std", target_arch = "x86_64")),
+    allow(dead_code, reason = "only SIMD kernels have a choice")
+)]
 
 use super::types::{Class, ConvShape, step_width};
 use crate::bits::BitWidth;

@@ -102,6 +102,10 @@ impl Kernels {
 
     /// The fastest class that is exact for these weights (in the order of [`Weights::plain`]) and
     /// all inputs of `activation` bits.
+    #[cfg_attr(
+        not(all(feature = "std", target_arch = "x86_64")),
+        allow(unused_variables, reason = "there is nothing to choose from")
+    )]
     pub fn class(self, shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
         match self.0 {
             Isa::Scalar => Class::Scalar,
