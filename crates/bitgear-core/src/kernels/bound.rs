@@ -90,7 +90,7 @@ pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> O
 /// The class of AMX or AVX-512 VNNI, if it is exact.
 pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
     // Fewer pixels leave most of a tile empty.
-    const FEWEST: usize = 4;
+    const FEWEST: usize = 8;
     let class = quads(shape, plain, activation)?;
     // Runs of memory that don't fall into few equal parts leave them empty, too.
     let run = shape.kernel[1] * shape.input.stride();

@@ -170,9 +170,9 @@ enum Fill {
 
 fn cases() -> impl Strategy<Value = Case> {
     let geometry = (
-        (1_usize..6, 1_usize..9),               // size
-        prop_oneof![1_usize..10, 15_usize..20], // channels
-        prop_oneof![1_usize..10, 15_usize..35], // out channels
+        (1_usize..6, prop_oneof![1_usize..9, 8_usize..40]), // size
+        prop_oneof![1_usize..10, 15_usize..20],             // channels
+        prop_oneof![1_usize..10, 15_usize..35],             // out channels
         prop_oneof![Just([1, 1]), Just([3, 3]), Just([1, 3]), Just([2, 2])],
         ([1_usize..3, 1_usize..3], [1_usize..3, 1_usize..3]),
         0_usize..5, // dense, depthwise, or so many groups
@@ -335,6 +335,22 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
     for Expected(name, shape, weight, activation, expected) in table {
         assert_eq!(class(&shape, weight, activation), expected, "{name}");
     }
+    let bytes = |shape: &ConvShape, weight: i16, activation: u8| {
+        let plain = vec![weight; shape.filter_len() * shape.out_channels];
+        let activation = BitWidth::new(activation).unwrap();
+        (bound::quads(shape, &plain, activation), bound::matrix(shape, &plain, activation))
+    };
+    let quads = Some(Class::Quads);
+    let wide = ConvShape { out_width: 8, ..dense };
+    assert_eq!(bytes(&wide, -128, 8), (quads, Some(Class::Matrix)));
+    assert_eq!(bytes(&dense, 127, 8), (quads, quads), "few pixels");
+    // 3 · 76 bytes have no equal parts of 32 to 64 bytes in fours.
+    let uneven = ConvShape { input: MapLayout { channels: 76, ..input }, ..wide };
+    assert_eq!(bytes(&uneven, 127, 8), (quads, quads), "uneven runs");
+    assert_eq!(bytes(&depthwise, 127, 8).1, Some(Class::DepthwiseQuads));
+    assert_eq!(bytes(&dense, 127, 9), (None, None));
+    assert_eq!(bytes(&dense, 255, 8), (None, None));
+    assert_eq!(bytes(&grouped, 7, 4), (None, None));
 }
 
 /// 1 x 2 pixels, 1 channel, 1 x 2 window without padding: everything by hand.
