@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Monitor(Monitor),
     /// Show a model's layers, shapes, MACs and parameters
     Inspect(Inspect),
+    /// Time inferences at operating points
+    Bench(Bench),
     /// Show accelerator profiles
     Accelerators(Accelerators),
     /// Print a completion script for a shell
@@ -276,7 +278,13 @@ pub(crate) struct Inspect {
     /// Show what few bits do to each layer; needs --data
     #[arg(long, requires = "data")]
     pub(crate) sensitivity: bool,
-    /// Samples to look at the layers with; labels are not used
+    /// Show which kernel each layer runs on this CPU
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// Operating points to show kernels of, quantized plainly
+    #[arg(long, value_delimiter = ',', default_value = "w8a8,w4a4")]
+    pub(crate) points: Vec<String>,
+    /// Samples to look at the layers with [default for kernels: noise]; labels are not used
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// How many of them
@@ -300,6 +308,71 @@ pub(crate) struct Inspect {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// ONNX file
+    pub(crate) model: PathBuf,
+    /// Operating points, quantized plainly
+    #[arg(long, value_delimiter = ',', default_value = "w8a8,w4a4")]
+    pub(crate) points: Vec<String>,
+    /// Samples that run together
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64], value_parser = batch_size)]
+    pub(crate) batch: Vec<usize>,
+    /// Threads
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    pub(crate) threads: Vec<usize>,
+    /// Also time the policy that hands this share of the samples from the first point to the second
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) escalate: Option<f64>,
+    /// Time each step of a single inference instead
+    #[arg(long, conflicts_with = "escalate")]
+    pub(crate) layers: bool,
+    /// Set of kernels: scalar, avx2 or avx512 [default: the fastest that this CPU runs]
+    #[arg(long)]
+    pub(crate) kernels: Option<String>,
+    /// Samples to calibrate with and to run [default: noise]
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Factor of every stored value
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f32,
+    /// Mean that is subtracted, one or one per channel
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
+    pub(crate) mean: Vec<f32>,
+    /// Divisor, one or one per channel
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
+    pub(crate) std: Vec<f32>,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Seconds for each figure
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// At most an hour.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.0..=3600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("must be 0 to 3600 seconds, got {seconds}"))
+    }
+}
+
+/// A batch that fits into memory.
+fn batch_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().map_err(|_| "expected a whole number".to_owned())?;
+    if (1..=4096).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("must be 1 to 4096, got {size}"))
+    }
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Inspect(options) => commands::inspect::run(options),
         Command::Certify(options) => commands::certify::run(options),
         Command::Monitor(options) => commands::monitor::run(options),
+        Command::Bench(options) => commands::bench::run(options),
         Command::Accelerators(options) => commands::accelerators::run(options),
         Command::Completions { shell } => {
             use clap::CommandFactory;

@@ -1,10 +1,13 @@
 //! `bitgear inspect`: what is in a model.
 
-use bitgear::onnx;
+use bitgear::data::Preprocess;
+use bitgear::execute::Engine;
+use bitgear::graph::Graph;
 use bitgear::sensitivity::Sensitivity;
+use bitgear_core::kernels::Kernels;
 use serde::Serialize;
 
-use super::sensitivity;
+use super::{plain, sensitivity};
 
 use crate::Failure;
 use crate::arguments::Inspect;
@@ -22,6 +25,16 @@ struct Model {
     /// What few bits do to each layer, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<Sensitivity>,
+    /// What each layer runs at each point, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<Vec<KernelRow>>,
+}
+
+#[derive(Serialize)]
+struct KernelRow {
+    point: String,
+    layer: String,
+    kernel: String,
 }
 
 /// An operator that stays in float.
@@ -43,13 +56,7 @@ struct Layer {
 }
 
 pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
-    let graph = onnx::import_file(&options.model).map_err(|error| {
-        let failure = Failure::new(format!("model `{}`: {error}", options.model.display()));
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })?;
+    let graph = plain::import(&options.model)?;
     let layers: Vec<Layer> = graph
         .mac_layers()
         .into_iter()
@@ -80,6 +87,7 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         } else {
             None
         },
+        kernels: if options.kernels { Some(kernels(&graph, options)?) } else { None },
     };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&model)?);
@@ -122,5 +130,29 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
     if let Some(measured) = &model.sensitivity {
         print!("\n{}", sensitivity::text(measured, &options.bits));
     }
+    if let Some(kernels) = &model.kernels {
+        let rows: Vec<Vec<String>> = kernels
+            .iter()
+            .map(|row| vec![row.point.clone(), row.layer.clone(), row.kernel.clone()])
+            .collect();
+        print!("\n{}", table(&["point", "layer", "kernel"], &rows));
+        println!("\n{} kernels on this CPU", Kernels::detect().name());
+    }
     Ok(())
+}
+
+/// What this CPU runs for each MAC layer.
+fn kernels(graph: &Graph, options: &Inspect) -> Result<Vec<KernelRow>, Failure> {
+    let preprocess =
+        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let data = options.data.as_deref();
+    let samples = plain::samples(graph, data, &preprocess, 1, plain::CALIBRATION)?;
+    let mut rows = Vec::new();
+    for model in plain::models(graph, &options.points, &samples)? {
+        let engine = Engine::new(&model, Kernels::detect());
+        rows.extend(engine.kernels_used().into_iter().filter(|used| used.macs > 0).map(|used| {
+            KernelRow { point: model.point.clone(), layer: used.step, kernel: used.kernel }
+        }));
+    }
+    Ok(rows)
 }

@@ -1,11 +1,13 @@
 //! One module for each command.
 
 pub(crate) mod accelerators;
+pub(crate) mod bench;
 pub(crate) mod certify;
 pub(crate) mod characterize;
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod monitor;
+mod plain;
 mod report;
 mod sensitivity;

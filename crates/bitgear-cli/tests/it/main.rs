@@ -50,6 +50,41 @@ fn inspect_shows_layers_and_sums() {
 }
 
 #[test]
+fn bench_times_points_and_policies_at_each_batch_size() {
+    let model = "examples/fashion-mnist/fashion-mnist.onnx";
+    let arguments = ["--points", "w4a4,w8a8", "--batch", "1,3", "--escalate", "0.5"];
+    let quickly = ["--threads", "1", "--seconds", "0.01", "--json"];
+    let output = bitgear(&[&["bench", model], &arguments[..], &quickly].concat());
+    let rows: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let rows = rows.as_array().unwrap();
+    let names: Vec<String> =
+        rows.iter().map(|r| format!("{} {}", r["point"], r["batch"])).collect();
+    insta::assert_snapshot!(names.join(", "), @r#""w4a4" 1, "w8a8" 1, "w4a4>w8a8" 1, "w4a4" 3, "w8a8" 3, "w4a4>w8a8" 3"#);
+    for row in rows {
+        assert_eq!(row["threads"], 1);
+        let (median, least) = (row["median_us"].as_f64().unwrap(), row["min_us"].as_f64().unwrap());
+        assert!(0.0 < least && least <= median, "{row}");
+    }
+}
+
+#[test]
+fn inspect_names_the_kernel_of_every_layer() {
+    let model = "examples/fashion-mnist/fashion-mnist.onnx";
+    let output = bitgear(&["inspect", model, "--kernels", "--points", "w8a8", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let names = |list: &str, key: &str| {
+        let entries = shown[list].as_array().unwrap().iter();
+        let mut names: Vec<String> = entries.map(|entry| entry[key].to_string()).collect();
+        names.sort();
+        names
+    };
+    // In the order they run, which need not be that of the graph.
+    assert_eq!(names("kernels", "layer"), names("layers", "name"));
+    assert!(names("kernels", "point").iter().all(|point| point == r#""w8a8""#));
+    assert!(names("kernels", "kernel").iter().all(|kernel| kernel.len() > 2));
+}
+
+#[test]
 fn accelerators_are_listed_and_shown() {
     insta::assert_snapshot!(stdout(&bitgear(&["accelerators"])), @r"
     id              name                                                       evidence

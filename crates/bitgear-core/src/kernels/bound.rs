@@ -1,6 +1,10 @@
 //! How large sums can get, from the actual weights, and which kernel class that allows.
+#![cfg_attr(
+    not(all(feature = "std", target_arch = "x86_64")),
+    allow(dead_code, reason = "only SIMD kernels have a choice")
+)]
 
-use super::types::{Class, ConvShape, step_channels};
+use super::types::{Class, ConvShape, step_width};
 use crate::bits::BitWidth;
 
 /// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
@@ -33,13 +37,78 @@ fn signed_sums(weights: impl Iterator<Item = i16>) -> (i64, i64) {
     })
 }
 
-/// The fastest exact class of the SIMD kernels.
+/// Proof that single precision gives the integers of the specification for one channel.
+///
+/// Floats hold all integers up to 2^24, and rounding by adding 1.5 · 2^23 is exact for results below
+/// 2^22. What is larger may be rounded if it is certain to saturate.
+#[derive(Clone, Copy, Debug)]
+pub struct SinglePrecision {
+    /// Smallest and largest accumulator, see [`channel_bound`].
+    pub acc: (i64, i64),
+    /// Bits that the accumulator is shifted up.
+    pub shift: u32,
+    /// Bias.
+    pub bias: i64,
+    /// Largest |residual multiplier · code|.
+    pub residual: i64,
+}
+
+impl SinglePrecision {
+    /// Whether an output clamp(round(t · multiplier) + zero, low, high) is exact.
+    pub fn is_exact(&self, multiplier: f32, zero: i32, [low, high]: [i32; 2]) -> bool {
+        const TERM: i128 = 1 << 24;
+        const RESULT: f64 = (1 << 22) as f64;
+        let largest = i128::from(self.acc.0).abs().max(i128::from(self.acc.1).abs()) << self.shift;
+        let others = i128::from(self.bias).abs() + i128::from(self.residual);
+        let multiplier = f64::from(multiplier).abs();
+        let reach = |code: i32| (i64::from(code) - i64::from(zero)).abs();
+        let reach = reach(low).max(reach(high)) as f64;
+        if largest + others <= TERM {
+            return reach < RESULT || (largest + others) as f64 * multiplier < RESULT;
+        }
+        // Rounding occurs only where |acc << shift| > 2^24 - others, that is, |t| > 2^24 - 2 · others.
+        // Three roundings of 2^-24 each of at most (2^24 / least) · |t| are less than |t| / 2^10.
+        let least = TERM - 2 * others;
+        least >= 1 << 13
+            && reach < RESULT
+            && least as f64 * multiplier * (1.0 - 1.0 / 1024.0) >= reach + 1.0
+    }
+}
+
+fn fits_i32((low, high): (i64, i64)) -> bool {
+    i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX)
+}
+
+/// The class of AVX-512 VNNI, if it is exact.
+pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
+    let bytes = activation.get() <= 8 && plain.iter().all(|w| i8::try_from(*w).is_ok());
+    let exact = bytes && fits_i32(accumulator_bound(shape, plain, activation));
+    let class = if shape.is_depthwise() { Class::DepthwiseQuads } else { Class::Quads };
+    (exact && (shape.is_depthwise() || shape.groups == 1)).then_some(class)
+}
+
+/// The class of AMX or AVX-512 VNNI, if it is exact.
+pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
+    // Fewer pixels leave most of a tile empty.
+    const FEWEST: usize = 8;
+    let class = quads(shape, plain, activation)?;
+    // Runs of memory that don't fall into few equal parts leave them empty, too.
+    let run = shape.kernel[1] * shape.input.stride();
+    let parts = run.div_ceil(64);
+    let full =
+        shape.out_width >= FEWEST && (parts..=2 * parts).any(|parts| run.is_multiple_of(4 * parts));
+    Some(if class == Class::Quads && full { Class::Matrix } else { class })
+}
+
+/// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-    let fits_i32 =
-        |(low, high): (i64, i64)| i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX);
     let bound = accumulator_bound(shape, plain, activation);
     if shape.is_depthwise() {
-        return Class::Depthwise { wide: !fits_i32(bound) };
+        return if activation.get() <= 8 && fits_i32(bound) {
+            Class::DepthwisePairs
+        } else {
+            Class::Depthwise { wide: !fits_i32(bound) }
+        };
     }
     if shape.groups != 1 {
         return Class::Scalar;
@@ -65,7 +134,7 @@ pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> C
 /// channels that share a 16-bit lane and every run of so many steps, the extremes stay within an
 /// i16. The largest of a few candidates; 0 when not even one step is safe.
 fn drain(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> usize {
-    let width = step_channels(Class::Bytes { drain: 1 });
+    let width = step_width(Class::Bytes { drain: 1 });
     let groups = shape.input.stride() / width;
     let steps = shape.kernel[0] * shape.kernel[1] * groups;
     let largest = i64::from(activation.code_max());

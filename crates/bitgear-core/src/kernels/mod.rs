@@ -13,14 +13,19 @@
 //!
 //! | class | activations | weights | accumulates in | needs |
 //! | --- | --- | --- | --- | --- |
+//! | [`Class::Matrix`] | up to 8 bits | up to 8 bits | i32 | AMX |
+//! | [`Class::Quads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI |
 //! | [`Class::Bytes`] | up to 8 bits | up to 8 bits | i16, widened after `drain` steps | AVX2 |
 //! | [`Class::Pairs`] | up to 15 bits | any | i32 | AVX2 |
 //! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |
+//! | [`Class::DepthwiseQuads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI, VBMI |
+//! | [`Class::DepthwisePairs`] | up to 8 bits | any | i32 | AVX2, FMA |
 //! | [`Class::Depthwise`] | any | any | i32, or f64 | AVX2, FMA |
 //! | [`Class::Scalar`] | any | any | i64 | nothing |
 
 mod bound;
 mod matmul;
+mod quantize;
 mod scalar;
 mod side;
 mod types;
@@ -28,10 +33,14 @@ mod types;
 mod x86;
 
 #[cfg(test)]
+mod side_tests;
+#[cfg(test)]
 mod tests;
 
-pub use bound::{accumulator_bound, channel_bound};
+pub use bound::{SinglePrecision, accumulator_bound, channel_bound};
 pub use matmul::{Matrices, MatrixOperand};
+pub use quantize::Quantization;
+pub use side::Run;
 pub use types::{
     Bias, Class, Codes, CodesMut, ConvShape, MapLayout, Output, Packed, PackedLen, PackedMut,
     PoolShape, Source, Terms, Weights,
@@ -48,16 +57,16 @@ enum Isa {
     Scalar,
     #[cfg(all(feature = "std", target_arch = "x86_64"))]
     Avx2(x86::Avx2),
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    Avx512(x86::Avx512),
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    Amx(x86::Amx),
 }
 
 impl Kernels {
     /// The fastest set that this CPU runs.
     pub fn detect() -> Self {
-        #[cfg(all(feature = "std", target_arch = "x86_64"))]
-        if let Some(avx2) = x86::Avx2::detect() {
-            return Self(Isa::Avx2(avx2));
-        }
-        Self::scalar()
+        Self::present().last().unwrap_or(Self::scalar())
     }
 
     /// The specification.
@@ -65,25 +74,50 @@ impl Kernels {
         Self(Isa::Scalar)
     }
 
-    /// Every set that this CPU runs.
+    /// Every set that this CPU runs, the fastest last.
     pub fn present() -> impl Iterator<Item = Self> {
-        let fastest = Self::detect();
-        core::iter::once(Self::scalar()).chain(Some(fastest).filter(|&k| k != Self::scalar()))
+        let present = [Some(Isa::Scalar)];
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
+        let present = [
+            present[0],
+            x86::Avx2::detect().map(Isa::Avx2),
+            x86::Avx512::detect().map(Isa::Avx512),
+            x86::Amx::detect().map(Isa::Amx),
+        ];
+        present.into_iter().flatten().map(Self)
     }
 
-    /// `scalar` or `avx2`.
+    /// `scalar`, `avx2`, `avx512` or `amx`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Scalar => "scalar",
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
             Isa::Avx2(_) => "avx2",
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(_) => "avx512",
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(_) => "amx",
         }
     }
 
     /// The fastest class that is exact for these weights (in the order of [`Weights::plain`]) and
     /// all inputs of `activation` bits.
+    #[cfg_attr(
+        not(all(feature = "std", target_arch = "x86_64")),
+        allow(unused_variables, reason = "there is nothing to choose from")
+    )]
     pub fn class(self, shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-        if self == Self::scalar() { Class::Scalar } else { bound::class(shape, plain, activation) }
+        match self.0 {
+            Isa::Scalar => Class::Scalar,
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(_) => bound::class(shape, plain, activation),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(_) => bound::quads(shape, plain, activation)
+                .unwrap_or_else(|| bound::class(shape, plain, activation)),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(_) => bound::matrix(shape, plain, activation)
+                .unwrap_or_else(|| bound::class(shape, plain, activation)),
+        }
     }
 
     /// How much memory the packed weights take.
@@ -117,10 +151,12 @@ impl Kernels {
         types::check_conv(shape, weights, &input, terms, outputs);
         match self.0 {
             #[cfg(all(feature = "std", target_arch = "x86_64"))]
-            Isa::Avx2(avx2) if weights.class != Class::Scalar => {
-                avx2.conv(shape, weights, input, terms, outputs);
-            }
-            _ => scalar::conv(shape, weights.plain, input, terms, outputs),
+            Isa::Avx2(avx2) => avx2.conv(shape, weights, input, terms, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.conv(shape, weights, input, terms, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.conv(shape, weights, input, terms, outputs),
+            Isa::Scalar => scalar::conv(shape, weights.plain, input, terms, outputs),
         }
     }
 
@@ -165,7 +201,15 @@ impl Kernels {
         window: &PoolShape,
         outputs: &mut [Output<'_>],
     ) {
-        side::average(&input, zero, window, outputs);
+        match self.0 {
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(avx2) => avx2.average(input, zero, window, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.average(input, zero, window, outputs),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.avx512().average(input, zero, window, outputs),
+            Isa::Scalar => side::average(input, zero, window, outputs),
+        }
     }
 
     /// Largest code of each window; padding never wins.
@@ -190,15 +234,37 @@ impl Kernels {
         side::lookup(&input, table, output, layout);
     }
 
-    /// Fills the output in (y, x, channel) order with the codes at the given places of the source's
-    /// memory; `u32::MAX` leaves an element as it is.
-    pub fn gather(
+    /// Moves runs of codes from one map's memory to another's.
+    ///
+    /// # Panics
+    ///
+    /// When a run leaves either memory, or one holds bytes and the other 16-bit codes.
+    pub fn gather(self, source: Codes<'_>, runs: &[Run], output: CodesMut<'_>) {
+        side::gather(source, runs, output);
+    }
+
+    /// Stores the real values of a map as codes. They come in its own order or, with `planar`, channel
+    /// by channel.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer values than the map has elements.
+    pub fn quantize(
         self,
-        source: Codes<'_>,
-        indices: &[u32],
+        values: &[f32],
+        planar: bool,
+        quantization: Quantization,
         output: CodesMut<'_>,
         layout: &MapLayout,
     ) {
-        side::gather(&source, indices, output, layout);
+        match self.0 {
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx2(avx2) => avx2.quantize(values, planar, quantization, output, layout),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Avx512(avx512) => avx512.quantize(values, planar, quantization, output, layout),
+            #[cfg(all(feature = "std", target_arch = "x86_64"))]
+            Isa::Amx(amx) => amx.avx512().quantize(values, planar, quantization, output, layout),
+            Isa::Scalar => quantize::quantize(values, planar, quantization, output, layout),
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Everything between MAC layers. One version for all CPUs.
+#![allow(clippy::inline_always, reason = "averages are compiled again for each set of kernels")]
 
 use super::scalar::store;
 use super::types::{Codes, CodesMut, MapLayout, Output, PoolShape, Source};
@@ -56,29 +57,45 @@ fn inside(window: &PoolShape, layout: &MapLayout, out: [usize; 2]) -> [core::ops
     })
 }
 
+#[inline(always)]
 pub(super) fn average(
-    input: &Source<'_>,
+    input: Source<'_>,
     zero: i32,
     window: &PoolShape,
     outputs: &mut [Output<'_>],
 ) {
+    const BLOCK: usize = 16;
     for y in 0..window.out_height {
         for x in 0..window.out_width {
             let [rows, columns] = inside(window, &input.layout, [y, x]);
             let count = rows.len() * columns.len();
-            for channel in 0..input.layout.channels {
-                let mut t = -(count as i64) * i64::from(zero);
+            for first in (0..input.layout.channels).step_by(BLOCK) {
+                let block = first..input.layout.channels.min(first + BLOCK);
+                let mut sums = [-(count as i64) * i64::from(zero); BLOCK];
                 for row in rows.clone() {
                     for column in columns.clone() {
-                        let index = input.layout.offset(row, column) + channel;
-                        t += i64::from(input.codes.at(index));
+                        let pixel = input.layout.offset(row, column);
+                        let codes = pixel + block.start..pixel + block.end;
+                        match input.codes {
+                            Codes::U8(all) => add(&mut sums, &all[codes]),
+                            Codes::U16(all) => add(&mut sums, &all[codes]),
+                        }
                     }
                 }
-                for output in &mut *outputs {
-                    store(output, t, (y, x), channel, output.multipliers[count - 1]);
+                for (channel, &t) in block.zip(&sums) {
+                    for output in &mut *outputs {
+                        store(output, t, (y, x), channel, output.multipliers[count - 1]);
+                    }
                 }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T]) {
+    for (sum, &code) in sums.iter_mut().zip(codes) {
+        *sum += code.into();
     }
 }
 
@@ -122,18 +139,33 @@ pub(super) fn lookup(
     }
 }
 
-pub(super) fn gather(
-    source: &Codes<'_>,
-    indices: &[u32],
-    mut output: CodesMut<'_>,
-    layout: &MapLayout,
-) {
-    for (pixel, indices) in indices.chunks_exact(layout.channels).enumerate() {
-        let to = layout.offset(pixel / layout.width, pixel % layout.width);
-        for (channel, &index) in indices.iter().enumerate() {
-            if index != u32::MAX {
-                output.set(to + channel, i32::from(source.at(index as usize)));
-            }
-        }
+/// Neighbouring elements that move together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Index of the first one in the source's memory.
+    pub from: u32,
+    /// Index of the first one in the result's memory.
+    pub to: u32,
+    /// Number of elements.
+    pub len: u32,
+}
+
+pub(super) fn gather(source: Codes<'_>, runs: &[Run], output: CodesMut<'_>) {
+    match (source, output) {
+        (Codes::U8(source), CodesMut::U8(output)) => copy(source, runs, output),
+        (Codes::U16(source), CodesMut::U16(output)) => copy(source, runs, output),
+        (source, output) => panic!("cannot move {source:?} to {output:?}"),
+    }
+}
+
+fn copy<T: Copy>(source: &[T], runs: &[Run], output: &mut [T]) {
+    for &Run { from, to, len } in runs {
+        let (from, to, len) = (from as usize, to as usize, len as usize);
+        let (source, output) = (&source[from..from + len], &mut output[to..to + len]);
+        // Pixels of 16 channels and multiples: faster than a call for each.
+        let (blocks, rest) = source.as_chunks::<16>();
+        let (out_blocks, out_rest) = output.as_chunks_mut::<16>();
+        out_blocks.copy_from_slice(blocks);
+        out_rest.copy_from_slice(rest);
     }
 }

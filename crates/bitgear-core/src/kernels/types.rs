@@ -20,6 +20,11 @@ impl MapLayout {
         Self { height, width, channels, pads: [0; 4] }
     }
 
+    /// The same memory as a single row, for a map without halo.
+    pub fn single_row(&self) -> Option<Self> {
+        (self.pads == [0; 4]).then(|| Self::new(1, self.height * self.width, self.channels))
+    }
+
     /// Elements from one pixel to the next.
     pub const fn stride(&self) -> usize {
         self.channels.next_multiple_of(4)
@@ -163,6 +168,14 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1] * self.group_channels()
     }
 
+    /// The same convolution over a single row, where it looks at one pixel at a time and the operand
+    /// has no halo.
+    pub fn single_row(&self) -> Option<Self> {
+        let pointwise = self.kernel == [1, 1] && self.strides == [1, 1] && self.pads == [0, 0];
+        let input = self.input.single_row().filter(|_| pointwise)?;
+        Some(Self { input, out_height: 1, out_width: input.width, ..*self })
+    }
+
     /// Whether every channel is a group of its own.
     pub const fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.input.channels && self.groups == self.out_channels
@@ -213,8 +226,7 @@ pub struct Terms<'a> {
 /// for every possible input.
 #[derive(Clone, Copy, Debug)]
 pub enum Bias<'a> {
-    /// |t| ≤ 2^24 and |t · multiplier| < 2^22 for every output: single precision with one fused
-    /// multiply-add is exact.
+    /// Single precision is proved exact, see [`SinglePrecision`](super::SinglePrecision).
     Narrow {
         /// In units of t.
         bias: &'a [i32],
@@ -238,17 +250,43 @@ pub enum Class {
         /// Steps that can't overflow, for the actual weights.
         drain: usize,
     },
+    /// Products of bytes, pixels by output channels by input channels at a time, summed in 32 bits.
+    Matrix,
+    /// Four products of bytes at a time, summed in 32 bits.
+    Quads,
     /// Products of 16 bits, summed in 32.
     Pairs,
     /// High and low byte of 16-bit activations apart.
     Split,
-    /// One channel at a time.
+    /// One channel at a time, four rows of the window at once.
+    DepthwiseQuads,
+    /// One channel at a time, two rows of the window at once.
+    DepthwisePairs,
+    /// One channel at a time, tap by tap.
     Depthwise {
         /// Whether sums may leave 32 bits.
         wide: bool,
     },
     /// The specification.
     Scalar,
+}
+
+impl core::fmt::Display for Class {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Bytes { drain } => write!(f, "bytes, {drain} steps in 16 bits"),
+            Self::Matrix => f.write_str("matrix"),
+            Self::Quads => f.write_str("quads"),
+            Self::Pairs => f.write_str("pairs"),
+            Self::Split => f.write_str("split"),
+            Self::DepthwiseQuads => f.write_str("depthwise quads"),
+            Self::DepthwisePairs => f.write_str("depthwise pairs"),
+            Self::Depthwise { wide } => {
+                f.write_str(if *wide { "depthwise wide" } else { "depthwise" })
+            }
+            Self::Scalar => f.write_str("scalar"),
+        }
+    }
 }
 
 /// A layer's weights.
@@ -298,73 +336,80 @@ pub enum PackedMut<'a> {
 /// Output channels of one panel of packed weights.
 pub(super) const PANEL: usize = 16;
 
-/// Channels that one step of a class reads at once.
-pub(super) const fn step_channels(class: Class) -> usize {
-    if matches!(class, Class::Bytes { .. }) { 4 } else { 2 }
+/// Channels that one step of a dense class reads at once; rows of a depthwise one.
+pub(super) const fn step_width(class: Class) -> usize {
+    match class {
+        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => 4,
+        Class::Pairs | Class::Split | Class::DepthwisePairs => 2,
+        Class::Depthwise { .. } | Class::Scalar => 1,
+    }
 }
 
-/// Steps of one output: taps times groups of channels.
+/// Steps of one output.
 pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
-    let channels = shape.input.stride();
-    shape.kernel[0] * shape.kernel[1] * channels / step_channels(class)
+    let [height, width] = shape.kernel;
+    match class {
+        Class::DepthwiseQuads | Class::DepthwisePairs => height.div_ceil(step_width(class)) * width,
+        Class::Depthwise { .. } => height * width,
+        _ => height * width * shape.input.stride() / step_width(class),
+    }
 }
 
 pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     let panels = shape.out_channels.div_ceil(PANEL);
-    let len = panels * steps(class, shape) * PANEL * step_channels(class);
+    let len = panels * steps(class, shape) * PANEL * step_width(class);
     match class {
-        Class::Bytes { .. } => PackedLen::I8(len),
-        Class::Pairs | Class::Split => PackedLen::I16(len),
-        Class::Depthwise { .. } => PackedLen::I16(
-            shape.kernel[0] * shape.kernel[1] * shape.out_channels.next_multiple_of(8),
-        ),
+        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => {
+            PackedLen::I8(len)
+        }
+        Class::Pairs | Class::Split | Class::DepthwisePairs | Class::Depthwise { .. } => {
+            PackedLen::I16(len)
+        }
         Class::Scalar => PackedLen::None,
     }
 }
 
-/// Dense layers: [panel][tap][group of channels][output channel][channel]. Depthwise ones:
-/// [tap][channel]. What is missing to full panels and groups is zero.
+/// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
+/// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
+/// groups is zero.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
+    let code = |index| packed_code(class, shape, plain, index);
     match (packed_len(class, shape), out) {
         (PackedLen::None, PackedMut::None) => {}
-        (PackedLen::I8(len), PackedMut::I8(out)) => {
-            assert_eq!(len, out.len(), "packed weights");
-            for (index, code) in out.iter_mut().enumerate() {
-                *code = dense_code(class, shape, plain, index) as i8;
-            }
+        (PackedLen::I8(len), PackedMut::I8(out)) if len == out.len() => {
+            out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index) as i8);
         }
-        (PackedLen::I16(len), PackedMut::I16(out)) => {
-            assert_eq!(len, out.len(), "packed weights");
-            for (index, code) in out.iter_mut().enumerate() {
-                *code = if matches!(class, Class::Depthwise { .. }) {
-                    let channels = shape.out_channels.next_multiple_of(8);
-                    let (tap, channel) = (index / channels, index % channels);
-                    let taps = shape.kernel[0] * shape.kernel[1];
-                    if channel < shape.out_channels { plain[channel * taps + tap] } else { 0 }
-                } else {
-                    dense_code(class, shape, plain, index)
-                };
-            }
+        (PackedLen::I16(len), PackedMut::I16(out)) if len == out.len() => {
+            out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index));
         }
         (expected, out) => panic!("packed weights must be {expected:?}, got {out:?}"),
     }
 }
 
-/// The weight at an index of a dense layer's packed memory.
-fn dense_code(class: Class, shape: &ConvShape, plain: &[i16], index: usize) -> i16 {
-    let width = step_channels(class);
+/// The weight at an index of packed memory.
+fn packed_code(class: Class, shape: &ConvShape, plain: &[i16], index: usize) -> i16 {
+    let width = step_width(class);
     let (rest, within) = (index / width, index % width);
     let (rest, lane) = (rest / PANEL, rest % PANEL);
     let (panel, step) = (rest / steps(class, shape), rest % steps(class, shape));
-    let groups = shape.input.stride() / width;
-    let (tap, channel) = (step / groups, step % groups * width + within);
     let filter = panel * PANEL + lane;
-    if filter < shape.out_channels && channel < shape.input.channels {
-        plain[filter * shape.filter_len() + tap * shape.input.channels + channel]
-    } else {
-        0
-    }
+    let columns = shape.kernel[1];
+    let place = match class {
+        Class::DepthwiseQuads | Class::DepthwisePairs | Class::Depthwise { .. } => {
+            let row = step / columns * width + within;
+            (row < shape.kernel[0]).then_some(row * columns + step % columns)
+        }
+        _ => {
+            let groups = shape.input.stride() / width;
+            let (tap, channel) = (step / groups, step % groups * width + within);
+            let channels = shape.input.channels;
+            (channel < channels).then_some(tap * channels + channel)
+        }
+    };
+    place
+        .filter(|_| filter < shape.out_channels)
+        .map_or(0, |place| plain[filter * shape.filter_len() + place])
 }
 
 /// Checks once per call what the kernels rely on.

@@ -3,20 +3,14 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::{
-    Bias, Class, Codes, CodesMut, Kernels, MatrixOperand, Output, Packed, PackedLen, PackedMut,
-    Source, Terms, Weights, channel_bound,
+    Class, Codes, CodesMut, Kernels, MapLayout, MatrixOperand, Output, Run, Source,
 };
 use rayon::prelude::*;
 
-use super::model::{Format, IntegerModel, MacStep, MapId, Requantization, Step};
+use super::layer::{Layer, runs};
+use super::model::{Format, IntegerModel, MapId, Requantization, Step};
 use crate::tensor::Tensor;
-
-/// Up to here a float counts every integer and a fused multiply-add rounds like the
-/// specification; see [`Bias::Narrow`].
-const NARROW_TERM: i128 = 1 << 24;
-const NARROW_RESULT: f64 = (1 << 22) as f64;
 
 /// One operating point, ready to run.
 pub struct Engine<'m> {
@@ -24,25 +18,20 @@ pub struct Engine<'m> {
     kernels: Kernels,
     /// One per MAC step, in order.
     layers: Vec<Layer>,
+    /// One per operand of each gather, in order.
+    moves: Vec<Vec<Run>>,
     idle: Mutex<Vec<Workspace>>,
 }
 
-/// A MAC layer's weights and bias in the form its kernel reads.
-struct Layer {
-    class: Class,
-    packed: PackedWeights,
-    terms: LayerTerms,
-}
-
-enum PackedWeights {
-    None,
-    I8(Vec<i8>),
-    I16(Vec<i16>),
-}
-
-enum LayerTerms {
-    Narrow { bias: Vec<i32>, residual: Vec<i32> },
-    Wide,
+/// What a step of a network runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelUse {
+    /// Name of the layer; empty for what lies between layers.
+    pub step: String,
+    /// The kernel.
+    pub kernel: String,
+    /// Multiply-accumulates of the layer.
+    pub macs: u64,
 }
 
 /// Memory of one running sample: one buffer per map, halos filled.
@@ -100,15 +89,17 @@ impl<'m> Engine<'m> {
 
     /// The same for a model that may be the engine's own.
     pub fn of(model: Cow<'m, IntegerModel>, kernels: Kernels) -> Self {
-        let layers = model
-            .mac_steps()
-            .map(|step| {
-                let bits = model.maps[step.input].scale().bits;
-                let class = kernels.class(&step.shape, &step.codes, bits);
-                Layer { packed: pack(class, step), terms: terms(&model, step, bits), class }
+        let layers = model.mac_steps().map(|step| Layer::new(&model, step, kernels)).collect();
+        let moves = model
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Gather { sources, output } => Some((sources, &model.maps[*output].layout)),
+                _ => None,
             })
+            .flat_map(|(sources, layout)| sources.iter().map(|(_, from)| runs(from, layout)))
             .collect();
-        Self { model, kernels, layers, idle: Mutex::default() }
+        Self { model, kernels, layers, moves, idle: Mutex::default() }
     }
 
     /// The model that runs.
@@ -124,10 +115,54 @@ impl<'m> Engine<'m> {
             .map(|(step, layer)| (step.name.as_str(), layer.class))
     }
 
+    /// What each step runs, in order.
+    pub fn kernels_used(&self) -> Vec<KernelUse> {
+        let mut layers = self.layers.iter();
+        let used = |step: &Step| match step {
+            Step::Mac(mac) => {
+                let layer = layers.next().expect("one layer is packed per MAC step");
+                let epilogue = if layer.is_narrow() { "" } else { ", wide" };
+                let pixels = mac.shape.out_height * mac.shape.out_width;
+                KernelUse {
+                    step: mac.name.clone(),
+                    kernel: format!("{}{epilogue}", layer.class),
+                    macs: (pixels * mac.codes.len()) as u64,
+                }
+            }
+            other => {
+                let kernel = match other {
+                    Step::MatMul(_) => "matmul",
+                    Step::Island(_) => "island",
+                    Step::Combine { .. } => "combine",
+                    Step::Product { .. } => "product",
+                    Step::Average { .. } => "average",
+                    Step::MaxPool { .. } => "max pool",
+                    Step::Lookup { .. } => "lookup",
+                    Step::Gather { .. } => "gather",
+                    Step::Mac(_) => unreachable!("handled above"),
+                };
+                KernelUse { step: String::new(), kernel: kernel.to_owned(), macs: 0 }
+            }
+        };
+        let quantize =
+            KernelUse { step: "input".to_owned(), kernel: "quantize".to_owned(), macs: 0 };
+        std::iter::once(quantize).chain(self.model.steps.iter().map(used)).collect()
+    }
+
+    /// Runs one preprocessed sample and calls `after` with the number of each step, in the order of
+    /// [`Self::kernels_used`], when it is done.
+    pub fn observe(&self, sample: &Tensor, after: &mut dyn FnMut(usize)) {
+        let mut workspace = self.workspace();
+        self.quantize(&mut workspace, sample.values());
+        after(0);
+        self.run(&mut workspace, &mut |step| after(step + 1));
+        self.lock().push(workspace);
+    }
+
     /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
     /// faster; see [`Bias::Narrow`].
     pub fn narrow(&self) -> impl Iterator<Item = bool> {
-        self.layers.iter().map(|layer| matches!(layer.terms, LayerTerms::Narrow { .. }))
+        self.layers.iter().map(Layer::is_narrow)
     }
 
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
@@ -172,7 +207,7 @@ impl<'m> Engine<'m> {
                             }
                         }
                     }
-                    scores.copy_from_slice(self.run(&mut workspace));
+                    scores.copy_from_slice(self.run(&mut workspace, &mut |_| ()));
                     if hands_on(scores) {
                         let maps = keep.iter().map(|&map| workspace.buffers[map].clone());
                         *kept = Some(Kept(maps.collect()));
@@ -215,26 +250,30 @@ impl<'m> Engine<'m> {
     /// engine.
     fn quantize(&self, workspace: &mut Workspace, input: &[f32]) {
         let model = &self.model;
-        for &map in &model.inputs {
-            let map_ref = &model.maps[map];
-            let planar = model.input_shape.len() == 3;
-            let layout = &map_ref.layout;
+        let planar = model.input_shape.len() == 3;
+        for &index in &model.inputs {
+            let map = &model.maps[index];
+            let (layout, buffer) = (&map.layout, &mut workspace.buffers[index]);
+            if let Some(quantization) = map.scale().quantization() {
+                self.kernels.quantize(input, planar, quantization, buffer.codes_mut(), layout);
+                continue;
+            }
             let pixels = layout.height * layout.width;
-            let scale = map_ref.scale();
-            store(&mut workspace.buffers[map], map_ref, |k| {
+            store(buffer, map, |k| {
                 let (pixel, channel) = (k / layout.channels, k % layout.channels);
                 let i = if planar { channel * pixels + pixel } else { k };
-                scale.code(f64::from(input[i]))
+                map.scale().code(f64::from(input[i]))
             });
         }
     }
 
     /// Runs all steps on what the workspace holds, and gives the scores.
-    fn run<'w>(&self, workspace: &'w mut Workspace) -> &'w [i32] {
+    fn run<'w>(&self, workspace: &'w mut Workspace, after: &mut dyn FnMut(usize)) -> &'w [i32] {
         let model = &self.model;
-        let mut layers = self.layers.iter();
-        for step in &model.steps {
-            self.step(step, &mut layers, &mut workspace.buffers);
+        let (mut layers, mut moves) = (self.layers.iter(), self.moves.iter());
+        for (index, step) in model.steps.iter().enumerate() {
+            self.step(step, &mut layers, &mut moves, &mut workspace.buffers);
+            after(index);
         }
         match &workspace.buffers[model.scores] {
             Buffer::I32(scores) => &scores[..model.classes()],
@@ -246,6 +285,7 @@ impl<'m> Engine<'m> {
         &self,
         step: &Step,
         layers: &mut impl Iterator<Item = &'l Layer>,
+        moves: &mut impl Iterator<Item = &'l Vec<Run>>,
         buffers: &mut [Buffer],
     ) {
         let kernels = self.kernels;
@@ -254,26 +294,16 @@ impl<'m> Engine<'m> {
             Step::Mac(mac) => {
                 let layer = layers.next().expect("one layer is packed per MAC step");
                 self.with_outputs(&mac.outputs, buffers, |buffers, outputs| {
-                    let source = |map: MapId| Source {
+                    let residual = mac.residual.as_ref().map(|&(map, _)| Source {
                         codes: buffers[map].codes(),
-                        layout: maps[map].layout,
-                    };
-                    let residual = mac.residual.as_ref().map(|(map, _)| source(*map));
-                    let bias = match &layer.terms {
-                        LayerTerms::Narrow { bias, residual } => Bias::Narrow { bias, residual },
-                        LayerTerms::Wide => Bias::Wide {
-                            bias: &mac.bias,
-                            residual: mac.residual.as_ref().map_or(&[], |(_, m)| m),
-                        },
-                    };
-                    let packed = match &layer.packed {
-                        PackedWeights::None => Packed::None,
-                        PackedWeights::I8(codes) => Packed::I8(codes),
-                        PackedWeights::I16(codes) => Packed::I16(codes),
-                    };
-                    let weights = Weights { class: layer.class, plain: &mac.codes, packed };
-                    let terms = Terms { shift: mac.shift, bias, residual };
-                    kernels.conv(&mac.shape, &weights, buffers[mac.input].codes(), &terms, outputs);
+                        layout: layer.layout(maps[map].layout),
+                    });
+                    for output in &mut *outputs {
+                        output.layout = layer.layout(output.layout);
+                    }
+                    let (weights, terms) = (layer.weights(mac), layer.terms(mac, residual));
+                    let input = buffers[mac.input].codes();
+                    kernels.conv(&layer.shape, &weights, input, &terms, outputs);
                 });
             }
             Step::MatMul(step) => {
@@ -333,9 +363,9 @@ impl<'m> Engine<'m> {
                 });
             }
             Step::Gather { sources, output } => {
-                for (source, indices) in sources {
-                    self.with_output(*output, buffers, |buffers, output, layout| {
-                        kernels.gather(buffers[*source].codes(), indices, output, layout);
+                for ((source, _), runs) in sources.iter().zip(moves) {
+                    self.with_output(*output, buffers, |buffers, output, _| {
+                        kernels.gather(buffers[*source].codes(), runs, output);
                     });
                 }
             }
@@ -349,24 +379,48 @@ impl<'m> Engine<'m> {
         buffers: &mut [Buffer],
         run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
     ) {
-        let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
-        {
-            let mut lent: Vec<Output<'_>> = outputs
-                .iter()
-                .zip(&mut taken)
-                .map(|(output, buffer)| Output {
-                    codes: buffer.codes_mut(),
-                    layout: self.model.maps[output.map].layout,
-                    multipliers: &output.multipliers,
-                    zero: output.zero,
-                    low: output.low,
-                    high: output.high,
-                })
-                .collect();
-            run(buffers, &mut lent);
+        // The usual numbers of versions need no allocation.
+        match outputs {
+            [a] => self.lend([a], buffers, run),
+            [a, b] => self.lend([a, b], buffers, run),
+            [a, b, c] => self.lend([a, b, c], buffers, run),
+            _ => {
+                let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
+                let mut lent: Vec<Output<'_>> =
+                    outputs.iter().zip(&mut taken).map(|(o, b)| self.output(o, b)).collect();
+                run(buffers, &mut lent);
+                outputs.iter().zip(taken).for_each(|(o, buffer)| buffers[o.map] = buffer);
+            }
         }
-        for (output, buffer) in outputs.iter().zip(taken) {
+    }
+
+    fn lend<const N: usize>(
+        &self,
+        outputs: [&Requantization; N],
+        buffers: &mut [Buffer],
+        run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
+    ) {
+        let mut taken = outputs.map(|output| take(buffers, output.map));
+        let mut lent = taken.each_mut().map(Some);
+        run(
+            buffers,
+            &mut std::array::from_fn::<_, N, _>(|i| {
+                self.output(outputs[i], lent[i].take().expect("each is lent once"))
+            }),
+        );
+        for (output, buffer) in outputs.into_iter().zip(taken) {
             buffers[output.map] = buffer;
+        }
+    }
+
+    fn output<'b>(&'b self, output: &'b Requantization, buffer: &'b mut Buffer) -> Output<'b> {
+        Output {
+            codes: buffer.codes_mut(),
+            layout: self.model.maps[output.map].layout,
+            multipliers: &output.multipliers,
+            zero: output.zero,
+            low: output.low,
+            high: output.high,
         }
     }
 
@@ -374,7 +428,7 @@ impl<'m> Engine<'m> {
         &self,
         output: MapId,
         buffers: &mut [Buffer],
-        run: impl FnOnce(&[Buffer], CodesMut<'_>, &bitgear_core::kernels::MapLayout),
+        run: impl FnOnce(&[Buffer], CodesMut<'_>, &MapLayout),
     ) {
         let mut taken = take(buffers, output);
         run(buffers, taken.codes_mut(), &self.model.maps[output].layout);
@@ -401,50 +455,4 @@ fn store(buffer: &mut Buffer, map: &super::model::Map, code: impl Fn(usize) -> u
             }
         }
     }
-}
-
-fn pack(class: Class, step: &MacStep) -> PackedWeights {
-    match Kernels::packed_len(class, &step.shape) {
-        PackedLen::None => PackedWeights::None,
-        PackedLen::I8(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I8(&mut codes));
-            PackedWeights::I8(codes)
-        }
-        PackedLen::I16(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, &step.shape, &step.codes, PackedMut::I16(&mut codes));
-            PackedWeights::I16(codes)
-        }
-    }
-}
-
-/// Proves, from the actual codes, whether the narrow epilogue is exact for every input.
-fn terms(model: &IntegerModel, step: &MacStep, bits: BitWidth) -> LayerTerms {
-    let residual_max = step
-        .residual
-        .as_ref()
-        .map_or(0, |(map, _)| i128::from(model.maps[*map].scale().bits.code_max()));
-    let empty = Vec::new();
-    let residual = step.residual.as_ref().map_or(&empty, |(_, multipliers)| multipliers);
-    let narrow = (0..step.shape.out_channels).all(|channel| {
-        let (low, high) = channel_bound(&step.shape, &step.codes, bits, channel);
-        let side = residual.get(channel).map_or(0, |&m| i128::from(m) * residual_max);
-        let bias = i128::from(step.bias[channel]);
-        let low = (i128::from(low) << step.shift) + bias + side.min(0);
-        let high = (i128::from(high) << step.shift) + bias + side.max(0);
-        // The terms are added one by one, so each partial sum must fit too; no term is larger
-        // than the extremes of the whole plus the bias.
-        let largest = low.abs().max(high.abs()) + bias.abs();
-        largest <= NARROW_TERM
-            && step
-                .outputs
-                .iter()
-                .all(|o| largest as f64 * f64::from(o.multipliers[channel].abs()) < NARROW_RESULT)
-    });
-    if !narrow {
-        return LayerTerms::Wide;
-    }
-    let narrowed = |values: &[i64]| values.iter().map(|&v| v as i32).collect();
-    LayerTerms::Narrow { bias: narrowed(&step.bias), residual: narrowed(residual) }
 }

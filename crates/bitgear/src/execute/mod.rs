@@ -4,13 +4,14 @@ mod engine;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod island;
+mod layer;
 mod model;
 mod policy;
 mod prefix;
 mod scale;
 mod validate;
 
-pub use engine::{Engine, Workspace};
+pub use engine::{Engine, KernelUse, Workspace};
 pub use island::{Island, IslandStep, MatMulStep};
 pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
 pub use policy::{Decision, RunningStage, decide};

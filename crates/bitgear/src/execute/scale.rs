@@ -1,6 +1,7 @@
 //! What an activation code stands for.
 
 use bitgear_core::bits::BitWidth;
+use bitgear_core::kernels::Quantization;
 use serde::{Deserialize, Serialize};
 
 /// How a tensor is stored: real = `scale` · (code - zero), codes 0 … 2^b - 1.
@@ -49,6 +50,12 @@ impl ActivationScale {
         }
         let code = (value / self.scale).round_ties_even() + f64::from(self.zero_code());
         code.clamp(0.0, f64::from(self.bits.code_max())) as u16
+    }
+
+    /// The same for many values at once; `None` for signs.
+    pub(super) fn quantization(&self) -> Option<Quantization> {
+        let (scale, zero) = (self.scale, self.zero_code());
+        (!self.is_sign()).then(|| Quantization { scale, zero, max: self.bits.code_max() as u16 })
     }
 
     /// The value that `code` stands for.

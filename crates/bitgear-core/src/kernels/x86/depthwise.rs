@@ -2,12 +2,11 @@
 
 use core::arch::x86_64::{
     __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_epi32,
-    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepi32_pd, _mm256_cvtepu16_epi32,
-    _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_mullo_epi32, _mm256_setzero_pd,
-    _mm256_setzero_si256,
+    _mm256_cvtepi16_epi32, _mm256_cvtepu16_epi32, _mm256_fmadd_pd, _mm256_mullo_epi32,
+    _mm256_setzero_pd, _mm256_setzero_si256,
 };
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, doubles};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
 /// Stored codes.
@@ -32,7 +31,7 @@ impl Element for u16 {
     }
 }
 
-/// `packed` is [tap][channel]. With `wide`, sums are kept in doubles, where they are exact.
+/// `packed` is [panel][tap][channel]. With `wide`, sums are kept in doubles, where they are exact.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn conv<T: Element>(
     shape: &ConvShape,
@@ -43,40 +42,35 @@ pub(super) fn conv<T: Element>(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let channels = shape.out_channels.next_multiple_of(8);
+    let [height, width] = shape.kernel;
     for channel in (0..shape.out_channels).step_by(8) {
-        epilogue.enter(terms, channel / PANEL);
-        let lane = channel % PANEL;
+        let (panel, lane) = (channel / PANEL, channel % PANEL);
+        epilogue.enter(terms, panel);
+        let packed = &packed[panel * height * width * PANEL + lane..];
+        let tap = |ky: usize, kx: usize| (ky * width + kx) * PANEL;
         for y in 0..shape.out_height {
             for x in 0..shape.out_width {
                 let origin = shape.origin(y, x) + channel;
-                let taps = (0..shape.kernel[0]).flat_map(|ky| {
-                    (0..shape.kernel[1]).map(move |kx| {
-                        let tap = ky * shape.kernel[1] + kx;
-                        (origin + shape.tap(ky, kx), tap * channels + channel)
-                    })
-                });
                 if wide {
                     let mut acc = [_mm256_setzero_pd(); 2];
-                    for (at, weight) in taps {
-                        let (codes, weights) = (codes(input, at), weights(packed, weight));
-                        acc[0] = _mm256_fmadd_pd(
-                            _mm256_cvtepi32_pd(_mm256_castsi256_si128(codes)),
-                            _mm256_cvtepi32_pd(_mm256_castsi256_si128(weights)),
-                            acc[0],
-                        );
-                        acc[1] = _mm256_fmadd_pd(
-                            _mm256_cvtepi32_pd(_mm256_extracti128_si256::<1>(codes)),
-                            _mm256_cvtepi32_pd(_mm256_extracti128_si256::<1>(weights)),
-                            acc[1],
-                        );
+                    for ky in 0..height {
+                        for kx in 0..width {
+                            let codes = doubles(codes(input, origin + shape.tap(ky, kx)));
+                            let weights = doubles(weights(packed, tap(ky, kx)));
+                            for half in 0..2 {
+                                acc[half] = _mm256_fmadd_pd(codes[half], weights[half], acc[half]);
+                            }
+                        }
                     }
                     epilogue.eight_wide(acc, lane, [y, x], terms, outputs);
                 } else {
                     let mut acc = _mm256_setzero_si256();
-                    for (at, weight) in taps {
-                        let product = _mm256_mullo_epi32(codes(input, at), weights(packed, weight));
-                        acc = _mm256_add_epi32(acc, product);
+                    for ky in 0..height {
+                        for kx in 0..width {
+                            let codes = codes(input, origin + shape.tap(ky, kx));
+                            let product = _mm256_mullo_epi32(codes, weights(packed, tap(ky, kx)));
+                            acc = _mm256_add_epi32(acc, product);
+                        }
                     }
                     epilogue.eight(acc, lane, [y, x], terms, outputs);
                 }

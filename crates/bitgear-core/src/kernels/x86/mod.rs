@@ -1,15 +1,38 @@
-//! AVX2 versions of the convolution. The only place with `unsafe` code: loads from memory whose
+//! AVX2 and AVX-512 versions of the convolution. The only place with `unsafe` code: loads from memory whose
 //! bounds [`check_conv`](super::types::check_conv) has proved, and calls of functions that need
-//! AVX2 and FMA, which an [`Avx2`] value proves to be there.
+//! what an [`Avx2`] or [`Avx512`] value proves to be there.
 #![allow(unsafe_code, reason = "see above; each block names its proof")]
 
+mod columns;
 mod depthwise;
 mod epilogue;
+mod lanes;
+mod matrix;
+mod quads;
 mod tile;
 
 use self::epilogue::Epilogue;
-use super::scalar;
-use super::types::{Class, Codes, ConvShape, Output, PANEL, Packed, Terms, Weights};
+use super::quantize::{self, Quantization};
+use super::types::{
+    Class, Codes, CodesMut, ConvShape, MapLayout, Output, PANEL, Packed, PoolShape, Source, Terms,
+    Weights,
+};
+use super::{scalar, side};
+
+/// A method that runs the specification's code, compiled for what the proof of the CPU's features stands
+/// for.
+macro_rules! compiled {
+    ($features:literal, $module:ident::$name:ident($($argument:ident: $type:ty,)*)) => {
+        pub(super) fn $name(self, $($argument: $type),*) {
+            #[target_feature(enable = $features)]
+            fn compiled($($argument: $type),*) {
+                $module::$name($($argument),*);
+            }
+            // SAFETY: `self` exists only when `detect` saw these features on this CPU.
+            unsafe { compiled($($argument),*) }
+        }
+    };
+}
 
 /// Proof that this CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +81,100 @@ impl Avx2 {
                 // SAFETY: as above.
                 unsafe { depthwise::conv(shape, packed, codes, wide, terms, outputs) }
             }
+            (Class::DepthwisePairs, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { columns::pairs(shape, packed, codes, terms, outputs) }
+            }
             _ => scalar::conv(shape, weights.plain, input, terms, outputs),
+        }
+    }
+
+    compiled!("avx2,fma", quantize::quantize(
+        values: &[f32], planar: bool, quantization: Quantization, output: CodesMut<'_>,
+        layout: &MapLayout,
+    ));
+    compiled!("avx2,fma", side::average(
+        input: Source<'_>, zero: i32, window: &PoolShape, outputs: &mut [Output<'_>],
+    ));
+}
+
+/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`] and [`columns`] name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx512(Avx2);
+
+impl Avx512 {
+    /// The proof, if this CPU can give it.
+    pub(super) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vbmi");
+        Avx2::detect().filter(|_| present).map(Self)
+    }
+
+    /// As [`Avx2::conv`].
+    pub(super) fn conv(
+        self,
+        shape: &ConvShape,
+        weights: &Weights<'_>,
+        input: Codes<'_>,
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match (weights.class, weights.packed, input) {
+            (Class::Quads, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: `self` exists only when `detect` saw what `quads` needs on this CPU.
+                unsafe { quads::conv(shape, packed, codes, terms, outputs) }
+            }
+            (Class::DepthwiseQuads, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { columns::quads(shape, packed, codes, terms, outputs) }
+            }
+            _ => self.0.conv(shape, weights, input, terms, outputs),
+        }
+    }
+
+    compiled!("avx512f,avx512dq,avx512bw,avx512vl", quantize::quantize(
+        values: &[f32], planar: bool, quantization: Quantization, output: CodesMut<'_>,
+        layout: &MapLayout,
+    ));
+    compiled!("avx512f,avx512dq,avx512bw,avx512vl", side::average(
+        input: Source<'_>, zero: i32, window: &PoolShape, outputs: &mut [Output<'_>],
+    ));
+}
+
+/// Proof that this CPU has AMX, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Amx(Avx512);
+
+impl Amx {
+    /// The proof, if this CPU and system can give it.
+    pub(super) fn detect() -> Option<Self> {
+        Avx512::detect().filter(|_| matrix::present()).map(Self)
+    }
+
+    /// What it can do besides.
+    pub(super) fn avx512(self) -> Avx512 {
+        self.0
+    }
+
+    /// As [`Avx2::conv`].
+    pub(super) fn conv(
+        self,
+        shape: &ConvShape,
+        weights: &Weights<'_>,
+        input: Codes<'_>,
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match (weights.class, weights.packed, input) {
+            (Class::Matrix, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: `self` exists only when `detect` saw AMX and AVX-512 on this CPU.
+                unsafe { matrix::conv(shape, packed, codes, terms, outputs) }
+            }
+            _ => self.0.conv(shape, weights, input, terms, outputs),
         }
     }
 }

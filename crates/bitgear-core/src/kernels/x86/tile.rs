@@ -1,9 +1,9 @@
 //! Accumulators of a block of `MR` neighbouring pixels and 16 output channels.
 
 use core::arch::x86_64::{
-    __m128i, __m256i, _mm_cvtsi32_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_broadcastd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srli_epi16,
+    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16,
 };
 
 use crate::kernels::types::ConvShape;
@@ -12,31 +12,11 @@ use crate::kernels::types::ConvShape;
 pub(super) type Tile<const MR: usize> = [[__m256i; 2]; MR];
 
 /// Stored codes.
-pub(super) trait Element: Copy {
-    /// Two neighbouring codes as two 16-bit halves.
-    ///
-    /// # Safety
-    ///
-    /// Both must be readable.
-    unsafe fn pair(at: *const Self) -> i32;
-}
+pub(super) trait Element: Copy {}
 
-impl Element for u8 {
-    #[inline]
-    unsafe fn pair(at: *const Self) -> i32 {
-        // SAFETY: the caller vouches for two elements.
-        let [low, high] = unsafe { at.cast::<[u8; 2]>().read() };
-        i32::from(low) | i32::from(high) << 16
-    }
-}
+impl Element for u8 {}
 
-impl Element for u16 {
-    #[inline]
-    unsafe fn pair(at: *const Self) -> i32 {
-        // SAFETY: the caller vouches for two elements.
-        unsafe { at.cast::<i32>().read_unaligned() }
-    }
-}
+impl Element for u16 {}
 
 /// 32 bytes of packed weights.
 #[inline]
@@ -51,7 +31,7 @@ fn load<T>(weights: &[T], step: usize) -> __m256i {
 /// The runs of memory that a window reads, as (offset from the window's first element, elements).
 /// Without horizontal dilation the taps of a row are one run.
 #[inline]
-fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+pub(super) fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
     let stride = shape.input.stride();
     let (per_row, len) = if shape.dilations[1] == 1 {
         (1, shape.kernel[1] * stride)
@@ -132,14 +112,17 @@ pub(super) fn pairs<const MR: usize, T: Element>(
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
     let mut step = 0;
     for (offset, len) in runs(shape) {
-        for done in (0..len).step_by(2) {
-            let (low, high) = (load(weights, 2 * step), load(weights, 2 * step + 1));
+        for done in (0..len).step_by(4) {
+            let weights: [__m256i; 4] = core::array::from_fn(|i| load(weights, 2 * step + i));
             for (r, acc) in acc.iter_mut().enumerate() {
-                let codes = broadcast(input, at + r * pixel + offset + done);
-                acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(codes, low));
-                acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(codes, high));
+                let codes = two_pairs(input, at + r * pixel + offset + done);
+                for half in 0..2 {
+                    let first = _mm256_madd_epi16(codes[0], weights[half]);
+                    let second = _mm256_madd_epi16(codes[1], weights[2 + half]);
+                    acc[half] = _mm256_add_epi32(acc[half], _mm256_add_epi32(first, second));
+                }
             }
-            step += 1;
+            step += 2;
         }
     }
     acc
@@ -177,13 +160,35 @@ pub(super) fn split<const MR: usize>(
     acc
 }
 
+/// Four neighbouring codes, two and two as 16-bit halves of every 32-bit lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two_pairs<T: Element>(input: &[T], index: usize) -> [__m256i; 2] {
+    debug_assert!(index + 4 <= input.len(), "window inside the operand");
+    // SAFETY: `check_conv` proved that every pixel's window lies inside the operand, whose channels
+    // come in groups of 4.
+    unsafe {
+        let codes = input.as_ptr().add(index).cast::<i32>();
+        if size_of::<T>() == 2 {
+            return [codes, codes.add(1)].map(|pair| _mm256_set1_epi32(pair.read_unaligned()));
+        }
+        let codes = _mm256_set1_epi32(codes.read_unaligned());
+        // A negative index gives zero.
+        let widen = |low: i32, high: i32| {
+            let bytes = low | 0x80 << 8 | high << 16 | (0x80 << 24);
+            _mm256_shuffle_epi8(codes, _mm256_set1_epi32(bytes))
+        };
+        [widen(0, 1), widen(2, 3)]
+    }
+}
+
 /// Two neighbouring codes in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast<T: Element>(input: &[T], index: usize) -> __m256i {
+fn broadcast(input: &[u16], index: usize) -> __m256i {
     debug_assert!(index + 2 <= input.len(), "window inside the operand");
     // SAFETY: `check_conv` proved that every pixel's window lies inside the operand, whose channels
     // come in groups of 4.
-    let pair: __m128i = _mm_cvtsi32_si128(unsafe { T::pair(input.as_ptr().add(index)) });
-    _mm256_broadcastd_epi32(pair)
+    let pair = unsafe { input.as_ptr().add(index).cast::<i32>().read_unaligned() };
+    _mm256_set1_epi32(pair)
 }

@@ -1,0 +1,151 @@
+"""Times networks in bitgear and in ONNX Runtime, float and int8, one after the other.
+
+    pip install numpy onnx onnxruntime
+    cargo build --release
+    python benches/compare.py [MODEL.onnx ...] [--points w8a8,w4a4 --batch 1,64 --threads 1]
+
+ONNX Runtime's int8 is its fastest on x86: QDQ, unsigned activations, signed weights, one scale per
+channel, all graph optimizations. Both engines read the same kind of noise, get float inputs and give
+scores. Every round starts a fresh process of each; a process reports the median of its calls, or with
+--least the shortest, where other work disturbs the machine. The table shows the median over rounds of each
+time, and of the ratios within a round: above 1, bitgear is faster.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "models"
+DEFAULT = [
+    "cifar10_resnet20",
+    "mlperftiny_kws_dscnn",
+    "mlperftiny_vww_mobilenetv1_025_96",
+    "imagenet_efficientnet_lite0",
+]
+SEED = 1
+
+
+def noise(count: int, shape: list[int]) -> np.ndarray:
+    return np.random.default_rng(SEED).standard_normal((count, *shape)).astype(np.float32)
+
+
+def session(path: str, threads: int):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def quantized(model: Path, folder: Path) -> Path:
+    """ONNX Runtime's own int8 version of a model, calibrated on noise."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    feed = session(str(model), 1).get_inputs()[0]
+
+    class Reader(CalibrationDataReader):
+        samples = iter(noise(16, feed.shape[1:]))
+
+        def get_next(self):
+            sample = next(self.samples, None)
+            return None if sample is None else {feed.name: sample[None]}
+
+    prepared, out = folder / "prepared.onnx", folder / f"{model.stem}-int8.onnx"
+    quant_pre_process(str(model), str(prepared))
+    quantize_static(
+        str(prepared),
+        str(out),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+    return out
+
+
+def worker(models: list[str], batches: list[int], args: argparse.Namespace) -> None:
+    """Prints [[microseconds per inference of each model] of each batch size]."""
+    typical = min if args.least else statistics.median
+    rows = []
+    for batch in batches:
+        sessions = [session(model, args.threads) for model in models]
+        feed = sessions[0].get_inputs()[0]
+        inputs = {feed.name: noise(batch, feed.shape[1:])}
+        times: list[list[float]] = [[] for _ in models]
+        for one in sessions:
+            one.run(None, inputs)
+        until = time.perf_counter() + args.seconds * len(models)
+        while len(times[0]) < 5 or time.perf_counter() < until:
+            for one, of_one in zip(sessions, times):
+                for _ in range(-(-16 // batch)):
+                    start = time.perf_counter()
+                    one.run(None, inputs)
+                    of_one.append((time.perf_counter() - start) * 1e6 / batch)
+        rows.append([typical(of_one) for of_one in times])
+    print(json.dumps(rows))
+
+
+def output(command: list[str]) -> list:
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--points", default="w8a8,w7a8,w4a4,w2a2,w1a1")
+    parser.add_argument("--batch", default="1,64")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernels", help="set of kernels, default the fastest")
+    parser.add_argument("--escalate", help="also a policy of the first two points")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each figure and round")
+    parser.add_argument("--least", action="store_true", help="compare shortest calls")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    batches = [int(batch) for batch in args.batch.split(",")]
+    if args.worker:
+        worker([str(model) for model in args.models], batches, args)
+        return
+    models = args.models or [SHARED / f"{name}.onnx" for name in DEFAULT]
+    shared = ["--batch", args.batch, "--threads", str(args.threads), "--seconds", str(args.seconds)]
+    header = ["model", "point", "batch", "us", "ORT int8", "ORT float", "x int8", "x float"]
+    print("{:34} {:10} {:>5} {:>9} {:>9} {:>9} {:>7} {:>7}".format(*header))
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = [str(quantized(model, Path(folder))), str(model)]
+            ours = [str(ROOT / "target/release/bitgear"), "bench", str(model), "--json"]
+            ours += ["--points", args.points, *shared]
+            ours += ["--kernels", args.kernels] if args.kernels else []
+            ours += ["--escalate", args.escalate] if args.escalate else []
+            peer = [sys.executable, __file__, "--worker", *theirs, *shared]
+            peer += ["--least"] if args.least else []
+            rounds: dict[tuple, list[list[float]]] = {}
+            for _ in range(args.rounds):
+                of_peer = dict(zip(batches, output(peer)))
+                for row in output(ours):
+                    times = [row["min_us" if args.least else "median_us"], *of_peer[row["batch"]]]
+                    rounds.setdefault((row["point"], row["batch"]), []).append(times)
+        for (point, batch), times in rounds.items():
+            us, int8, exact = (statistics.median(column) for column in zip(*times))
+            by_int8 = statistics.median(t[1] / t[0] for t in times)
+            by_float = statistics.median(t[2] / t[0] for t in times)
+            print(
+                f"{model.stem:34} {point:10} {batch:5} {us:9.1f} {int8:9.1f} {exact:9.1f}"
+                f" {by_int8:7.2f} {by_float:7.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+//! `bitgear bench`: how long inferences take.
+
+use std::time::{Duration, Instant};
+
+use bitgear::data::Preprocess;
+use bitgear::execute::{Engine, RunningStage, decide};
+use bitgear::tensor::Tensor;
+use bitgear_core::kernels::Kernels;
+use bitgear_core::margin::answer;
+use serde::Serialize;
+
+use super::plain::{self, rows};
+
+use crate::Failure;
+use crate::arguments::Bench;
+use crate::terminal::{on_threads, table};
+
+/// Fewest repetitions of anything that is timed.
+const FEWEST: usize = 5;
+
+#[derive(Serialize)]
+struct Row {
+    point: String,
+    batch: usize,
+    threads: usize,
+    /// Microseconds per inference.
+    median_us: f64,
+    /// The same of the shortest call, which other processes disturbed least.
+    min_us: f64,
+}
+
+#[derive(Serialize)]
+struct LayerRow {
+    point: String,
+    layer: String,
+    kernel: String,
+    macs: u64,
+    median_us: f64,
+}
+
+pub(crate) fn run(options: &Bench) -> Result<(), Failure> {
+    let kernels = kernels(options)?;
+    let graph = plain::import(&options.model)?;
+    let most = options.batch.iter().copied().max().unwrap_or(1).max(plain::CALIBRATION);
+    let preprocess =
+        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let data = options.data.as_deref();
+    let samples = plain::samples(&graph, data, &preprocess, options.seed, most)?;
+    let models = plain::models(&graph, &options.points, &samples)?;
+    let engines: Vec<Engine<'_>> = models.iter().map(|model| Engine::new(model, kernels)).collect();
+    if options.layers {
+        return layers(options, &engines, &samples);
+    }
+    let mut measured = Vec::new();
+    for &threads in &options.threads {
+        measured.extend(on_threads(Some(threads), || time(options, &engines, &samples))?);
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        return Ok(());
+    }
+    let cells: Vec<Vec<String>> = measured
+        .iter()
+        .map(|r| {
+            let [median, min] = [r.median_us, r.min_us].map(|us| format!("{us:.1}"));
+            vec![r.point.clone(), r.batch.to_string(), r.threads.to_string(), median, min]
+        })
+        .collect();
+    print!("{}", table(&["point", "batch", "threads", "us per inference", "least"], &cells));
+    println!("\n{} kernels, plain quantization", kernels.name());
+    Ok(())
+}
+
+fn kernels(options: &Bench) -> Result<Kernels, Failure> {
+    let Some(name) = &options.kernels else { return Ok(Kernels::detect()) };
+    Kernels::present().find(|kernels| kernels.name() == name).ok_or_else(|| {
+        let present: Vec<&str> = Kernels::present().map(Kernels::name).collect();
+        Failure::new(format!("kernels `{name}` don't run on this CPU"))
+            .hint(format!("it runs {}", present.join(", ")))
+    })
+}
+
+/// Something to time: its name, inferences per call, and the call.
+type Job<'a> = (String, usize, Box<dyn Fn() + Sync + 'a>);
+
+fn time(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<Vec<Row>, Failure> {
+    let batches: Vec<Tensor> = options.batch.iter().map(|&batch| rows(samples, 0, batch)).collect();
+    let stages = options
+        .escalate
+        .map(|share| policy(engines, &rows(samples, 0, samples.shape()[0]), share))
+        .transpose()?;
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for batch in &batches {
+        let size = batch.shape()[0];
+        for (engine, point) in engines.iter().zip(&options.points) {
+            jobs.push((point.clone(), size, Box::new(|| drop(engine.scores(batch)))));
+        }
+        if let Some(stages) = &stages {
+            let name = options.points[..2].join(">");
+            jobs.push((name, size, Box::new(|| drop(decide(stages, batch)))));
+        }
+    }
+    // In turns, so that whatever slows the machine down hits all alike.
+    let until = Duration::from_secs_f64(options.seconds).mul_f64(jobs.len() as f64);
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); jobs.len()];
+    jobs.iter().for_each(|(_, _, job)| job());
+    let start = Instant::now();
+    while times[0].len() < FEWEST || start.elapsed() < until {
+        for ((_, size, job), times) in jobs.iter().zip(&mut times) {
+            // Short calls several times, so that each finds its own data in the caches.
+            for _ in 0..16_usize.div_ceil(*size) {
+                let start = Instant::now();
+                job();
+                times.push(start.elapsed().as_secs_f64() * 1e6 / *size as f64);
+            }
+        }
+    }
+    let threads = rayon::current_num_threads();
+    let row = |((point, batch, _), times): (Job<'_>, Vec<f64>)| Row {
+        point,
+        batch,
+        threads,
+        min_us: times.iter().copied().fold(f64::INFINITY, f64::min),
+        median_us: median(times),
+    };
+    Ok(jobs.into_iter().zip(times).map(row).collect())
+}
+
+/// The first two points as stages of which the first hands on `share` of the samples.
+fn policy<'e>(
+    engines: &'e [Engine<'e>],
+    samples: &Tensor,
+    share: f64,
+) -> Result<[RunningStage<'e>; 2], Failure> {
+    let [low, high, ..] = engines else {
+        return Err(Failure::new("a policy needs two points")
+            .hint("give --points the low one and the high one"));
+    };
+    let scores = low.scores(samples);
+    let mut margins: Vec<i32> =
+        scores.chunks_exact(low.model().classes()).map(|s| answer(s).margin).collect();
+    margins.sort_unstable();
+    let handed_on = (share * margins.len() as f64).round() as usize;
+    let accept_at = margins.get(handed_on).copied().unwrap_or(i32::MAX);
+    Ok([
+        RunningStage { engine: low, accept_at: Some(accept_at), handoff: None },
+        RunningStage { engine: high, accept_at: None, handoff: None },
+    ])
+}
+
+/// Times each step of a single inference on one thread.
+fn layers(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<(), Failure> {
+    let sample = rows(samples, 0, 1);
+    let mut measured = Vec::new();
+    for (engine, point) in engines.iter().zip(&options.points) {
+        let kernels = engine.kernels_used();
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); kernels.len()];
+        let start = Instant::now();
+        while times[0].len() < FEWEST || start.elapsed().as_secs_f64() < options.seconds {
+            let mut last = Instant::now();
+            engine.observe(&sample, &mut |step| {
+                let now = Instant::now();
+                times[step].push((now - last).as_secs_f64() * 1e6);
+                last = Instant::now();
+            });
+        }
+        for (used, times) in kernels.into_iter().zip(times) {
+            measured.push(LayerRow {
+                point: point.clone(),
+                layer: used.step,
+                kernel: used.kernel,
+                macs: used.macs,
+                median_us: median(times),
+            });
+        }
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        return Ok(());
+    }
+    let cells: Vec<Vec<String>> = measured
+        .iter()
+        .map(|r| {
+            let rate = r.macs as f64 / r.median_us / 1e3;
+            let rate = if r.macs == 0 { String::new() } else { format!("{rate:.1}") };
+            let us = format!("{:.1}", r.median_us);
+            vec![r.point.clone(), r.layer.clone(), r.kernel.clone(), us, rate]
+        })
+        .collect();
+    print!("{}", table(&["point", "layer", "kernel", "us", "GMAC/s"], &cells));
+    Ok(())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_unstable_by(f64::total_cmp);
+    times[times.len() / 2]
+}

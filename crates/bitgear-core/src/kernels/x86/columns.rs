@@ -1,0 +1,282 @@
+//! Depthwise convolution of bytes: a column of the window, several rows of it at once, is loaded
+//! once and multiplied with every tap of neighbouring outputs.
+
+use core::arch::x86_64::{
+    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_setzero_si128,
+    _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32, _mm256_cvtepu8_epi16,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_setzero_si256, _mm512_castsi128_si512,
+    _mm512_dpbusd_epi32, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_permutexvar_epi8,
+    _mm512_setzero_si512,
+};
+
+use super::epilogue::Epilogue;
+use super::lanes::{Lanes, first};
+use super::tile::Tile;
+use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
+
+/// Calls `$run` with kernel width and horizontal stride as constants where they are usual ones; with
+/// 0, 0 and one pixel at a time otherwise.
+macro_rules! with_window {
+    ($shape:expr, $run:ident($($argument:expr),*)) => {
+        // As few blocks as possible cover a row.
+        let blocks = $shape.out_width.div_ceil(8);
+        let block = $shape.out_width.div_ceil(blocks);
+        match ($shape.kernel[1], $shape.strides[1], $shape.dilations[1], block) {
+            (3, 1, 1, 8) => $run::<8, 3, 1>($($argument),*),
+            (3, 1, 1, 7) => $run::<7, 3, 1>($($argument),*),
+            (3, 1, 1, 6) => $run::<6, 3, 1>($($argument),*),
+            (3, 1, 1, 5) => $run::<5, 3, 1>($($argument),*),
+            (3, 1, 1, 4) => $run::<4, 3, 1>($($argument),*),
+            (3, 1, 1, 3) => $run::<3, 3, 1>($($argument),*),
+            (3, 2, 1, 7..) => $run::<7, 3, 2>($($argument),*),
+            (3, 2, 1, 4..) => $run::<4, 3, 2>($($argument),*),
+            (3, 2, 1, 3) => $run::<3, 3, 2>($($argument),*),
+            (5, 1, 1, 7..) => $run::<7, 5, 1>($($argument),*),
+            (5, 1, 1, 4..) => $run::<4, 5, 1>($($argument),*),
+            (5, 2, 1, 7..) => $run::<7, 5, 2>($($argument),*),
+            (5, 2, 1, 4..) => $run::<4, 5, 2>($($argument),*),
+            _ => $run::<1, 0, 0>($($argument),*),
+        }
+    };
+}
+
+/// Some rows of the windows of neighbouring outputs, in 16 channels.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    input: &'a [u8],
+    /// Index of the first one's first element.
+    at: usize,
+    /// Elements from row to row.
+    row: usize,
+    /// Elements from column to column.
+    column: usize,
+    /// Columns of a window.
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Row `ky` and those below it, for output (y, x).
+    #[inline]
+    fn new(
+        shape: &ConvShape,
+        input: &'a [u8],
+        [y, x]: [usize; 2],
+        channel: usize,
+        ky: usize,
+    ) -> Self {
+        Self {
+            input,
+            at: shape.origin(y, x) + channel + shape.tap(ky, 0),
+            row: shape.tap(1, 0),
+            column: shape.tap(0, 1),
+            width: shape.kernel[1],
+        }
+    }
+
+    #[inline]
+    fn index(&self, row: usize, column: usize) -> usize {
+        self.at + row * self.row + column * self.column
+    }
+}
+
+/// Loads each column that `MR` outputs read, and passes it to every output with the tap that it is
+/// there.
+macro_rules! each {
+    ($rows:expr, $column:expr, $multiply:expr) => {
+        if WIDTH == 0 {
+            for kx in 0..$rows.width {
+                $multiply(0, kx, $column(kx));
+            }
+        } else {
+            for j in 0..(MR - 1) * STRIDE + WIDTH {
+                let column = $column(j);
+                for r in 0..MR {
+                    if j >= r * STRIDE && j - r * STRIDE < WIDTH {
+                        $multiply(r, j - r * STRIDE, column);
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Rows in fours, with AVX-512 VNNI. `packed` is [panel][group of rows][column][channel][row].
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn quads(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    with_window!(shape, quads_in(shape, packed, input, terms, outputs));
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let [height, width] = shape.kernel;
+    for panel in 0..panels {
+        let lanes = Lanes::new(terms, outputs, panel);
+        let mask = first(shape.out_channels - panel * PANEL);
+        let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
+        for y in 0..shape.out_height {
+            for x in (0..shape.out_width).step_by(MR) {
+                let at = [y, x.min(shape.out_width - MR)];
+                let mut acc = [_mm512_setzero_si512(); MR];
+                for (ky, taps) in (0..height).step_by(4).zip(weights.chunks_exact(width * 64)) {
+                    let rows = Rows::new(shape, input, at, panel * PANEL, ky);
+                    let acc = &mut acc;
+                    match height - ky {
+                        1 => multiply_quads::<MR, WIDTH, STRIDE, 1>(acc, taps, rows, mask),
+                        2 => multiply_quads::<MR, WIDTH, STRIDE, 2>(acc, taps, rows, mask),
+                        3 => multiply_quads::<MR, WIDTH, STRIDE, 3>(acc, taps, rows, mask),
+                        _ => multiply_quads::<MR, WIDTH, STRIDE, 4>(acc, taps, rows, mask),
+                    }
+                }
+                lanes.store(&acc, at, terms, outputs);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn multiply_quads<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
+    acc: &mut [__m512i; MR],
+    taps: &[i8],
+    rows: Rows<'_>,
+    mask: u16,
+) {
+    // Byte 4c + r of the result is byte 16r + c: rows of bytes become columns.
+    const TRANSPOSE: [u8; 64] = {
+        let mut bytes = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            bytes[i] = (16 * (i % 4) + i / 4) as u8;
+            i += 1;
+        }
+        bytes
+    };
+    // SAFETY: the array is 64 bytes long.
+    let transpose = unsafe { _mm512_loadu_si512(TRANSPOSE.as_ptr().cast()) };
+    let load = |row: usize, column: usize| {
+        let index = rows.index(row, column);
+        debug_assert!(index < rows.input.len(), "window inside the operand");
+        // SAFETY: `check_conv` proved that every window lies inside the operand; the mask leaves out
+        // channels that don't exist.
+        unsafe { _mm_maskz_loadu_epi8(mask, rows.input.as_ptr().add(index).cast()) }
+    };
+    let column = |j: usize| {
+        let mut column = _mm512_castsi128_si512(load(0, j));
+        if ROWS > 1 {
+            column = _mm512_inserti32x4::<1>(column, load(1, j));
+        }
+        if ROWS > 2 {
+            column = _mm512_inserti32x4::<2>(column, load(2, j));
+        }
+        if ROWS > 3 {
+            column = _mm512_inserti32x4::<3>(column, load(3, j));
+        }
+        // Where rows are missing, their weights are zero.
+        _mm512_permutexvar_epi8(transpose, column)
+    };
+    let mut multiply = |r: usize, kx: usize, column: __m512i| {
+        let tap = &taps[kx * 64..][..64];
+        // SAFETY: the slice is 64 bytes long.
+        let tap = unsafe { _mm512_loadu_si512(tap.as_ptr().cast()) };
+        acc[r] = _mm512_dpbusd_epi32(acc[r], column, tap);
+    };
+    each!(rows, column, multiply);
+}
+
+/// Rows in pairs, with AVX2. `packed` is [panel][pair of rows][column][channel][row].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn pairs(
+    shape: &ConvShape,
+    packed: &[i16],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    with_window!(shape, pairs_in(shape, packed, input, terms, outputs));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn pairs_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+    shape: &ConvShape,
+    packed: &[i16],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    let mut epilogue = Epilogue::new(terms);
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let [height, width] = shape.kernel;
+    for panel in 0..panels {
+        epilogue.enter(terms, panel);
+        let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
+        for y in 0..shape.out_height {
+            for x in (0..shape.out_width).step_by(MR) {
+                let at = [y, x.min(shape.out_width - MR)];
+                let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
+                for (ky, taps) in (0..height).step_by(2).zip(weights.chunks_exact(width * 32)) {
+                    let rows = Rows::new(shape, input, at, panel * PANEL, ky);
+                    let acc = &mut acc;
+                    match height - ky {
+                        1 => multiply_pairs::<MR, WIDTH, STRIDE, 1>(acc, taps, rows),
+                        _ => multiply_pairs::<MR, WIDTH, STRIDE, 2>(acc, taps, rows),
+                    }
+                }
+                epilogue.store(&acc, at, terms, outputs);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
+    acc: &mut Tile<MR>,
+    taps: &[i16],
+    rows: Rows<'_>,
+) {
+    let column = |j: usize| {
+        let above = sixteen(rows.input, rows.index(0, j));
+        let below =
+            if ROWS > 1 { sixteen(rows.input, rows.index(1, j)) } else { _mm_setzero_si128() };
+        [
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(above, below)),
+            _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(above, below)),
+        ]
+    };
+    let mut multiply = |r: usize, kx: usize, column: [__m256i; 2]| {
+        for half in 0..2 {
+            let tap = &taps[kx * 32 + 16 * half..][..16];
+            // SAFETY: the slice is 32 bytes long.
+            let tap = unsafe { _mm256_loadu_si256(tap.as_ptr().cast()) };
+            acc[r][half] = _mm256_add_epi32(acc[r][half], _mm256_madd_epi16(column[half], tap));
+        }
+    };
+    each!(rows, column, multiply);
+}
+
+/// Sixteen codes from `at`; zeros beyond the end of memory.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteen(input: &[u8], at: usize) -> __m128i {
+    let mut rest = [0; 16];
+    let sixteen = input.get(at..at + 16).unwrap_or_else(|| {
+        let tail = input.get(at..).unwrap_or_default();
+        rest[..tail.len()].copy_from_slice(tail);
+        &rest
+    });
+    // SAFETY: the slice holds sixteen bytes.
+    unsafe { _mm_loadu_si128(sixteen.as_ptr().cast()) }
+}

@@ -1,0 +1,324 @@
+//! From accumulators to stored codes, 16 channels at a time, with AVX-512.
+
+use core::arch::x86_64::{
+    __m512, __m512d, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_maskz_loadu_epi8,
+    _mm_storeu_si128, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm512_add_epi32,
+    _mm512_castpd_si512, _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi256_si512,
+    _mm512_castsi512_si256, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_pd,
+    _mm512_cvtepi32_ps, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
+    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32,
+    _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd,
+    _mm512_min_ps, _mm512_set1_epi32, _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
+};
+
+use super::epilogue::{ROUND_F32, ROUND_F64, limits};
+use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
+
+/// Terms of one panel of 16 channels.
+pub(super) struct Lanes {
+    /// First channel.
+    channel: usize,
+    /// Channels in use.
+    mask: u16,
+    /// 2^shift.
+    unit: f32,
+    factors: Factors,
+    /// What the first versions of the result need in single precision.
+    roundings: [Rounding; 2],
+}
+
+/// How single precision makes codes of t.
+#[derive(Clone, Copy)]
+struct Rounding {
+    multiplier: __m512,
+    low: __m512,
+    high: __m512,
+    /// The rounding constant's bits, less the zero.
+    bits: __m512i,
+}
+
+impl Rounding {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(output: &Output<'_>, channel: usize) -> Self {
+        let [low, high] = limits(output).map(|limit| _mm512_set1_ps(limit));
+        Self {
+            multiplier: multiplier(output, channel),
+            low,
+            high,
+            bits: _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero),
+        }
+    }
+}
+
+/// Bias and residual multipliers.
+enum Factors {
+    Narrow { bias: __m512, residual: __m512 },
+    Wide { bias: [__m512d; 2], residual: [__m512d; 2] },
+}
+
+impl Lanes {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    pub(super) fn new(terms: &Terms<'_>, outputs: &[Output<'_>], panel: usize) -> Self {
+        let channel = panel * PANEL;
+        let (count, factors) = match terms.bias {
+            Bias::Narrow { bias, residual } => {
+                let [bias_lanes, residual] =
+                    [bias, residual].map(|values| _mm512_cvtepi32_ps(load_i32(values, channel)));
+                (bias.len(), Factors::Narrow { bias: bias_lanes, residual })
+            }
+            Bias::Wide { bias, residual } => {
+                let [bias_lanes, residual] =
+                    [bias, residual].map(|values| load_i64(values, channel));
+                (bias.len(), Factors::Wide { bias: bias_lanes, residual })
+            }
+        };
+        let mask = first(count.saturating_sub(channel));
+        // Spare places repeat the last version.
+        let rounding =
+            |index: usize| Rounding::new(&outputs[index.min(outputs.len() - 1)], channel);
+        Self {
+            channel,
+            mask,
+            unit: (1_u64 << terms.shift) as f32,
+            factors,
+            roundings: [rounding(0), rounding(1)],
+        }
+    }
+
+    /// Finishes a block of pixels beginning at (y, x).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    pub(super) fn store<const MR: usize>(
+        &self,
+        acc: &[__m512i; MR],
+        at: [usize; 2],
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match self.factors {
+            Factors::Narrow { bias, residual } => {
+                // Every sum of these is an integer below 2^24, or so large that the result saturates.
+                let unit = _mm512_set1_ps(self.unit);
+                let mut t = [_mm512_setzero_ps(); MR];
+                for (t, &acc) in t.iter_mut().zip(acc) {
+                    *t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), unit, bias);
+                }
+                if let Some(source) = &terms.residual {
+                    for (r, t) in t.iter_mut().enumerate() {
+                        let codes = _mm512_cvtepi32_ps(self.residual_codes(source, at, r));
+                        *t = _mm512_fmadd_ps(codes, residual, *t);
+                    }
+                }
+                for (index, output) in outputs.iter_mut().enumerate() {
+                    let rounding = match self.roundings.get(index) {
+                        Some(rounding) => *rounding,
+                        None => Rounding::new(output, self.channel),
+                    };
+                    self.narrow(&t, at, rounding, output);
+                }
+            }
+            Factors::Wide { bias, residual } => {
+                // Sums of integers below 2^53: exact.
+                let unit = _mm512_set1_pd(f64::from(self.unit));
+                let mut t = [[_mm512_setzero_pd(); 2]; MR];
+                for (r, (t, &acc)) in t.iter_mut().zip(acc).enumerate() {
+                    let acc = doubles(acc);
+                    for half in 0..2 {
+                        t[half] = _mm512_fmadd_pd(acc[half], unit, bias[half]);
+                    }
+                    if let Some(source) = &terms.residual {
+                        let codes = doubles(self.residual_codes(source, at, r));
+                        for half in 0..2 {
+                            t[half] = _mm512_fmadd_pd(codes[half], residual[half], t[half]);
+                        }
+                    }
+                }
+                for output in outputs {
+                    self.wide(&t, at, output);
+                }
+            }
+        }
+    }
+
+    /// Rounds and stores one version.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn narrow<const MR: usize>(
+        &self,
+        t: &[__m512; MR],
+        at: [usize; 2],
+        Rounding { multiplier, low, high, bits }: Rounding,
+        output: &mut Output<'_>,
+    ) {
+        let round = _mm512_set1_ps(ROUND_F32);
+        let mut codes = [_mm512_setzero_si512(); MR];
+        for (code, &t) in codes.iter_mut().zip(t) {
+            let q = _mm512_fmadd_ps(t, multiplier, round);
+            let q = _mm512_min_ps(_mm512_max_ps(q, low), high);
+            *code = _mm512_sub_epi32(_mm512_castps_si512(q), bits);
+        }
+        self.write(&codes, at, output);
+    }
+
+    /// The same in double precision.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn wide<const MR: usize>(
+        &self,
+        t: &[[__m512d; 2]; MR],
+        at: [usize; 2],
+        output: &mut Output<'_>,
+    ) {
+        let multiplier = multiplier(output, self.channel);
+        let multiplier = [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(multiplier)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(multiplier)),
+        ];
+        let round = _mm512_set1_pd(ROUND_F64);
+        let [low, high] = [output.low, output.high].map(|code| {
+            _mm512_set1_pd(ROUND_F64 + (i64::from(code) - i64::from(output.zero)) as f64)
+        });
+        let zero = _mm512_set1_epi32(output.zero);
+        let mut codes = [_mm512_setzero_si512(); MR];
+        for (code, t) in codes.iter_mut().zip(t) {
+            let [first, second] = [0, 1].map(|half| {
+                let q = _mm512_fmadd_pd(t[half], multiplier[half], round);
+                let q = _mm512_min_pd(_mm512_max_pd(q, low), high);
+                // The low half of the significand is that of the integer.
+                _mm512_cvtepi64_epi32(_mm512_castpd_si512(q))
+            });
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+            *code = _mm512_add_epi32(both, zero);
+        }
+        self.write(&codes, at, output);
+    }
+
+    /// Stores codes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn write<const MR: usize>(
+        &self,
+        q: &[__m512i; MR],
+        [y, x]: [usize; 2],
+        output: &mut Output<'_>,
+    ) {
+        let (at, stride) = (output.layout.offset(y, x) + self.channel, output.layout.stride());
+        let mask = self.mask;
+        let end = at + (MR - 1) * stride + mask.count_ones() as usize;
+        assert!(end <= output.codes.len(), "output");
+        match &mut output.codes {
+            CodesMut::U8(codes) => {
+                for (r, &q) in q.iter().enumerate() {
+                    let q = _mm512_cvtepi32_epi8(q);
+                    // SAFETY: the last pixel's channels end inside the slice, as asserted; the mask
+                    // leaves out what lies beyond them.
+                    unsafe {
+                        let pixel = codes.as_mut_ptr().add(at + r * stride);
+                        if mask == u16::MAX {
+                            _mm_storeu_si128(pixel.cast(), q);
+                        } else {
+                            _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                        }
+                    }
+                }
+            }
+            CodesMut::U16(codes) => {
+                for (r, &q) in q.iter().enumerate() {
+                    let q = _mm512_cvtepi32_epi16(q);
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = codes.as_mut_ptr().add(at + r * stride);
+                        _mm256_mask_storeu_epi16(pixel.cast(), mask, q);
+                    }
+                }
+            }
+            CodesMut::I32(scores) => {
+                for (r, &q) in q.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = scores.as_mut_ptr().add(at + r * stride);
+                        _mm512_mask_storeu_epi32(pixel, mask, q);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The residual's codes, `r` pixels to the right of (y, x).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn residual_codes(&self, source: &Source<'_>, [y, x]: [usize; 2], r: usize) -> __m512i {
+        let at = source.layout.offset(y, x) + r * source.layout.stride() + self.channel;
+        match source.codes {
+            Codes::U8(codes) => {
+                let pixel = &codes[at..];
+                if pixel.len() >= PANEL {
+                    // SAFETY: the slice holds 16 bytes.
+                    let codes = unsafe { _mm_loadu_si128(pixel.as_ptr().cast()) };
+                    return _mm512_cvtepu8_epi32(codes);
+                }
+                let mask = first(pixel.len());
+                // SAFETY: the mask leaves out what lies beyond the slice.
+                let codes = unsafe { _mm_maskz_loadu_epi8(mask, pixel.as_ptr().cast()) };
+                _mm512_cvtepu8_epi32(codes)
+            }
+            Codes::U16(codes) => {
+                let pixel = &codes[at..];
+                let mask = first(pixel.len());
+                // SAFETY: the mask leaves out what lies beyond the slice.
+                let codes = unsafe { _mm256_maskz_loadu_epi16(mask, pixel.as_ptr().cast()) };
+                _mm512_cvtepu16_epi32(codes)
+            }
+        }
+    }
+}
+
+/// A version's multipliers of 16 channels, zeros beyond the last.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiplier(output: &Output<'_>, channel: usize) -> __m512 {
+    let rest = &output.multipliers[channel..];
+    // SAFETY: the mask leaves out what lies beyond the slice.
+    unsafe { _mm512_maskz_loadu_ps(first(rest.len()), rest.as_ptr()) }
+}
+
+/// A mask of the first `count` of 16 lanes.
+#[inline]
+pub(super) fn first(count: usize) -> u16 {
+    if count >= PANEL { u16::MAX } else { (1 << count) - 1 }
+}
+
+/// 16 values from `at`, zeros beyond the end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i32(values: &[i32], at: usize) -> __m512i {
+    let rest = values.get(at..).unwrap_or_default();
+    // SAFETY: the mask leaves out what lies beyond the slice.
+    unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) }
+}
+
+/// 16 values below 2^53 from `at`, zeros beyond the end.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i64(values: &[i64], at: usize) -> [__m512d; 2] {
+    let mut lanes = [0.0; PANEL];
+    for (lane, &value) in lanes.iter_mut().zip(values.get(at..).unwrap_or_default()) {
+        *lane = value as f64;
+    }
+    // SAFETY: the array holds 16 values.
+    [0, 8].map(|half| unsafe { _mm512_maskz_loadu_pd(u8::MAX, lanes.as_ptr().add(half)) })
+}
+
+/// 16 integers as doubles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn doubles(v: __m512i) -> [__m512d; 2] {
+    [
+        _mm512_cvtepi32_pd(_mm512_castsi512_si256(v)),
+        _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64::<1>(v)),
+    ]
+}
