@@ -92,7 +92,7 @@ pub(super) fn runs(from: &[u32], layout: &MapLayout) -> Vec<Run> {
         let to = layout.offset(pixel / layout.width, pixel % layout.width) + channel;
         match runs.last_mut() {
             Some(run) if (from, to as u32) == (run.from + run.len, run.to + run.len) => {
-                run.len += 1
+                run.len += 1;
             }
             _ => runs.push(Run { from, to: to as u32, len: 1 }),
         }
