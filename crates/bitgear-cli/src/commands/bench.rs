@@ -7,6 +7,7 @@ use bitgear::execute::{Engine, RunningStage, decide};
 use bitgear::tensor::Tensor;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
+use bitgear_core::policy::Gate;
 use serde::Serialize;
 
 use super::plain::{self, rows};
@@ -103,7 +104,9 @@ fn time(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<Vec
     // In turns, so that whatever slows the machine down hits all alike.
     let until = Duration::from_secs_f64(options.seconds).mul_f64(jobs.len() as f64);
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); jobs.len()];
-    jobs.iter().for_each(|(_, _, job)| job());
+    for (_, _, job) in &jobs {
+        job();
+    }
     let start = Instant::now();
     while times[0].len() < FEWEST || start.elapsed() < until {
         for ((_, size, job), times) in jobs.iter().zip(&mut times) {
@@ -143,8 +146,8 @@ fn policy<'e>(
     let handed_on = (share * margins.len() as f64).round() as usize;
     let accept_at = margins.get(handed_on).copied().unwrap_or(i32::MAX);
     Ok([
-        RunningStage { engine: low, accept_at: Some(accept_at), handoff: None },
-        RunningStage { engine: high, accept_at: None, handoff: None },
+        RunningStage { gate: Some(Gate::margin(accept_at)), ..RunningStage::new(low) },
+        RunningStage::new(high),
     ])
 }
 

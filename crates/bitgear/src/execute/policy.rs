@@ -38,6 +38,13 @@ pub struct RunningStage<'m> {
     pub sum: Option<f32>,
 }
 
+impl<'m> RunningStage<'m> {
+    /// A stage that starts from the input as it is, keeps every answer and adds nothing.
+    pub fn new(engine: &'m Engine<'m>) -> Self {
+        Self { engine, gate: None, handoff: None, view: View::AsIs, sum: None }
+    }
+}
+
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
 /// whatever its gate.
 pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
