@@ -199,7 +199,14 @@ fn characterize_evaluate_and_run_tell_one_story() {
         "--out",
         folder,
     ]));
-    insta::with_settings!({filters => vec![(r"-?\+?\d+\.\d+|\+0\.00", "[n]"), (r" {2,}", "  "), (folder, "[out]")]}, {
+    // Which view the second stage takes hangs by few samples.
+    let filters = vec![
+        (r"-?\+?\d+\.\d+|\+0\.00", "[n]"),
+        (r" {2,}", "  "),
+        (" on the mirrored input", ""),
+        (folder, "[out]"),
+    ];
+    insta::with_settings!({filters => filters}, {
         insta::assert_snapshot!(shown, @r"
     fashion-mnist: 9,345,920 MACs, 77,418 parameters, on envision-28nm
     512 samples for calibration, 4000 for search, 3000 for certification, 3000 for the test
@@ -207,8 +214,11 @@ fn characterize_evaluate_and_run_tell_one_story() {
     point  accuracy  difference  chip uJ  total uJ
     float  [n] %  [n]  -  -
     w3a3  [n] %  [n]  [n]  [n]
+    w3a3@mirror  [n] %  [n]  [n]  [n]
     w6a6  [n] %  [n]  [n]  [n]
+    w6a6@mirror  [n] %  [n]  [n]  [n]
     w16a16  [n] %  [n]  [n]  [n]
+    w16a16@mirror  [n] %  [n]  [n]  [n]
     policy  [n] %  [n]  [n]  [n]
 
     policy for a drop of at most [n] points: w3a3, accepted from a margin of [n]; [n] % of the inputs go on to w6a6
