@@ -44,11 +44,8 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
         "-".to_owned(),
         "-".to_owned(),
     ]];
-    let shown = summary.r#static.iter().filter(|s| s.kind != "plain");
-    rows.extend(shown.map(|s| {
-        let view = if s.view == "mirror" { "@mirror" } else { "" };
-        row(&format!("{}{view}", s.point), s.accuracy, &s.energy_uj)
-    }));
+    let shown = summary.r#static.iter().filter(|s| s.kind != "plain" && s.view == "as-is");
+    rows.extend(shown.map(|s| row(&s.point, s.accuracy, &s.energy_uj)));
     let policy = &summary.policy;
     rows.push(row("policy", policy.accuracy, &policy.energy_uj));
     let unit = &summary.cost_unit;

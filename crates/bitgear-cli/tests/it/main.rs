@@ -214,11 +214,8 @@ fn characterize_evaluate_and_run_tell_one_story() {
     point  accuracy  difference  chip uJ  total uJ
     float  [n] %  [n]  -  -
     w3a3  [n] %  [n]  [n]  [n]
-    w3a3@mirror  [n] %  [n]  [n]  [n]
     w6a6  [n] %  [n]  [n]  [n]
-    w6a6@mirror  [n] %  [n]  [n]  [n]
     w16a16  [n] %  [n]  [n]  [n]
-    w16a16@mirror  [n] %  [n]  [n]  [n]
     policy  [n] %  [n]  [n]  [n]
 
     policy for a drop of at most [n] points: w3a3, accepted from a margin of [n]; [n] % of the inputs go on to w6a6
