@@ -1,11 +1,11 @@
 //! What ships to a device: fixed point, integer kernels, the score margin and the decision on it.
 //!
 //! ```
-//! use bitgear_core::{margin::answer, policy::accepts};
+//! use bitgear_core::{margin::answer, policy::Gate};
 //!
 //! let low = answer(&[120, 900, 850]); // scores of the low stage
 //! assert_eq!((low.class, low.margin), (1, 50));
-//! assert!(!accepts(low, 80)); // too close: run the next stage
+//! assert!(!Gate::margin(80).accepts(low)); // too close: run the next stage
 //! ```
 //!
 //! The crate allocates nothing, reads and writes nothing, and needs no standard library; the
