@@ -324,12 +324,12 @@ pub(crate) struct Bench {
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     pub(crate) threads: Vec<usize>,
     /// Also time the policy that hands this share of the samples from the first point to the second
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = share)]
     pub(crate) escalate: Option<f64>,
     /// Time each step of a single inference instead
     #[arg(long, conflicts_with = "escalate")]
     pub(crate) layers: bool,
-    /// Set of kernels: scalar, avx2 or avx512 [default: the fastest that this CPU runs]
+    /// Set of kernels: scalar, avx2, avx512 or amx [default: the fastest that this CPU runs]
     #[arg(long)]
     pub(crate) kernels: Option<String>,
     /// Samples to calibrate with and to run [default: noise]
@@ -362,6 +362,16 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds)
     } else {
         Err(format!("must be 0 to 3600 seconds, got {seconds}"))
+    }
+}
+
+/// A share of samples.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(format!("must be a fraction from 0 to 1, got {share}"))
     }
 }
 
@@ -427,7 +437,7 @@ pub(crate) struct Measure {
     #[arg(long)]
     pub(crate) data: PathBuf,
     /// How many of them, in one batch
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = batch_size)]
     pub(crate) samples: usize,
     /// How often every bit-width runs
     #[arg(long, default_value_t = 21)]

@@ -218,7 +218,7 @@ fn measure_host(options: &Measure) -> Result<(), Failure> {
         Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
     data.check(graph.shape(graph.input), &preprocess)?;
-    let count = options.samples.clamp(1, data.len());
+    let count = options.samples.min(data.len());
     let indices: Vec<usize> = (0..count).map(|i| i * data.len() / count).collect();
     let profile = on_threads(Some(options.threads), || {
         let Ok(ranges) = calibrate(&graph, indices.len(), |span| {
