@@ -22,10 +22,8 @@ use crate::float;
 use crate::tensor::Tensor;
 use crate::trace::Random;
 
-/// Multiply-accumulates of the samples' runs through the network: a large one takes fewer steps.
-const MOST_WORK: u64 = 600_000_000_000;
-/// Fewer steps than this get nowhere.
-const FEWEST_STEPS: usize = 16;
+/// A network is not tuned where the samples' runs through it would take more multiply-accumulates.
+const MOST_WORK: u64 = 1_000_000_000_000;
 /// Samples to a step: at most, and as a share of all.
 const BATCH: usize = 32;
 const BATCHES: usize = 6;
@@ -45,15 +43,9 @@ const MEASURED: usize = 32;
 /// Whether points of this network are tuned, given its number of samples: all alike, so that points
 /// share what they have in common.
 pub(super) fn applies(pass: &Pass<'_>) -> bool {
-    let least = FEWEST_STEPS.min(pass.methods.tuning).max(1);
-    steps(pass) >= least && pass.samples >= FEWEST && pass.graph.classes() > 1
-}
-
-/// How many steps are taken.
-fn steps(pass: &Pass<'_>) -> usize {
     let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
-    let most = MOST_WORK / macs.saturating_mul(BATCH as u64).max(1);
-    pass.methods.tuning.min(usize::try_from(most).unwrap_or(usize::MAX))
+    let work = macs.saturating_mul((pass.methods.tuning * BATCH) as u64);
+    work > 0 && work <= MOST_WORK && pass.samples >= FEWEST && pass.graph.classes() > 1
 }
 
 /// The samples that are learned from, and those held out, of (N, sample shape).
@@ -110,7 +102,7 @@ fn rows(samples: &Tensor) -> Vec<&[f32]> {
 
 /// Knobs of less divergence on `samples`.
 fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
-    let steps = steps(pass);
+    let steps = pass.methods.tuning;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
