@@ -328,9 +328,8 @@ impl Bundle {
     ///
     /// When the networks differ in the layers that the policy says they share.
     pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
-        let legs = self.legs().expect("bundles are checked when read and written").into_iter();
-        let (engines, handoffs) =
-            legs.map(|leg| (Engine::of(leg.model, kernels), leg.handoff)).unzip();
+        let legs = self.legs().expect("bundles are checked when read and written");
+        let (engines, handoffs) = Leg::engines(legs, kernels);
         Runner { bundle: self, engines, handoffs }
     }
 }
