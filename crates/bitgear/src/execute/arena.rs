@@ -61,6 +61,7 @@ impl Buffer {
         match (self, other) {
             (Self::U8(to), Self::U8(from)) => to[..from.len()].copy_from_slice(from),
             (Self::U16(to), Self::U16(from)) => to[..from.len()].copy_from_slice(from),
+            (Self::I32(to), Self::I32(from)) => to[..from.len()].copy_from_slice(from),
             _ => unreachable!("maps are handed on in pairs of equal format"),
         }
     }
