@@ -1,62 +1,51 @@
 //! Runs side by side.
 
 use super::svg::{Anchor, Mark, Scale, Svg, escape, shortened};
-use super::text::{percent, points, round};
+use super::text::{loss, percent, round, signed};
 use super::{Figure, Run, page};
 
-/// What a comparison shows of a run: a heading, and a value with its sort of alignment.
-type Column = (&'static str, bool, fn(&Run) -> String);
+/// What a comparison shows of a run: a heading and a value.
+type Line = (&'static str, fn(&Run) -> String);
 
-const COLUMNS: [Column; 12] = [
-    ("model", false, |run| run.summary.model.name.clone()),
-    ("accelerator", false, |run| run.summary.accelerator.clone()),
-    ("allowed loss, points", true, |run| match run.summary.constraint.max_energy_uj {
+const LINES: [Line; 12] = [
+    ("model", |run| run.summary.model.name.clone()),
+    ("accelerator", |run| run.summary.accelerator.clone()),
+    ("allowed loss, points", |run| match run.summary.constraint.max_energy_uj {
         Some(budget) => format!("within {budget} {}", run.words().unit),
         None => round(100.0 * run.summary.constraint.max_accuracy_drop).to_string(),
     }),
-    ("policy", false, |run| run.stage_names().join(", then ")),
-    ("handed on", true, |run| {
+    ("policy", |run| run.stage_names().join(", then ")),
+    ("handed on", |run| {
         let rates: Vec<String> =
             run.summary.policy.escalation_rates.iter().map(|&rate| percent(rate)).collect();
         if rates.is_empty() { "nothing".to_owned() } else { rates.join(", ") }
     }),
-    ("accuracy", true, |run| percent(run.summary.policy.accuracy)),
-    ("loss, points", true, |run| loss(run.summary.policy.accuracy_drop)),
-    ("loss at most, points", true, |run| {
+    ("accuracy", |run| percent(run.summary.policy.accuracy)),
+    ("loss, points", |run| loss(run.summary.policy.accuracy_drop)),
+    ("loss at most, points", |run| {
         run.summary.policy.drop_upper_bound.map_or_else(|| "unknown".to_owned(), loss)
     }),
-    ("chip, of an inference", true, |run| run.words().cost(run.summary.policy.energy_uj.chip)),
-    ("best static", false, |run| {
+    ("chip, of an inference", |run| run.words().cost(run.summary.policy.energy_uj.chip)),
+    ("best static", |run| {
         let best = &run.summary.best_static;
         format!("{}, {}", best.point, run.words().cost(best.energy_uj.chip))
     }),
-    ("saved against it", true, |run| signed(run.summary.savings.vs_best_static)),
-    ("saved, mean of splits", true, |run| match run.summary.repeated.n {
+    ("saved against it", |run| signed(run.summary.savings.vs_best_static)),
+    ("saved, mean of splits", |run| match run.summary.repeated.n {
         0 => "not repeated".to_owned(),
         _ => signed(run.summary.repeated.savings_mean.vs_best_static),
     }),
 ];
 
-fn loss(drop: f64) -> String {
-    points(drop).trim_start_matches('+').replace('-', "−")
-}
-
-fn signed(fraction: f64) -> String {
-    percent(fraction).replace('-', "−")
-}
-
-/// A page with one row for each run, under the name that it is given.
+/// A page with one column for each run, under the name that it is given.
 pub fn comparison(runs: &[(String, Run)]) -> String {
     let headings: Vec<String> =
         runs.iter().map(|(name, _)| format!("<th scope=\"col\">{}</th>", escape(name))).collect();
-    let rows: Vec<String> = COLUMNS
+    let rows: Vec<String> = LINES
         .iter()
-        .map(|(heading, number, value)| {
-            let class = if *number { " class=\"number\"" } else { "" };
-            let cells: Vec<String> = runs
-                .iter()
-                .map(|(_, run)| format!("<td{class}>{}</td>", escape(&value(run))))
-                .collect();
+        .map(|(heading, value)| {
+            let cells: Vec<String> =
+                runs.iter().map(|(_, run)| format!("<td>{}</td>", escape(&value(run)))).collect();
             format!("<tr><th scope=\"row\">{heading}</th>{}</tr>\n", cells.concat())
         })
         .collect();

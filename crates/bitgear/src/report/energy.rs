@@ -16,6 +16,9 @@ const PARTS: [(&str, &str); 5] = [
     ("change", "changes of mode and weights"),
 ];
 
+/// A MAC's name where its energy holds more than itself.
+const WHOLE: &str = "MACs (whole chip)";
+
 /// Energy of each of [`PARTS`].
 type Parts = [f64; 5];
 
@@ -51,8 +54,10 @@ fn bar(svg: &mut Svg, parts: Parts, scale: &Scale, [y, height]: [f64; 2], unit: 
 }
 
 /// Names of the parts that occur.
-fn legend(svg: &mut Svg, all: Parts, [mut x, y]: [f64; 2]) {
+fn legend(run: &Run, svg: &mut Svg, all: Parts, [mut x, y]: [f64; 2]) {
     for ((class, name), _) in PARTS.into_iter().zip(all).filter(|(_, part)| *part > 0.0) {
+        let whole = class == "mac" && run.summary.mac_holds.len() > 1;
+        let name = if whole { WHOLE } else { name };
         svg.rect(class, [x, y - 10.0], [12.0, 12.0], "");
         svg.text("t2", Anchor::Start, [x + 18.0, y], name);
         x += 40.0 + 6.3 * name.len() as f64;
@@ -87,7 +92,7 @@ pub(super) fn stages(run: &Run) -> Figure {
     );
     let scale = Scale::linear([0.0, most], [330.0, 740.0]);
     grid(&mut svg, &scale, 6, [36.0, bottom]);
-    legend(&mut svg, stages.iter().map(mean).fold([0.0; 5], add), [330.0, 22.0]);
+    legend(run, &mut svg, stages.iter().map(mean).fold([0.0; 5], add), [330.0, 22.0]);
     for (index, (stage, name)) in stages.iter().zip(run.stage_names()).enumerate() {
         let y = 44.0 + 46.0 * index as f64;
         let parts = mean(stage);
@@ -144,7 +149,7 @@ pub(super) fn layers(run: &Run) -> Figure {
         stages.iter().flat_map(|s| shown.iter().map(|&layer| sum(of_layer(&s.layers[layer]))));
     let most = single.chain(stages.iter().map(|s| sum(others(s)))).fold(0.0, f64::max);
     let all = stages.iter().flat_map(|s| &s.layers).map(of_layer).fold([0.0; 5], add);
-    legend(&mut svg, all, [210.0, 18.0]);
+    legend(run, &mut svg, all, [210.0, 18.0]);
     svg.text("th", Anchor::Start, [8.0, 44.0], "layer");
     let width = 660.0 / stages.len().max(1) as f64;
     for (index, stage) in stages.iter().enumerate() {

@@ -6,7 +6,7 @@ use super::{Figure, Run, Words};
 use crate::summary::{FrontierPoint, Summary};
 
 /// Drops that are shown, in multiples of what was asked for; what loses more lies on the lower edge.
-const SHOWN: f64 = 10.0;
+const SHOWN: f64 = 6.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 850.0;
 const TOP: f64 = 44.0;
@@ -37,7 +37,8 @@ impl Plane {
         let pad = 0.06 * (most - least).max(1e-4);
         let across = [LEFT, RIGHT];
         let x = if logarithmic {
-            Scale::logarithmic([0.92 * low, 1.1 * high], across)
+            // Room on the right for the names of the lines.
+            Scale::logarithmic([0.92 * low, high * (high / low).powf(0.16)], across)
         } else {
             Scale::linear([low - 0.04 * (high - low), high + 0.04 * (high - low)], across)
         };
@@ -68,7 +69,7 @@ impl Plane {
         }
         svg.line("axis", [LEFT, BOTTOM], [RIGHT, BOTTOM]);
         let across = format!("chip {} of an inference, {}", words.cost, words.unit);
-        svg.text("t2", Anchor::Middle, [(LEFT + RIGHT) / 2.0, BOTTOM + 38.0], &across);
+        svg.text("t2", Anchor::Middle, [f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0], &across);
         svg.text("t2", Anchor::Start, [8.0, TOP - 26.0], &format!("{}, %", words.accuracy));
         let reference = summary.reference.accuracy;
         let target = summary.constraint.max_accuracy_drop;
@@ -176,15 +177,35 @@ pub(super) fn figure(run: &Run) -> Figure {
     let tip =
         format!("the policy: {}, {}", words.cost(policy.energy_uj.chip), percent(policy.accuracy));
     svg.mark("chosen", Mark::Star, chosen, 7.0, &tip);
+    for y in [
+        summary.reference.accuracy,
+        summary.reference.accuracy - summary.constraint.max_accuracy_drop,
+    ] {
+        labels.avoid_line(plane.y.at(100.0 * y));
+    }
     labels.write(&mut svg, "th", chosen, "the policy");
     for (place, name) in places {
         labels.write(&mut svg, "t3", place, name);
     }
-    legend(&mut svg);
-    let caption = format!(
-        "On the {} test samples. Diamonds differ in width from layer to layer, squares are rounded plainly, hollow circles and diamonds see the mirrored input; triangles on the lower edge lose more than is shown. The blue line joins the policies that would be chosen for other targets, each on the search samples; by chance of the test samples it may fall.",
-        count(summary.samples.test as u64)
-    );
+    legend(&mut svg, summary);
+    let all = &summary.r#static;
+    let marks = [
+        (all.iter().any(|p| p.kind == "mixed"), " Diamonds differ in width from layer to layer."),
+        (
+            all.iter().any(|p| p.view == "mirror"),
+            " Hollow circles and diamonds see the mirrored input.",
+        ),
+        (
+            all.iter().any(|p| plane.at(p.energy_uj.chip, p.accuracy).1),
+            " Triangles on the lower edge lose more than is shown.",
+        ),
+        (
+            !summary.frontier.is_empty(),
+            " The blue line joins the policies that would be chosen for other targets, each on the search samples; by chance of the test samples it may fall.",
+        ),
+    ];
+    let marks: String = marks.iter().filter(|(occurs, _)| *occurs).map(|(_, text)| *text).collect();
+    let caption = format!("On the {} test samples.{marks}", count(summary.samples.test as u64));
     Figure { name: "frontier".to_owned(), svg: svg.finish(), caption }
 }
 
@@ -199,16 +220,17 @@ fn tip(target: &FrontierPoint, words: Words) -> String {
     )
 }
 
-fn legend(svg: &mut Svg) {
+fn legend(svg: &mut Svg, summary: &Summary) {
+    let occurs = |kind: &str| summary.r#static.iter().any(|point| point.kind == kind);
     let marks = [
-        ("chosen", Mark::Star, "chosen policy"),
-        ("chosen", Mark::Circle, "policies for other targets"),
-        ("other", Mark::Circle, "uniform"),
-        ("other", Mark::Diamond, "mixed"),
-        ("other-ring", Mark::Square, "plain"),
+        ("chosen", Mark::Star, "chosen policy", true),
+        ("chosen", Mark::Circle, "policies for other targets", !summary.frontier.is_empty()),
+        ("other", Mark::Circle, "uniform", occurs("uniform")),
+        ("other", Mark::Diamond, "mixed", occurs("mixed")),
+        ("other-ring", Mark::Square, "rounded plainly", occurs("plain")),
     ];
     let mut x = 250.0;
-    for (class, mark, name) in marks {
+    for (class, mark, name, _) in marks.into_iter().filter(|mark| mark.3) {
         svg.mark(class, mark, [x, TOP - 30.0], 4.5, "");
         svg.text("t2", Anchor::Start, [x + 11.0, TOP - 26.0], name);
         x += 34.0 + 6.4 * name.len() as f64;
@@ -231,6 +253,12 @@ impl Labels {
         self.taken.push([x - 4.0, y - 4.0, x + 4.0, y + 4.0]);
     }
 
+    /// Names of lines stand at the right end, and no name is struck through.
+    fn avoid_line(&mut self, y: f64) {
+        self.taken.push([LEFT, y - 1.0, RIGHT, y + 1.0]);
+        self.taken.push([RIGHT - 150.0, y - 16.0, RIGHT, y + 16.0]);
+    }
+
     fn write(&mut self, svg: &mut Svg, class: &str, [x, y]: [f64; 2], name: &str) {
         let width = 6.3 * name.chars().count() as f64;
         let places = [
@@ -238,6 +266,9 @@ impl Labels {
             (x - 9.0 - width, y + 4.0),
             (x - width / 2.0, y - 10.0),
             (x - width / 2.0, y + 18.0),
+            (x + 12.0, y - 12.0),
+            (x + 12.0, y + 20.0),
+            (x + 22.0, y + 34.0),
         ];
         for (left, base) in places {
             let own = [left, base - 10.0, left + width, base + 2.0];

@@ -94,8 +94,7 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
 fn steps(run: &Run) -> String {
     let summary = &run.summary;
     let names = run.stage_names();
-    let mut text = String::from("<ol>\n");
-    for (index, name) in names.iter().enumerate() {
+    let steps = names.iter().enumerate().map(|(index, name)| {
         let stage = run.policy.stages.get(index);
         let accepted = match stage {
             Some(stage) if summary.policy.escalation_rates.get(index) == Some(&1.0) => {
@@ -123,10 +122,9 @@ fn steps(run: &Run) -> String {
                 "; it goes on from the first {layers} MAC layers, which the stage before ran"
             ),
         };
-        text.push_str(&format!("<li><b>{}</b> {accepted}{shared}.</li>\n", escape(name)));
-    }
-    text.push_str("</ol>\n");
-    text
+        format!("<li><b>{}</b> {accepted}{shared}.</li>\n", escape(name))
+    });
+    format!("<ol>\n{}</ol>\n", steps.collect::<String>())
 }
 
 fn figure_html(figure: &Figure) -> String {

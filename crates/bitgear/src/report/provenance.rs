@@ -26,11 +26,11 @@ fn grade(grade: &str) -> &str {
     }
 }
 
-/// What was left out, as paragraphs.
+/// What was left out, as a list.
 pub(super) fn not_counted(run: &Run) -> String {
     let summary = &run.summary;
-    let mut text = String::new();
-    let mut item = |line: String| text.push_str(&format!("<li>{line}</li>\n"));
+    let mut items = Vec::new();
+    let mut item = |line: String| items.push(format!("<li>{line}</li>\n"));
     if !summary.not_counted.is_empty() {
         let names: Vec<String> =
             summary.not_counted.iter().map(|n| format!("<code>{}</code>", escape(n))).collect();
@@ -54,7 +54,7 @@ pub(super) fn not_counted(run: &Run) -> String {
     if !summary.samples.labelled {
         item("The samples have no labels: the reference's answers count as right, and every loss is a disagreement with it.".to_owned());
     }
-    format!("<ul>\n{text}</ul>\n")
+    format!("<ul>\n{}</ul>\n", items.concat())
 }
 
 /// What the run was made of, as a table.

@@ -1,7 +1,7 @@
 //! What is saved, at what loss, with which certainty.
 
 use super::svg::{Anchor, Mark, Scale, Svg, escape, shortened};
-use super::text::{count, percent, points, round};
+use super::text::{count, loss, percent, round, signed};
 use super::{Figure, Run};
 use crate::certify::Test;
 use crate::summary::{SavingInterval, Summary};
@@ -138,8 +138,8 @@ pub(super) fn figure(run: &Run) -> Figure {
         }
         let certain = row
             .bound
-            .map_or_else(String::new, |b| format!(", at most {} with confidence", plain(b)));
-        svg.mark(mark, shape, [x, y], 5.0, &format!("loses {} points{certain}", plain(row.drop)));
+            .map_or_else(String::new, |b| format!(", at most {} with confidence", loss(b)));
+        svg.mark(mark, shape, [x, y], 5.0, &format!("loses {} points{certain}", loss(row.drop)));
     }
     let bars = match summary.constraint.test {
         Test::Conformal => "in expectation".to_owned(),
@@ -153,20 +153,24 @@ pub(super) fn figure(run: &Run) -> Figure {
     Figure { name: "saving".to_owned(), svg: svg.finish(), caption }
 }
 
-/// A loss in points; a gain has a minus.
-fn plain(drop: f64) -> String {
-    points(drop).trim_start_matches('+').replace('-', "−")
-}
-
 /// The answer in one sentence, as HTML.
 pub(super) fn sentence(run: &Run) -> String {
     let summary = &run.summary;
     let words = run.words();
     let policy = &summary.policy;
     let cost = words.cost(policy.energy_uj.chip);
-    let loss = format!(
-        "loses <b>{} points</b> of {} ({} against {} of the reference)",
-        plain(policy.accuracy_drop),
+    let target = summary.constraint.max_accuracy_drop;
+    let missed = if summary.constraint.max_energy_uj.is_none() && policy.accuracy_drop > target {
+        format!(
+            ", more on these samples than the {} points that were asked for",
+            round(100.0 * target)
+        )
+    } else {
+        String::new()
+    };
+    let lost = format!(
+        "loses <b>{} points</b> of {} ({} against {} of the reference{missed})",
+        loss(policy.accuracy_drop),
         words.accuracy,
         percent(policy.accuracy),
         percent(summary.reference.accuracy)
@@ -175,7 +179,7 @@ pub(super) fn sentence(run: &Run) -> String {
     if run.is_static() {
         let goal = goal(summary, words.unit);
         return format!(
-            "A static bit-width is best here: <b>{}</b> for every input needs <b>{cost}</b> and {loss}; {bound}. No policy that changes widths was cheaper {goal}.",
+            "A static bit-width is best here: <b>{}</b> for every input needs <b>{cost}</b> and {lost}; {bound}. No policy that changes widths was cheaper {goal}.",
             escape(&policy.last_resort.point)
         );
     }
@@ -194,26 +198,19 @@ pub(super) fn sentence(run: &Run) -> String {
         ""
     };
     format!(
-        "An inference needs <b>{cost}</b>, <b>{} {against}, from {} to {} by what the profile's numbers may be{doubt}; the policy {loss}, and {bound}.",
+        "An inference needs <b>{cost}</b>, <b>{} {against}, from {} to {} by what the profile's numbers may be{doubt}; the policy {lost}, and {bound}.",
         percent(saving.abs()),
         signed(interval.low),
         signed(interval.high),
     )
 }
 
-fn signed(fraction: f64) -> String {
-    percent(fraction).replace('-', "−")
-}
-
 /// What was asked for.
 fn goal(summary: &Summary, unit: &str) -> String {
-    match summary.constraint.max_energy_uj {
-        Some(budget) => format!("within {budget} {unit}"),
-        None => {
-            let target = round(100.0 * summary.constraint.max_accuracy_drop);
-            format!("for an expected drop of at most {target} points")
-        }
-    }
+    let target = round(100.0 * summary.constraint.max_accuracy_drop);
+    let expected = || format!("for an expected loss of at most {target} points");
+    let budget = summary.constraint.max_energy_uj;
+    budget.map_or_else(expected, |budget| format!("within {budget} {unit}"))
 }
 
 /// What is sure about the loss.
@@ -249,34 +246,29 @@ pub(super) fn notes(run: &Run) -> String {
         Some(_) => format!("the least loss {}", goal(summary, words.unit)),
         None => format!("the least chip {} {}", words.cost, goal(summary, words.unit)),
     };
-    let mut notes = format!("<p>Asked for: {asked}.");
+    let mut notes = vec![format!("Asked for: {asked}.")];
     if repeated.n > 0 {
-        notes.push_str(&format!(
-            " Chosen anew on {} random splits of the same samples, policies save {} against the best static bit-width and lose {} points on average (standard error {:.2}): judge by these means, one split is luck.",
+        notes.push(format!(
+            "Chosen anew on {} random splits of the same samples, policies save {} against the best static bit-width and lose {} points on average (standard error {:.2}): judge by these means, one split is luck.",
             repeated.n,
             signed(repeated.savings_mean.vs_best_static),
-            plain(repeated.drop_mean),
+            loss(repeated.drop_mean),
             100.0 * repeated.drop_se
         ));
     }
     if !run.is_static() {
-        notes.push_str(&format!(
-            " A perfect gate between the same stages would need {}.",
-            words.cost(summary.policy.oracle_energy_uj.chip)
-        ));
+        let perfect = words.cost(summary.policy.oracle_energy_uj.chip);
+        notes.push(format!("A perfect gate between the same stages would need {perfect}."));
     }
     if let Some(most) = &summary.savings_interval.vs_best_static.most {
-        notes.push_str(&format!(
-            " Of the profile's numbers <code>{}</code> moves the saving most.",
-            escape(most)
-        ));
+        let most = escape(most);
+        notes.push(format!("Of the profile's numbers <code>{most}</code> moves the saving most."));
     }
-    notes.push_str("</p>");
     if let Some(samples) = summary.policy.samples_needed {
-        notes.push_str(&format!(
-            "<p>About {} samples for certification would prove the guarantee of this policy.</p>",
+        notes.push(format!(
+            "About {} samples for certification would prove the guarantee of this policy.",
             count(samples)
         ));
     }
-    notes
+    format!("<p>{}</p>\n", notes.join(" "))
 }

@@ -132,7 +132,7 @@ pub(super) fn histogram(run: &Run, stage: usize) -> Figure {
         svg.text("t3", Anchor::Middle, [scale.at(tick), bottom + 16.0], &label);
     }
     let across = format!("{measure}, in units of the scores");
-    svg.text("t2", Anchor::Middle, [(LEFT + RIGHT) / 2.0, bottom + 38.0], &across);
+    svg.text("t2", Anchor::Middle, [f64::midpoint(LEFT, RIGHT), bottom + 38.0], &across);
     let reached = replay.reaching(stage).count();
     let share = percent(reached as f64 / replay.samples() as f64);
     let last = if threshold.is_none() { ", and answers them whatever its margin" } else { "" };

@@ -13,6 +13,16 @@ pub fn points(fraction: f64) -> String {
     format!("{:+.2}", 100.0 * fraction + 0.0)
 }
 
+/// A loss in points; a gain has a minus.
+pub(super) fn loss(drop: f64) -> String {
+    points(drop).trim_start_matches('+').replace('-', "−")
+}
+
+/// A share that may be negative, as a percentage.
+pub(super) fn signed(fraction: f64) -> String {
+    percent(fraction).replace('-', "−")
+}
+
 /// Microjoule with three significant digits or more.
 pub fn energy(uj: f64) -> String {
     if uj.abs() >= 100.0 { format!("{uj:.0}") } else { format!("{uj:.3}") }

@@ -1,5 +1,6 @@
 //! What the report shows beyond the policy's own figures: other targets, and where the energy goes.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::certify::{Demand, decide};
@@ -79,7 +80,8 @@ pub(crate) fn targets_around(target: f64) -> Vec<f64> {
     let unit = if target > 0.0 { target } else { USUAL_TARGET };
     // Without the digits that binary fractions add; the one that was asked for stays as it is.
     let round = |multiple: f64| (1e9 * multiple * unit).round() / 1e9;
-    MULTIPLES.iter().map(|&m| if m == 1.0 { unit } else { round(m) }).collect()
+    let targets = MULTIPLES.iter().map(|&m| if m == 1.0 { unit } else { round(m) });
+    targets.filter(|&target| target <= unit.max(1.0)).collect()
 }
 
 /// What would be chosen for each target, of the pool that `choice` was chosen from.
@@ -110,7 +112,7 @@ pub(super) fn frontier(
         policy: chosen(max_accuracy_drop, pool),
         best_static: chosen(max_accuracy_drop, Pool::Static),
     };
-    targets.iter().map(point).collect()
+    targets.par_iter().map(point).collect()
 }
 
 /// The costs of a choice's stages, taken apart.
