@@ -368,7 +368,7 @@ pub fn characterize(
         },
         seed: job.seed,
         repeats: REPEATS,
-        targets: targets_around(job.constraint.max_accuracy_drop),
+        targets: targets_around(&job.constraint),
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
     let bundle = Bundle {

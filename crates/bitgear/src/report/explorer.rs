@@ -154,10 +154,13 @@ fn curve(run: &Run) -> (Plane, Vec<[f64; 2]>) {
         }
     }
     let [xs, ys] = [0, 1].map(|axis| points.iter().map(|p| p[axis]).collect::<Vec<f64>>());
-    let shown = [summary.best_static.energy_uj.chip];
-    let (low, high) =
-        xs.iter().chain(&shown).fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
-    let ys: Vec<f64> = ys.into_iter().chain([summary.best_static.accuracy]).collect();
+    let (low, high) = xs.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
+    // A static point that lies far away would press the curve together.
+    let best = &summary.best_static;
+    let near = best.energy_uj.chip < high + 0.3 * (high - low);
+    let low = if near { low.min(best.energy_uj.chip) } else { low };
+    let high = if near { high.max(best.energy_uj.chip) } else { high };
+    let ys: Vec<f64> = ys.into_iter().chain(near.then_some(best.accuracy)).collect();
     (Plane::new(summary, &[low, high], &ys, false), points)
 }
 
@@ -185,13 +188,16 @@ pub(super) fn figure(run: &Run) -> Figure {
     svg.polyline("chosen-line", &line);
     svg.end();
     let best = &summary.best_static;
-    let at = plane.at(best.energy_uj.chip, best.accuracy).0;
-    svg.mark("other", Mark::Diamond, at, 4.5, &format!("best static: {}", best.point));
-    svg.text("t3", Anchor::Start, [at[0] + 9.0, at[1] + 16.0], "best static");
     let policy = &summary.policy;
-    let at = plane.at(policy.energy_uj.chip, policy.accuracy).0;
+    let (at, _) = plane.at(policy.energy_uj.chip, policy.accuracy);
     svg.mark("chosen", Mark::Star, at, 7.0, &format!("chosen: {}", percent(policy.accuracy)));
-    svg.text("th", Anchor::Start, [at[0] + 11.0, at[1] + 16.0], "chosen");
+    svg.text("th", Anchor::Start, [at[0] + 14.0, at[1] + 20.0], "chosen");
+    if plane.x.ends()[0][1] >= best.energy_uj.chip {
+        let (at, _) = plane.at(best.energy_uj.chip, best.accuracy);
+        svg.mark("other", Mark::Diamond, at, 4.5, &format!("best static: {}", best.point));
+        svg.text("t3", Anchor::Middle, [at[0], at[1] - 10.0], "best static");
+    }
+    let (at, _) = plane.at(policy.energy_uj.chip, policy.accuracy);
     svg.begin("here");
     svg.mark("ring", Mark::Circle, at, 11.0, "");
     svg.end();

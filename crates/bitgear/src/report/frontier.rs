@@ -183,6 +183,11 @@ pub(super) fn figure(run: &Run) -> Figure {
     ] {
         labels.avoid_line(plane.y.at(100.0 * y));
     }
+    // Clear of the ring.
+    for dy in [-7.0, 0.0, 7.0] {
+        labels.avoid([chosen[0] - 8.0, chosen[1] + dy]);
+        labels.avoid([chosen[0] + 8.0, chosen[1] + dy]);
+    }
     labels.write(&mut svg, "th", chosen, "the policy");
     for (place, name) in places {
         labels.write(&mut svg, "t3", place, name);
@@ -269,6 +274,7 @@ impl Labels {
             (x + 12.0, y - 12.0),
             (x + 12.0, y + 20.0),
             (x + 22.0, y + 34.0),
+            (x - 14.0 - width, y - 12.0),
         ];
         for (left, base) in places {
             let own = [left, base - 10.0, left + width, base + 2.0];

@@ -185,21 +185,26 @@ pub(super) fn sentence(run: &Run) -> String {
     }
     let saving = summary.savings.vs_best_static;
     let interval = &summary.savings_interval.vs_best_static;
-    let against = format!(
-        "{} chip {} than the best static bit-width</b> ({}, {})",
-        if saving < 0.0 { "more" } else { "less" },
-        words.cost,
-        escape(&summary.best_static.point),
-        words.cost(summary.best_static.energy_uj.chip)
-    );
+    let repeated = &summary.repeated;
+    let mean = match repeated.n {
+        0 => String::new(),
+        n => format!(
+            "{} on average over {n} random splits and ",
+            signed(repeated.savings_mean.vs_best_static)
+        ),
+    };
     let doubt = if interval.low <= 0.0 && interval.high >= 0.0 {
         ", so the profile alone does not say whether anything is saved"
     } else {
         ""
     };
     format!(
-        "An inference needs <b>{cost}</b>, <b>{} {against}, from {} to {} by what the profile's numbers may be{doubt}; the policy {lost}, and {bound}.",
+        "An inference needs <b>{cost}</b>, <b>{} {} chip {} than the best static bit-width</b> ({}, {}); the saving is {mean}{} to {} by what the profile's numbers may be{doubt}; the policy {lost}, and {bound}.",
         percent(saving.abs()),
+        if saving < 0.0 { "more" } else { "less" },
+        words.cost,
+        escape(&summary.best_static.point),
+        words.cost(summary.best_static.energy_uj.chip),
         signed(interval.low),
         signed(interval.high),
     )
@@ -249,9 +254,8 @@ pub(super) fn notes(run: &Run) -> String {
     let mut notes = vec![format!("Asked for: {asked}.")];
     if repeated.n > 0 {
         notes.push(format!(
-            "Chosen anew on {} random splits of the same samples, policies save {} against the best static bit-width and lose {} points on average (standard error {:.2}): judge by these means, one split is luck.",
+            "Chosen anew on {} random splits of the same samples, policies lose {} points on average (standard error {:.2}). Judge by the means over splits: one split is luck.",
             repeated.n,
-            signed(repeated.savings_mean.vs_best_static),
             loss(repeated.drop_mean),
             100.0 * repeated.drop_se
         ));

@@ -168,10 +168,8 @@ pub(super) fn escalation(run: &Run) -> Figure {
     let mut shown: Vec<usize> = (0..classes.len()).filter(|&c| classes[c].0 > 0).collect();
     let all = shown.len();
     if all > MOST_CLASSES {
-        shown.sort_by(|&a, &b| {
-            let rate = |c: usize| share(classes[c].1[0], classes[c].0);
-            rate(b).total_cmp(&rate(a)).then(a.cmp(&b))
-        });
+        // Shares of few samples say little: the most samples, not the largest share.
+        shown.sort_by_key(|&class| (std::cmp::Reverse(classes[class].1[0]), class));
         shown.truncate(MOST_CLASSES);
     }
     let most = shown.iter().map(|&c| share(classes[c].1[0], classes[c].0)).fold(0.001, f64::max);
@@ -218,7 +216,7 @@ pub(super) fn escalation(run: &Run) -> Figure {
         }
     }
     let which = if all > MOST_CLASSES {
-        format!("The {MOST_CLASSES} of {all} classes of which most is handed on.")
+        format!("The {MOST_CLASSES} of {all} classes of which most samples are handed on.")
     } else {
         format!("All {all} classes.")
     };

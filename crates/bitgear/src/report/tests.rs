@@ -198,7 +198,7 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
         storage,
         seed: 1,
         repeats: 3,
-        targets: crate::summary::targets_around(0.01),
+        targets: crate::summary::targets_around(&constraint),
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
     (summary, policy, trace)

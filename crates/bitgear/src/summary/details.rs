@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::Constraint;
 use crate::certify::{Demand, decide};
 use crate::energy::{Scope, StageCost, Style, Widths};
 use crate::policy::EnergyUj;
@@ -75,13 +76,16 @@ const MULTIPLES: [f64; 22] = [
 /// Stands for a target of 0, of which there are no multiples.
 const USUAL_TARGET: f64 = 0.005;
 
-/// Targets around one, rising.
-pub(crate) fn targets_around(target: f64) -> Vec<f64> {
+/// Targets around the one that was asked for, rising; beyond a guarantee nothing is chosen for its
+/// target.
+pub(crate) fn targets_around(constraint: &Constraint) -> Vec<f64> {
+    let target = constraint.max_accuracy_drop;
     let unit = if target > 0.0 { target } else { USUAL_TARGET };
     // Without the digits that binary fractions add; the one that was asked for stays as it is.
     let round = |multiple: f64| (1e9 * multiple * unit).round() / 1e9;
     let targets = MULTIPLES.iter().map(|&m| if m == 1.0 { unit } else { round(m) });
-    targets.filter(|&target| target <= unit.max(1.0)).collect()
+    let most = constraint.guarantee.unwrap_or(1.0).max(unit);
+    targets.filter(|&target| target <= most).collect()
 }
 
 /// What would be chosen for each target, of the pool that `choice` was chosen from.
