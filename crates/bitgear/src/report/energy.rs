@@ -56,7 +56,8 @@ fn bar(svg: &mut Svg, parts: Parts, scale: &Scale, [y, height]: [f64; 2], unit: 
 /// Names of the parts that occur.
 fn legend(run: &Run, svg: &mut Svg, all: Parts, [mut x, y]: [f64; 2]) {
     for ((class, name), _) in PARTS.into_iter().zip(all).filter(|(_, part)| *part > 0.0) {
-        let whole = class == "mac" && run.summary.mac_holds.len() > 1;
+        let chip = run.summary.mac_holds.len() > 1 && run.words().cost == "energy";
+        let whole = class == "mac" && chip;
         let name = if whole { WHOLE } else { name };
         svg.rect(class, [x, y - 10.0], [12.0, 12.0], "");
         svg.text("t2", Anchor::Start, [x + 18.0, y], name);
