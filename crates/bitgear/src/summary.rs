@@ -1,5 +1,11 @@
 //! `summary.json`: what scripts and people read. All figures are of the test split.
 
+mod details;
+
+pub use details::{Alternative, FrontierPoint, LayerEnergy, StageEnergy};
+
+pub(crate) use details::targets_around;
+
 use std::collections::BTreeMap;
 
 use bitgear_core::margin::answer;
@@ -61,6 +67,16 @@ pub struct Summary {
     pub storage: StorageSummary,
     /// What few bits do to each layer; null where points were given and nothing was measured.
     pub sensitivity: Option<Sensitivity>,
+    /// What would be chosen for other targets, by rising target; the one that was asked for is among
+    /// them.
+    #[serde(default)]
+    pub frontier: Vec<FrontierPoint>,
+    /// What each stage of the policy costs when it runs, the last resort included.
+    #[serde(default)]
+    pub stage_energies: Vec<StageEnergy>,
+    /// What the profile's energy of a MAC holds.
+    #[serde(default)]
+    pub mac_holds: Vec<String>,
 }
 
 /// The network.
@@ -339,6 +355,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) storage: StorageSummary,
     pub(crate) seed: u64,
     pub(crate) repeats: usize,
+    /// Targets of the frontier.
+    pub(crate) targets: Vec<f64>,
 }
 
 const STATIC_POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
@@ -483,6 +501,16 @@ pub(crate) fn summarize(
         tables: facts.tables,
         storage: facts.storage,
         sensitivity: facts.sensitivity,
+        frontier: details::frontier(
+            candidates,
+            [&search, &certification, &test],
+            demand,
+            &verdict.choice,
+            &facts.targets,
+            facts.seed,
+        ),
+        stage_energies: details::stage_energies(candidates, &verdict.choice),
+        mac_holds: details::mac_holds(facts.profile.accelerator.style, &facts.profile.scope),
     }
 }
 

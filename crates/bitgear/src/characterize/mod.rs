@@ -28,7 +28,7 @@ use crate::energy::{
     AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
 };
 use crate::execute::{IntegerModel, relay};
-use crate::files::write_json;
+use crate::files::{write_atomically, write_json};
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
@@ -37,10 +37,11 @@ use crate::quantize::{
     CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
     crossings, fused_residuals,
 };
+use crate::report::{ReportError, Run};
 use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
     Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
-    summarize,
+    summarize, targets_around,
 };
 use crate::trace::{FLOAT, Shares, Split, TraceError, View};
 
@@ -143,6 +144,9 @@ pub enum CharacterizeError {
     /// The bundle can't be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The report can't be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A file of an earlier run can't be read.
     #[error("cannot read `{0}`: {1}")]
     Read(String, String),
@@ -364,6 +368,7 @@ pub fn characterize(
         },
         seed: job.seed,
         repeats: REPEATS,
+        targets: targets_around(&job.constraint),
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
     let bundle = Bundle {
@@ -378,7 +383,12 @@ pub fn characterize(
     bundle.write(&job.out.join("model.bitgear"))?;
     write(job, "policy.json", &policy)?;
     write(job, "summary.json", &summary)?;
+    let run = Run::new(summary, policy, &trace)?;
+    let path = job.out.join("report.html");
+    write_atomically(&path, run.page().as_bytes())
+        .map_err(|e| CharacterizeError::Write(path.display().to_string(), e))?;
     tracing::clean_up(&job.out)?;
+    let (summary, policy) = run.into_parts();
     Ok(Characterization { summary, policy })
 }
 
@@ -486,7 +496,7 @@ fn constraints(profile: &AcceleratorProfile) -> Constraints {
 }
 
 /// The files of a finished run.
-pub fn outputs(out: &Path) -> [PathBuf; 5] {
-    ["summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
-        .map(|f| out.join(f))
+pub fn outputs(out: &Path) -> [PathBuf; 6] {
+    ["report.html", "summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
+        .map(|name| out.join(name))
 }
