@@ -1,0 +1,207 @@
+"""Finding a policy."""
+
+import gc
+import json
+import os
+import signal
+import threading
+
+import bitgear as bg
+import numpy as np
+import pytest
+
+
+def test_a_run_has_summary_policy_and_trace(run, data):
+    x, y, _, _ = data
+    summary, policy = run.summary, run.policy
+    assert summary["policy"]["accuracy"] > 0.8
+    assert summary["samples"]["test"] == int((run.trace.split == "test").sum())
+    assert policy["stages"], "expected more than one stage"
+    # The summary's accuracy, from the trace of a static point.
+    trace = run.trace
+    test = trace.split == "test"
+    right = trace.block("w4a4").predicted[test] == trace.label[test]
+    static = {p["point"]: p["accuracy"] for p in summary["static"]}
+    assert static["w4a4"] == pytest.approx(right.mean())
+    assert np.array_equal(trace.label, y[trace.sample])
+
+
+def test_equal_arguments_give_equal_files_in_whatever_form_the_data_comes(
+    run, model, data, options, tmp_path
+):
+    x, y, _, _ = data
+    np.savez_compressed(tmp_path / "data.npz", x=x, y=y.astype(np.int64))
+    again = bg.characterize(
+        model.read_bytes(), tmp_path / "data.npz", out=tmp_path / "out", threads=1, **options
+    )
+    names = ["policy.json", "splits.json", "trace.parquet", "model.bitgear"]
+    for name in names:
+        assert (again.path / name).read_bytes() == (run.path / name).read_bytes(), name
+
+
+def test_without_a_folder_the_files_last_as_long_as_the_result(model, data, options, tmp_path):
+    x, y, _, _ = data
+    run = bg.characterize(model, x, y, **{**options, "points": ["w8a8"]})
+    folder = run.path
+    saved = run.save(tmp_path / "saved")
+    assert bg.load(saved.path).summary == run.summary
+    assert folder.is_dir()
+    del run
+    gc.collect()
+    assert not folder.exists()
+    assert len(saved.runner()(x[:3]).labels) == 3
+
+
+def test_progress_is_told(model, data, options, tmp_path):
+    x, y, _, _ = data
+    told = []
+    options = {**options, "points": ["w8a8"]}
+    bg.characterize(model, x, y, progress=lambda *step: told.append(step), **options)
+    assert ("float", 1500, 1500) in told and ("w8a8", 1500, 1500) in told
+    assert all(done <= total or total == 0 for _, done, total in told)
+
+
+def test_ctrl_c_ends_a_run_which_then_continues(run, model, data, options, tmp_path):
+    x, y, _, _ = data
+    out = tmp_path / "out"
+
+    def interrupt(step, done, total):
+        if step == "w4a4" and done == total:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert threading.current_thread() is threading.main_thread()
+    with pytest.raises(KeyboardInterrupt):
+        bg.characterize(model, x, y, out=out, progress=interrupt, **options)
+    assert not (out / "policy.json").exists()
+    steps = []
+    bg.characterize(
+        model, x, y, out=out, progress=lambda step, *_: steps.append(step), **options
+    )
+    assert "quantize w2a2-f8l8" in steps or "w2a2-f8l8" in steps
+    assert (out / "policy.json").read_bytes() == (run.path / "policy.json").read_bytes()
+
+
+def test_an_error_of_the_callback_ends_the_run(model, data, options):
+    x, y, _, _ = data
+
+    def broken(step, done, total):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        bg.characterize(model, x, y, progress=broken, **options)
+
+
+def test_an_onnx_model_in_memory_will_do(model, data, options):
+    class Proto:
+        def SerializeToString(self):
+            return model.read_bytes()
+
+    x, y, _, _ = data
+    run = bg.characterize(Proto(), x, y, **{**options, "points": ["w8a8"]})
+    assert run.summary["model"]["macs"] == 9_345_920
+
+
+def test_trace_columns_make_a_data_frame(run):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(run.trace.columns())
+    assert len(frame) == len(run.trace.sample) * len(run.trace.blocks)
+    test = frame[(frame.split == "test") & (frame.point == "w8a8")]
+    accuracy = {p["point"]: p["accuracy"] for p in run.summary["static"]}["w8a8"]
+    assert (test.predicted == test.label).mean() == pytest.approx(accuracy)
+
+
+def test_a_run_shows_itself(run):
+    page = run._repr_html_()
+    assert page.count("<tr>") == 5 and "best static uniform" in page
+    assert "fashion-mnist on envision-28nm" in repr(run)
+
+
+def test_a_run_is_plotted(run):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    axes = run.plot()
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "policy" in labels and "static, uniform" in labels
+
+
+def test_other_accelerators_are_compared_without_the_model(run, model):
+    summaries = bg.compare(run, model, ["envision-28nm", "bitfusion-45nm"])
+    assert list(summaries) == ["envision-28nm", "bitfusion-45nm"]
+    assert summaries["bitfusion-45nm"]["accelerator"] == "bitfusion-45nm"
+    assert set(bg.compare(run, model)) == set(bg.accelerators())
+
+
+def test_a_policy_is_certified_on_new_samples_only(run, model, data):
+    x, y, new_x, new_y = data
+    found = bg.certify(run, model, new_x, new_y, guarantee=0.2)
+    assert found["flips"]["samples"] == 500 and found["proved"] is True
+    assert found["drop_upper_bound"] > found["accuracy_drop"]
+    with pytest.raises(bg.Error, match="these samples chose the policy"):
+        bg.certify(run, model, x, y)
+
+
+def test_this_cpu_is_measured_as_a_profile(model, data, options, tmp_path):
+    x, y, _, _ = data
+    text = bg.measure(model, x[:16], rounds=3, scale=1 / 255)
+    profile = tmp_path / "host.toml"
+    profile.write_text(text)
+    options = {**options, "accelerator": profile, "points": ["w4a4", "w8a8"]}
+    assert bg.characterize(model, x, y, **options).summary["cost_unit"] == "us"
+
+
+def test_profiles_are_listed():
+    profiles = bg.accelerators()
+    assert profiles["envision-28nm"].evidence == "silicon"
+    assert 'id = "envision-28nm"' in profiles["envision-28nm"].text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((20, 1, 28, 28), np.complex64)}, "element type `complex64` is not supported"),
+        ({"x": np.zeros((1500, 28, 28), np.uint8)}, r"input shape \[1, 28, 28\], got \[28, 28\]"),
+        ({"x": np.full((1500, 1, 28, 28), np.nan, np.float32)}, "sample 0 .* not finite"),
+        ({"x": np.zeros((0, 1, 28, 28), np.uint8)}, "there are no samples"),
+        ({"x": np.uint8(3), "y": None}, r"input shape \[1, 28, 28\], got \[\]"),
+        ({"y": np.zeros(7, np.int64)}, "expected 1500 labels, one per sample, got 7"),
+        ({"y": np.zeros(1500)}, "expected integers, got element type `float64`"),
+        ({"y": np.full(1500, -1)}, "labels: -1 is no class"),
+        ({"y": np.full(1500, 10)}, "must be below 10, the model's classes, got 10"),
+        ({"model": b"nonsense"}, "model.onnx"),
+        ({"model": "nowhere.onnx"}, "nowhere.onnx"),
+        ({"x": "nowhere.npz", "y": None}, "cannot read `nowhere.npz`"),
+        ({"accelerator": "nothing"}, "`nothing`"),
+        ({"max_drop": 2.0}, "from 0 to below 1, got 2"),
+        ({"test": "luck"}, "test must be one of .*, got `luck`"),
+        ({"storage": "heap"}, "storage must be one of .*, got `heap`"),
+        ({"points": ["w99a1"]}, "w99a1"),
+        ({"mean": [0.0, 0.0]}, "`mean` must hold 1 or 1 values, got 2"),
+        ({"stages": 9}, "1 to 3 stages, got 9"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"calibration_samples": 0}, "shares must leave samples for all"),
+    ],
+)
+def test_bad_input_is_named(model, data, options, change, message):
+    x, y, _, _ = data
+    arguments = {"model": model, "x": x, "y": y, **options, **change}
+    with pytest.raises(bg.Error, match=message):
+        bg.characterize(**arguments)
+
+
+def test_a_folder_that_holds_no_run_is_named(tmp_path):
+    with pytest.raises(bg.Error, match="is no finished run: expected a file `summary.json`"):
+        bg.load(tmp_path)
+
+
+def test_a_damaged_trace_is_an_error(run, tmp_path):
+    saved = run.save(tmp_path / "run")
+    (saved.path / "trace.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    (saved.path / "summary.json").write_text("{")
+    with pytest.raises(bg.Error, match="is no trace"):
+        saved.trace  # noqa: B018
+    with pytest.raises(bg.Error, match="is damaged"):
+        saved.summary  # noqa: B018
+
+
+def test_the_summary_is_what_the_file_says(run):
+    assert run.summary == json.loads((run.path / "summary.json").read_text())
