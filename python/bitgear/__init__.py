@@ -8,6 +8,9 @@ that need it.
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from ._characterize import characterize
 from ._native import Error, __version__
 from ._profiles import Profile, accelerators, measure
@@ -31,3 +34,10 @@ __all__ = [
     "load",
     "measure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Ray is large and optional.
+    if name == "ray":
+        return importlib.import_module(".ray", __name__)
+    raise AttributeError(f"module `bitgear` has no attribute `{name}`")

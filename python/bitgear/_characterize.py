@@ -42,6 +42,7 @@ def characterize(
     seed: int = 1,
     threads: int | None = None,
     out: StrPath | None = None,
+    trace: StrPath | None = None,
     progress: Report | None = None,
 ) -> Run:
     """Find the cheapest policy for a model, data and an accelerator.
@@ -94,6 +95,9 @@ def characterize(
     out
         Folder for what is written, in which a run that was ended continues. By default one that lasts as
         long as the result.
+    trace
+        Trace of this very run, instead of running the samples: a file, or a folder of fragments from many
+        machines.
     progress
         Called with the step's name, samples done and samples in all (0 where they aren't counted).
 
@@ -130,5 +134,5 @@ def characterize(
     temporary = tempfile.TemporaryDirectory(prefix="bitgear-") if out is None else None
     folder = Path(temporary.name if temporary is not None else out or "")
     with model_file(model) as path:
-        _native.characterize(path, x, y, calibration, folder, options, progress)
+        _native.characterize(path, x, y, calibration, folder, options, trace, progress)
     return Run(folder, _temporary=temporary)

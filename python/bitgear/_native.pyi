@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -32,13 +33,28 @@ class Runner:
     @property
     def policy(self) -> str: ...
 
+@final
+class Outline:
+    def __new__(
+        cls, shape: Sequence[int], kind: str, hashes: bytes, labels: npt.ArrayLike
+    ) -> Outline: ...
+
+@final
+class Tracer:
+    def __new__(cls, plan: bytes, threads: int | None) -> Tracer: ...
+    def trace(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, samples: Sequence[int]
+    ) -> bytes | None: ...
+
+def sample_hashes(x: npt.ArrayLike) -> tuple[bytes, str]: ...
 def characterize(
     model: _Path,
-    x: npt.ArrayLike | _Path,
+    x: npt.ArrayLike | _Path | Outline,
     y: npt.ArrayLike | _Path | None,
     calibration: npt.ArrayLike | _Path | None,
     out: _Path,
     options: dict[str, Any],
+    origin: _Path | Callable[[bytes, Path], Any] | None,
     report: Callable[[str, int, int], Any] | None,
 ) -> None: ...
 def certify(

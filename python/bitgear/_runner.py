@@ -39,7 +39,7 @@ class Runner:
     def __init__(
         self, bundle: StrPath | bytes | Run, *, threads: int | None = None
     ) -> None:
-        source = bundle if isinstance(bundle, bytes) else getattr(bundle, "bundle", bundle)
+        source: StrPath | bytes = getattr(bundle, "bundle", bundle)
         self._native = _native.Runner(source, threads)
         self._threads = threads
 

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import signal
-import threading
 
 import bitgear as bg
 import numpy as np
@@ -26,22 +25,13 @@ def test_a_run_has_summary_policy_and_trace(run, data):
     assert np.array_equal(trace.label, y[trace.sample])
 
 
-def test_equal_arguments_give_equal_files_in_whatever_form_the_data_comes(
-    run, model, data, options, tmp_path
+def test_the_folder_lasts_as_long_as_the_result_and_the_form_of_the_data_does_not_matter(
+    model, quick, tmp_path
 ):
-    x, y, _, _ = data
-    np.savez_compressed(tmp_path / "data.npz", x=x, y=y.astype(np.int64))
-    again = bg.characterize(
-        model.read_bytes(), tmp_path / "data.npz", out=tmp_path / "out", threads=1, **options
-    )
-    names = ["policy.json", "splits.json", "trace.parquet", "model.bitgear"]
-    for name in names:
-        assert (again.path / name).read_bytes() == (run.path / name).read_bytes(), name
-
-
-def test_without_a_folder_the_files_last_as_long_as_the_result(model, data, options, tmp_path):
-    x, y, _, _ = data
-    run = bg.characterize(model, x, y, **{**options, "points": ["w8a8"]})
+    told = []
+    run = bg.characterize(model, **quick, progress=lambda *step: told.append(step))
+    assert ("float", 400, 400) in told and ("w8a8", 400, 400) in told
+    assert all(done <= total or total == 0 for _, done, total in told)
     folder = run.path
     saved = run.save(tmp_path / "saved")
     assert bg.load(saved.path).summary == run.summary
@@ -49,56 +39,40 @@ def test_without_a_folder_the_files_last_as_long_as_the_result(model, data, opti
     del run
     gc.collect()
     assert not folder.exists()
-    assert len(saved.runner()(x[:3]).labels) == 3
+    assert len(saved.runner()(quick["x"][:3]).labels) == 3
 
-
-def test_progress_is_told(model, data, options, tmp_path):
-    x, y, _, _ = data
-    told = []
-    options = {**options, "points": ["w8a8"]}
-    bg.characterize(model, x, y, progress=lambda *step: told.append(step), **options)
-    assert ("float", 1500, 1500) in told and ("w8a8", 1500, 1500) in told
-    assert all(done <= total or total == 0 for _, done, total in told)
-
-
-def test_ctrl_c_ends_a_run_which_then_continues(run, model, data, options, tmp_path):
-    x, y, _, _ = data
-    out = tmp_path / "out"
-
-    def interrupt(step, done, total):
-        if step == "w4a4" and done == total:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    assert threading.current_thread() is threading.main_thread()
-    with pytest.raises(KeyboardInterrupt):
-        bg.characterize(model, x, y, out=out, progress=interrupt, **options)
-    assert not (out / "policy.json").exists()
-    steps = []
-    bg.characterize(
-        model, x, y, out=out, progress=lambda step, *_: steps.append(step), **options
-    )
-    assert "quantize w2a2-f8l8" in steps or "w2a2-f8l8" in steps
-    assert (out / "policy.json").read_bytes() == (run.path / "policy.json").read_bytes()
-
-
-def test_an_error_of_the_callback_ends_the_run(model, data, options):
-    x, y, _, _ = data
-
-    def broken(step, done, total):
-        raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        bg.characterize(model, x, y, progress=broken, **options)
-
-
-def test_an_onnx_model_in_memory_will_do(model, data, options):
     class Proto:
         def SerializeToString(self):
             return model.read_bytes()
 
-    x, y, _, _ = data
-    run = bg.characterize(Proto(), x, y, **{**options, "points": ["w8a8"]})
-    assert run.summary["model"]["macs"] == 9_345_920
+    np.savez_compressed(tmp_path / "data.npz", x=quick["x"], y=quick["y"].astype(np.int64))
+    arguments = {**quick, "x": tmp_path / "data.npz", "y": None, "threads": 1}
+    again = bg.characterize(Proto(), out=tmp_path / "out", **arguments)
+    for name in ["policy.json", "splits.json", "trace.parquet", "model.bitgear"]:
+        assert (again.path / name).read_bytes() == (saved.path / name).read_bytes(), name
+
+
+def test_ctrl_c_ends_a_run_which_then_continues(model, quick, tmp_path):
+    def interrupt(step, done, total):
+        if step == "w8a8" and done == total:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        bg.characterize(model, out=tmp_path, progress=interrupt, **quick)
+    assert not (tmp_path / "policy.json").exists()
+    assert list((tmp_path / "trace-parts").glob("w8a8-as-is-*"))
+    steps = []
+    bg.characterize(model, out=tmp_path, progress=lambda step, *_: steps.append(step), **quick)
+    # Of what was traced the run goes on.
+    assert "w16a16-plain" in steps and (tmp_path / "policy.json").exists()
+
+
+def test_an_error_of_the_callback_ends_the_run(model, quick):
+    def broken(step, done, total):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        bg.characterize(model, progress=broken, **quick)
 
 
 def test_trace_columns_make_a_data_frame(run):
@@ -140,13 +114,11 @@ def test_a_policy_is_certified_on_new_samples_only(run, model, data):
         bg.certify(run, model, x, y)
 
 
-def test_this_cpu_is_measured_as_a_profile(model, data, options, tmp_path):
-    x, y, _, _ = data
-    text = bg.measure(model, x[:16], rounds=3, scale=1 / 255)
+def test_this_cpu_is_measured_as_a_profile(model, quick, tmp_path):
     profile = tmp_path / "host.toml"
-    profile.write_text(text)
-    options = {**options, "accelerator": profile, "points": ["w4a4", "w8a8"]}
-    assert bg.characterize(model, x, y, **options).summary["cost_unit"] == "us"
+    profile.write_text(bg.measure(model, quick["x"][:16], rounds=3, scale=1 / 255))
+    run = bg.characterize(model, **{**quick, "accelerator": profile})
+    assert run.summary["cost_unit"] == "us"
 
 
 def test_profiles_are_listed():
@@ -159,14 +131,14 @@ def test_profiles_are_listed():
     ("change", "message"),
     [
         ({"x": np.zeros((20, 1, 28, 28), np.complex64)}, "element type `complex64` is not supported"),
-        ({"x": np.zeros((1500, 28, 28), np.uint8)}, r"input shape \[1, 28, 28\], got \[28, 28\]"),
-        ({"x": np.full((1500, 1, 28, 28), np.nan, np.float32)}, "sample 0 .* not finite"),
+        ({"x": np.zeros((1000, 28, 28), np.uint8)}, r"input shape \[1, 28, 28\], got \[28, 28\]"),
+        ({"x": np.full((1000, 1, 28, 28), np.nan, np.float32)}, "sample 0 .* not finite"),
         ({"x": np.zeros((0, 1, 28, 28), np.uint8)}, "there are no samples"),
         ({"x": np.uint8(3), "y": None}, r"input shape \[1, 28, 28\], got \[\]"),
-        ({"y": np.zeros(7, np.int64)}, "expected 1500 labels, one per sample, got 7"),
-        ({"y": np.zeros(1500)}, "expected integers, got element type `float64`"),
-        ({"y": np.full(1500, -1)}, "labels: -1 is no class"),
-        ({"y": np.full(1500, 10)}, "must be below 10, the model's classes, got 10"),
+        ({"y": np.zeros(7, np.int64)}, "expected 1000 labels, one per sample, got 7"),
+        ({"y": np.zeros(1000)}, "expected integers, got element type `float64`"),
+        ({"y": np.full(1000, -1)}, "labels: -1 is no class"),
+        ({"y": np.full(1000, 10)}, "must be below 10, the model's classes, got 10"),
         ({"model": b"nonsense"}, "model.onnx"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx"),
         ({"x": "nowhere.npz", "y": None}, "cannot read `nowhere.npz`"),
