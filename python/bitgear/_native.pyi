@@ -8,6 +8,21 @@ import numpy.typing as npt
 
 _Path: TypeAlias = str | PathLike[str]
 
+__all__ = [
+    "Error",
+    "Outline",
+    "Runner",
+    "Tracer",
+    "__version__",
+    "certify",
+    "characterize",
+    "compare",
+    "measure",
+    "profiles",
+    "read_trace",
+    "sample_hashes",
+]
+
 __version__: str
 
 class Error(ValueError): ...

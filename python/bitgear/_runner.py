@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Runner:
     def __init__(
         self, bundle: StrPath | bytes | Run, *, threads: int | None = None
     ) -> None:
-        source: StrPath | bytes = getattr(bundle, "bundle", bundle)
+        source = bundle if isinstance(bundle, (str, bytes, os.PathLike)) else bundle.bundle
         self._native = _native.Runner(source, threads)
         self._threads = threads
 

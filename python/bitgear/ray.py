@@ -24,8 +24,8 @@ try:
     import fsspec
     import ray
     import ray.data
-except ImportError as error:
-    raise ImportError("many machines need Ray: pip install 'bitgear[ray]'") from error
+except ImportError:
+    raise ImportError("many machines need Ray: pip install 'bitgear[ray]'") from None
 
 Batch = dict[str, npt.NDArray[Any]]
 COLUMNS = ("x", "y", "sample")
@@ -43,8 +43,9 @@ def dataset(x: npt.ArrayLike, y: npt.ArrayLike, *, shards: int = 16) -> ray.data
         return {"x": x[batch["id"]], "y": y[batch["id"]], "sample": batch["id"]}
 
     numbers = ray.data.range(len(x), override_num_blocks=max(1, min(shards, len(x))))
-    found: ray.data.Dataset = numbers.map_batches(rows, batch_size=None, batch_format="numpy")
-    return found.materialize()
+    filled = numbers.map_batches(rows, batch_size=None, batch_format="numpy")
+    found: ray.data.Dataset = filled.materialize()
+    return found
 
 
 def characterize(

@@ -16,7 +16,11 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"];
     run(root, &python, &[&pip[..], &["-r", "python/requirements-test.txt"]].concat())?;
     let build = ["--no-build-isolation", "--no-deps", "--force-reinstall"];
-    let profile = ["--config-settings", "build-args=--profile=test --locked", "./python"];
+    let profile = [
+        "--config-settings",
+        "build-args=--profile=dev --config=profile.dev.opt-level=3 --locked",
+        "./python",
+    ];
     run(root, &python, &[&pip[..], &build, &profile].concat())?;
     run(root, &python, &["-m", "pytest", "-c", "python/pyproject.toml", "python/tests"])?;
     let settings = "python/pyproject.toml";
