@@ -82,7 +82,7 @@ class Run:
         there."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in FILES if folder.resolve() != self.path.resolve() else ():
             shutil.copyfile(self.path / name, folder / name)
         return Run(folder)
 

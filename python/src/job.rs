@@ -87,10 +87,14 @@ pub(crate) fn characterize(
     y: Option<&Bound<'_, PyAny>>,
     calibration: Option<&Bound<'_, PyAny>>,
     out: PathBuf,
-    options: Options,
+    options: &Bound<'_, PyAny>,
     origin: Option<&Bound<'_, PyAny>>,
     report: Option<Bound<'_, PyAny>>,
 ) -> PyResult<()> {
+    let options: Options = options.extract().map_err(|error: PyErr| {
+        let cause = error.cause(py).map(|cause| format!(": {}", cause.value(py)));
+        plain(format!("{}{}", error.value(py), cause.unwrap_or_default()))
+    })?;
     let done = origin.and_then(|origin| origin.extract::<PathBuf>().ok());
     let elsewhere = origin.filter(|_| done.is_none()).map(|origin| origin.clone().unbind());
     let job = Job {

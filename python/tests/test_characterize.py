@@ -1,9 +1,11 @@
 """Finding a policy."""
 
 import gc
+import importlib
 import json
 import os
 import signal
+import sys
 
 import bitgear as bg
 import numpy as np
@@ -149,6 +151,8 @@ def test_profiles_are_listed():
         ({"points": ["w99a1"]}, "w99a1"),
         ({"mean": [0.0, 0.0]}, "`mean` must hold 1 or 1 values, got 2"),
         ({"stages": 9}, "1 to 3 stages, got 9"),
+        ({"stages": -1}, "stages"),
+        ({"seed": "one"}, "seed"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"calibration_samples": 0}, "shares must leave samples for all"),
     ],
@@ -177,3 +181,13 @@ def test_a_damaged_trace_is_an_error(run, tmp_path):
 
 def test_the_summary_is_what_the_file_says(run):
     assert run.summary == json.loads((run.path / "summary.json").read_text())
+
+
+def test_what_is_optional_says_how_to_get_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'bitgear\[plot\]'"):
+        run.plot()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "bitgear.ray", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'bitgear\[ray\]'"):
+        importlib.import_module("bitgear.ray")
