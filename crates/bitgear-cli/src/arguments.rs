@@ -152,6 +152,10 @@ pub(crate) struct Characterize {
     /// Divisor, one or one per channel
     #[arg(long, value_delimiter = ',')]
     pub(crate) std: Vec<f32>,
+    /// Trace of this run, instead of running the samples: a file, or a folder of fragments from many
+    /// machines
+    #[arg(long, value_name = "PATH")]
+    pub(crate) trace: Option<PathBuf>,
     /// Seed of everything random [default: 1]
     #[arg(long)]
     pub(crate) seed: Option<u64>,

@@ -2,6 +2,7 @@
 //! figures. Everything is written into one folder, from which a killed run continues.
 
 mod compare;
+mod elsewhere;
 mod finished;
 mod measure;
 mod points;
@@ -10,6 +11,7 @@ mod request;
 mod tracing;
 
 pub use compare::compare;
+pub use elsewhere::{Origin, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
 pub use recheck::{Recheck, recheck};
@@ -105,6 +107,10 @@ pub trait Progress: Sync {
     fn begin(&self, step: &str, total: usize);
     /// So many samples of it are done.
     fn advance(&self, samples: usize);
+    /// Whether to stop as soon as possible; what was traced by then is kept.
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// What a run gives.
@@ -123,6 +129,9 @@ pub enum CharacterizeError {
     /// The request contradicts itself.
     #[error("{0}")]
     Job(String),
+    /// [`Progress::cancelled`] said so.
+    #[error("cancelled")]
+    Cancelled,
     /// The model can't be imported.
     #[error("model `{0}`: {1}")]
     Import(String, #[source] ImportError),
@@ -174,6 +183,20 @@ pub fn characterize(
     job: &Job,
     progress: &dyn Progress,
 ) -> Result<Characterization, CharacterizeError> {
+    characterize_from(job, Origin::Here, progress)
+}
+
+/// The same, with the answers of all samples from elsewhere. The results are the same too, byte for byte,
+/// where the other machines' CPUs give the float network's scores to the same bit.
+///
+/// # Errors
+///
+/// Also when the trace is not one of this job.
+pub fn characterize_from(
+    job: &Job,
+    origin: Origin<'_>,
+    progress: &dyn Progress,
+) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
     check(job).map_err(CharacterizeError::Job)?;
     let bytes = std::fs::read(&job.model).map_err(|reason| {
@@ -192,6 +215,21 @@ pub fn characterize(
         return Err(CharacterizeError::Job(
             "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
         ));
+    }
+    if !calibration.is_here() || (!data.is_here() && data.labels().is_none()) {
+        return Err(CharacterizeError::Job(
+            "samples on other machines need labels, and calibration samples that are here"
+                .to_owned(),
+        ));
+    }
+    if job.storage == Storage::Nested && !matches!(origin, Origin::Here) {
+        return Err(CharacterizeError::Job(
+            "storage `nested` traces its own points, and needs all samples to be traced here"
+                .to_owned(),
+        ));
+    }
+    if !data.is_here() && matches!(origin, Origin::Here) {
+        return Err(CharacterizeError::Job("the samples are on other machines".to_owned()));
     }
     // A single score answers one of two classes by its sign, which margins don't express yet.
     let labels = if data.labels().is_some() {
@@ -234,7 +272,10 @@ pub fn characterize(
     progress.begin("calibrate", 2 * splits.calibration.len());
     let ranges = calibrate(&graph, splits.calibration.len(), |span| {
         progress.advance(span.len());
-        Ok::<_, DataError>(calibration.batch(&splits.calibration[span], &job.preprocess))
+        if progress.cancelled() {
+            return Err(CharacterizeError::Cancelled);
+        }
+        Ok(calibration.batch(&splits.calibration[span], &job.preprocess))
     })?;
     let batch = calibration.batch(&splits.calibration, &job.preprocess);
     let quantizer = Quantizer::new(&graph, &ranges, &batch, job.methods, constraints(&profile));
@@ -261,8 +302,24 @@ pub fn characterize(
     let failed = |failure| match failure {
         tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
         tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
+        tracing::Failure::Cancelled => CharacterizeError::Cancelled,
     };
-    let mut trace = tracing.run(&points, progress).map_err(failed)?;
+    let mut trace = match origin {
+        Origin::Here => tracing.run(&points, progress).map_err(failed)?,
+        Origin::Done(path) => tracing.adopt(path, &points)?,
+        Origin::Elsewhere(trace) => {
+            let plan = tracing.plan(&points, &bytes, progress).map_err(failed)?;
+            let folder = job.out.join("fragments");
+            std::fs::create_dir_all(&folder)
+                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
+            progress.begin("trace elsewhere", 0);
+            trace(plan, &folder)?;
+            let trace = tracing.adopt(&folder, &points)?;
+            std::fs::remove_dir_all(&folder)
+                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
+            trace
+        }
+    };
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =

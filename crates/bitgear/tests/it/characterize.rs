@@ -51,7 +51,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// The first 1,500 test images as a pair of arrays, so that a run takes a second.
-fn small() -> Source {
+pub(crate) fn small() -> Source {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ pub(crate) fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization 
     pool.install(|| characterize(job, watch)).unwrap()
 }
 
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
