@@ -1,6 +1,6 @@
 //! What other measures of confidence would have saved in place of the margin.
 
-use super::{Candidates, Choice, Column, Gate};
+use super::{Bound, Candidates, Choice, Column, Gate};
 use crate::energy::Energy;
 use crate::trace::{Block, Trace};
 
@@ -63,7 +63,7 @@ impl Candidates {
         let info = &self.all[low].info;
         let block = trace.block(&info.point, info.view).expect("every point was traced");
         let mask = self.mask(search);
-        let limits = mask.limits(&[bound]);
+        let limits = mask.limits(&[Bound::plain(bound)]);
         let threshold = |column: &Column| {
             let mut found = None;
             self.sweep(&mask, [low, high], column, &limits, |_, _, at| found = Some(at));

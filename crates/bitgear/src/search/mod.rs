@@ -315,14 +315,22 @@ impl Candidates {
         Ok(found)
     }
 
+    /// Whether a policy may begin with a candidate: the mirrored view has no advantage there.
+    fn starts(&self, index: usize) -> bool {
+        self.all[index].sum.is_none() && self.all[index].info.view == View::AsIs
+    }
+
     /// Whether stage `high` may come right after stage `low`.
     fn follows(&self, low: usize, high: usize) -> bool {
         let (from, to) = (&self.all[low], &self.all[high]);
-        match to.sum {
-            Some(sum) => sum.first == low,
-            // The mirrored view has no advantage as the first stage.
-            None => from.base != to.base && from.sum.is_none() && from.info.view == View::AsIs,
-        }
+        to.sum.map_or(from.base != to.base, |sum| sum.first == low)
+    }
+
+    /// All pairs of stages that a policy may begin with.
+    fn openings<'a>(&'a self, members: &'a [usize]) -> impl Iterator<Item = [usize; 2]> + 'a {
+        let lows = members.iter().copied().filter(|&low| self.starts(low));
+        lows.flat_map(move |low| members.iter().map(move |&high| [low, high]))
+            .filter(|&[low, high]| self.follows(low, high))
     }
 
     /// The points that the candidates are made of, in the order in which choices number them;
@@ -424,11 +432,65 @@ impl Candidates {
         mask
     }
 
-    /// Σ (reference right - answer right) over the mask, of candidate `index` alone.
-    fn total_drop(&self, mask: &Mask, index: usize) -> i64 {
+    /// What candidate `index` alone loses over the mask.
+    fn total(&self, mask: &Mask, index: usize) -> Tally {
         let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
         let correct = &self.all[index].correct;
-        rows.map(|row| i64::from(self.reference[row]) - i64::from(correct[row])).sum()
+        rows.fold(Tally::default(), |sum, row| sum.plus(self.tally(row, correct[row])))
+    }
+
+    /// What an answer to a row loses against the reference's.
+    fn tally(&self, row: usize, right: bool) -> Tally {
+        let drop = i64::from(self.reference[row]) - i64::from(right);
+        Tally { drop, flips: drop.abs() }
+    }
+}
+
+/// How answers differ from the reference's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    /// Reference right minus answer right.
+    drop: i64,
+    /// Answers of which one is right and the other wrong.
+    flips: i64,
+}
+
+impl Tally {
+    fn plus(self, other: Self) -> Self {
+        Self { drop: self.drop + other.drop, flips: self.flips + other.flips }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self { drop: self.drop - other.drop, flips: self.flips - other.flips }
+    }
+}
+
+/// What a choice may lose on some samples: the mean drop, and so many of its own standard errors on
+/// top, are at most `drop`. The standard error of a mean of {-1, 0, 1} is taken as √flips / n.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bound {
+    drop: f64,
+    errors: f64,
+}
+
+impl Bound {
+    /// On the drop as it was seen.
+    fn plain(drop: f64) -> Self {
+        Self { drop, errors: 0.0 }
+    }
+}
+
+/// A bound on the sums over a mask.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    most: f64,
+    errors: f64,
+}
+
+impl Limit {
+    fn keeps(self, Tally { drop, flips }: Tally) -> bool {
+        let slack = self.most - drop as f64;
+        slack >= 0.0 && self.errors * self.errors * flips as f64 <= slack * slack
     }
 }
 
@@ -439,9 +501,12 @@ struct Mask {
 }
 
 impl Mask {
-    /// The largest sum of drops that keeps each bound on the mean drop.
-    fn limits(&self, bounds: &[f64]) -> Vec<i64> {
-        bounds.iter().map(|bound| (bound * self.count as f64 + 1e-9).floor() as i64).collect()
+    fn limits(&self, bounds: &[Bound]) -> Vec<Limit> {
+        let limit = |bound: &Bound| Limit {
+            most: bound.drop * self.count as f64 + 1e-9,
+            errors: bound.errors,
+        };
+        bounds.iter().map(limit).collect()
     }
 }
 

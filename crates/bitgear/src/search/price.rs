@@ -48,9 +48,14 @@ impl Candidates {
         }
     }
 
+    /// A stage that sums scores does not know whether it hands on before it has written: it leaves
+    /// nothing for the next.
     fn shared_in(&self, stages: &[usize]) -> Vec<usize> {
-        let later = stages.windows(2).map(|pair| self.shared[pair[0]][self.all[pair[1]].base]);
-        std::iter::once(0).chain(later).collect()
+        let shared = |pair: &[usize]| match self.all[pair[0]].sum {
+            None => self.shared[pair[0]][self.all[pair[1]].base],
+            Some(_) => 0,
+        };
+        std::iter::once(0).chain(stages.windows(2).map(shared)).collect()
     }
 
     /// What candidate `index` costs for every input.

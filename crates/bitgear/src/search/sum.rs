@@ -85,6 +85,7 @@ impl Candidates {
                 let [first, second] = pair.map(|index| &self.all[index]);
                 may(first.info.kind)
                     && may(second.info.kind)
+                    && self.starts(pair[0])
                     && self.follows(pair[0], pair[1])
                     && first.energy.chip_uj <= second.energy.chip_uj
             })

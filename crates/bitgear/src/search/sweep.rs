@@ -1,6 +1,6 @@
 //! Two stages: all thresholds of all pairs.
 
-use super::{Candidates, Choice, Column, Gate, Mask, Pool};
+use super::{Candidates, Choice, Column, Gate, Limit, Mask, Pool, Tally};
 
 /// A policy on the Pareto frontier.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,12 +13,12 @@ pub struct Tradeoff {
     pub drop: f64,
 }
 
-/// Where a threshold may lie: so many samples are accepted, and the drops of all sum to `drop`.
+/// Where a threshold may lie: so many samples are accepted, and all together lose `lost`.
 #[derive(Clone, Copy)]
 struct Boundary {
     accepted: usize,
     accept_at: i32,
-    drop: i64,
+    lost: Tally,
 }
 
 /// The threshold between two distinct margins: in the middle, rounded up; above `below`, at most
@@ -40,13 +40,13 @@ impl Candidates {
             .map(|&only| Tradeoff {
                 choice: self.always(only),
                 chip_uj: self.all[only].energy.chip_uj,
-                drop: self.total_drop(&mask, only) as f64 / n,
+                drop: self.total(&mask, only).drop as f64 / n,
             })
             .collect();
         frontier.retain(|tradeoff| tradeoff.chip_uj <= self.rules.max_worst_uj);
         prune(&mut frontier);
-        for &low in members.iter().filter(|_| pool.is_dynamic() && self.rules.stages >= 2) {
-            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
+        if pool.is_dynamic() && self.rules.stages >= 2 {
+            for [low, high] in self.openings(&members) {
                 let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
                 let mut best = i64::MAX;
                 let mut pair = Vec::new();
@@ -55,15 +55,16 @@ impl Candidates {
                 // Accepting less costs more: it must lose less than everything cheaper.
                 for boundary in pair.into_iter().rev() {
                     let rate = (mask.count - boundary.accepted) as f64 / n;
-                    if boundary.drop < best && self.allows(rate, first + second) {
-                        best = boundary.drop;
+                    let drop = boundary.lost.drop;
+                    if drop < best && self.allows(rate, first + second) {
+                        best = drop;
                         frontier.push(Tradeoff {
                             choice: Choice {
                                 stages: vec![low, high],
                                 gates: vec![Gate::margin(boundary.accept_at)],
                             },
                             chip_uj: first + (mask.count - boundary.accepted) as f64 / n * second,
-                            drop: boundary.drop as f64 / n,
+                            drop: drop as f64 / n,
                         });
                     }
                 }
@@ -73,22 +74,22 @@ impl Candidates {
         frontier
     }
 
-    /// Offers, for each limit on the sum of drops, the pair's threshold on a column that accepts
-    /// most: index of the limit, chip energy, threshold.
+    /// Offers, for each limit, the pair's threshold on a column that accepts most: index of the limit,
+    /// chip energy, threshold.
     pub(super) fn sweep(
         &self,
         mask: &Mask,
         [low, high]: [usize; 2],
         column: &Column,
-        limits: &[i64],
+        limits: &[Limit],
         mut offer: impl FnMut(usize, f64, i32),
     ) {
-        let loosest = limits.iter().copied().max().unwrap_or(0);
+        let loosest = limits.iter().fold(f64::NEG_INFINITY, |most, limit| most.max(limit.most));
         let mut found: Vec<Option<Boundary>> = vec![None; limits.len()];
         self.boundaries(mask, [low, high], column, |boundary| {
-            if boundary.drop <= loosest {
-                for (found, &limit) in found.iter_mut().zip(limits) {
-                    if boundary.drop <= limit {
+            if boundary.lost.drop as f64 <= loosest {
+                for (found, limit) in found.iter_mut().zip(limits) {
+                    if limit.keeps(boundary.lost) {
                         *found = Some(boundary);
                     }
                 }
@@ -120,7 +121,7 @@ impl Candidates {
         column: &Column,
         mut visit: impl FnMut(Boundary),
     ) {
-        let mut drop = self.total_drop(mask, high);
+        let mut lost = self.total(mask, high);
         let (low, high) = (&self.all[low], &self.all[high]);
         let mut accepted = 0;
         let mut previous: Option<i32> = None;
@@ -133,11 +134,12 @@ impl Candidates {
             if let Some(previous) = previous
                 && margin < previous
             {
-                visit(Boundary { accepted, accept_at: between(margin, previous), drop });
+                visit(Boundary { accepted, accept_at: between(margin, previous), lost });
             }
             previous = Some(margin);
             accepted += 1;
-            drop += i64::from(high.correct[row]) - i64::from(low.correct[row]);
+            let [now, then] = [low, high].map(|stage| self.tally(row, stage.correct[row]));
+            lost = lost.plus(now).minus(then);
         }
     }
 }
