@@ -3,8 +3,9 @@
 //!
 //! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…`
 //!
-//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. The last lines are geometric
-//! means over the runs. No model runs again.
+//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file; how scales are restricted, to
+//! powers of two for one, was decided there. `naive` is the best static point of any kind chosen with
+//! nothing taken off for chance. The last lines are geometric means over the runs. No model runs again.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 use std::path::Path;
@@ -31,9 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "drops in points (standard error); times less chip energy (total energy), mean of {splits} splits\n"
     );
     println!(
-        "target  drop          uniform        any kind       plain          16 bits        run"
+        "target  drop          uniform        any kind       plain          16 bits        naive   run"
     );
-    let mut logarithms = [[0.0_f64; 4]; 2];
+    let mut logarithms = [[0.0_f64; 5]; 2];
     for run in runs {
         let (folder, model) = run.split_once('=').ok_or("expected FOLDER=MODEL")?;
         let finished = Finished::read(Path::new(folder), Path::new(model))?;
@@ -58,7 +59,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let choose = |[search, _]: [&[usize]; 2], pool, seed| {
                 candidates.choose(search, target, pool, seed)
             };
-            let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, splits.parse()?, 1);
+            let n = splits.parse()?;
+            let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, n, 1);
+            let naively = |rows: [&[usize]; 2], pool, seed| match pool {
+                Pool::Policies => choose(rows, pool, seed),
+                _ => candidates.choose_once(rows[0], target, pool),
+            };
+            let naive = repeat(&candidates, naively, sizes, &[Pool::Static], widest, n, 1);
             print!(
                 "{:6.1}  {:5.2} ({:4.2})",
                 100.0 * target,
@@ -66,14 +73,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 100.0 * repeated.policy.standard_error
             );
             let both = repeated.savings.iter().zip(&repeated.savings_total);
+            // Of the mean share of energy that is left.
+            let times = |saving: &f64| 1.0 / (1.0 - saving);
+            logarithms[4] += times(&naive.savings[0]).ln() / runs.len() as f64;
             for ((chip, total), sum) in both.zip(logarithms) {
-                // Of the mean share of energy that is left.
-                let times = |saving: &f64| 1.0 / (1.0 - saving);
                 print!("  {:5.2} ({:5.2})", times(chip), times(total));
                 *sum += times(chip).ln() / runs.len() as f64;
             }
-            let drops: Vec<String> =
-                repeated.others.iter().map(|d| format!("{:.2}", 100.0 * d.mean)).collect();
+            print!("  {:6.2}", times(&naive.savings[0]));
+            let others = repeated.others.iter().chain(&naive.others[..1]);
+            let drops: Vec<String> = others.map(|d| format!("{:.2}", 100.0 * d.mean)).collect();
             println!("  {folder}, the others lose {}", drops.join(" "));
         }
     }

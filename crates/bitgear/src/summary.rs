@@ -43,6 +43,9 @@ pub struct Summary {
     pub best_static_plain: BestStatic,
     /// The chosen policy.
     pub policy: PolicySummary,
+    /// Further policies of the bundle.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<PolicyOption>,
     /// The policy's first two stages with each measure of confidence; empty for one stage.
     pub measures: Vec<MeasureSummary>,
     /// 1 - policy / other, of chip energy.
@@ -219,13 +222,61 @@ pub struct PolicySummary {
     pub samples_needed: Option<u64>,
     /// Chip, off-chip and total energy of a gate that escalates exactly where that mends the answer.
     pub oracle_energy_uj: EnergyUj,
+    /// The class that loses most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_class: Option<ClassDrop>,
+    /// How long an inference takes; absent where the profile does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<Latency>,
+}
+
+/// What a class loses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassDrop {
+    /// Its index.
+    pub class: usize,
+    /// Accuracy of the reference minus that of the policy, on its samples.
+    pub accuracy_drop: f64,
+}
+
+/// How long an inference takes, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// On average.
+    pub mean: f64,
+    /// Of an input that all stages run for.
+    pub worst: f64,
+}
+
+/// A further policy of the bundle, on the test split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyOption {
+    /// Its name: `max-drop-` and its target.
+    pub name: String,
+    /// Its target.
+    pub max_accuracy_drop: f64,
+    /// Its stages: `w3a3`, `w4a4@mirror`, `w3a3+w4a4` where scores are summed.
+    pub stages: Vec<String>,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// Accuracy of the reference minus that.
+    pub accuracy_drop: f64,
+    /// What an inference costs on average.
+    pub energy_uj: EnergyUj,
+    /// Share of all inputs that each stage hands on.
+    pub escalation_rates: Vec<f64>,
+    /// Whether the guarantee was proved of it. Of several policies each proof is right with the stated
+    /// probability, not all together.
+    pub certified: bool,
+    /// Drop that is not exceeded, with confidence.
+    pub drop_upper_bound: Option<f64>,
 }
 
 /// What a measure of confidence would have done between the policy's first two stages, with the
 /// threshold that loses as little on the search split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MeasureSummary {
-    /// `margin`, `softmax margin`, `maximum softmax`, `entropy` or `learned`.
+    /// `margin`, `softmax margin`, `maximum softmax`, `entropy`, `maximum logit` or `learned`.
     pub measure: String,
     /// What an inference costs on average.
     pub energy_uj: EnergyUj,
@@ -339,6 +390,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) storage: StorageSummary,
     pub(crate) seed: u64,
     pub(crate) repeats: usize,
+    pub(crate) options: Vec<PolicyOption>,
 }
 
 const STATIC_POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
@@ -381,6 +433,12 @@ pub(crate) fn summarize(
         }
     });
     let outcome = candidates.outcome(&verdict.choice, &test);
+    let worst_class = candidates.worst_class(&verdict.choice, &test);
+    let latency_us = candidates.stage_times(&verdict.choice).map(|times| Latency {
+        mean: times[1..].iter().zip(&outcome.escalation_rates).map(|(t, r)| t * r).sum::<f64>()
+            + times[0],
+        worst: times.iter().sum(),
+    });
     let [first, second, third] = best.map(|verdict| verdict.choice.last());
     let others = [first, second, third, widest].map(|index| candidates.energy(index));
     let saving = |energy: fn(Energy) -> f64| {
@@ -468,7 +526,11 @@ pub(crate) fn summarize(
             drop_upper_bound: verdict.bound,
             samples_needed: verdict.samples_needed,
             oracle_energy_uj: oracle.into(),
+            worst_class: worst_class
+                .map(|(class, accuracy_drop)| ClassDrop { class, accuracy_drop }),
+            latency_us,
         },
+        options: facts.options,
         measures: measures.collect(),
         savings: saving(|e| e.chip_uj),
         savings_total: saving(Energy::total_uj),

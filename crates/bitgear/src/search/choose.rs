@@ -10,7 +10,7 @@ use crate::trace::{Random, deal};
 /// very many thresholds looks so much better than it is, and the cheapest of a few single points a
 /// little. Both are the least quarters with which the mean drop over random splits of two traces
 /// keeps the target (`docs/policy.md`).
-const ERRORS: [f64; 2] = [2.0, 0.75];
+const ERRORS: [f64; 2] = [2.25, 1.0];
 /// Folds in which gates are fitted and judged.
 const FOLDS: usize = 5;
 /// Pairs of stages for which gates are learned: so many of the cheapest.
@@ -212,7 +212,7 @@ impl Candidates {
         let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
         for &only in &members {
             let lost = self.total(mask, only);
-            if self.energy(only).chip_uj > self.rules.max_worst_uj {
+            if !self.allows_always(mask, only) {
                 continue;
             }
             for (best, limit) in best.iter_mut().zip(&limits) {

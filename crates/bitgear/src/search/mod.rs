@@ -7,6 +7,7 @@
 //! The cheapest of thousands of candidates on a search split looks better than it is: `choose` takes
 //! that off the bound. A gate may learn more than the margin (`learn`), and is judged out of fold.
 
+mod bound;
 mod choose;
 mod learn;
 mod measure;
@@ -16,7 +17,10 @@ mod sum;
 mod sweep;
 mod tree;
 
+use bound::{Bound, Limit, Mask, Tally};
 pub use measure::{Measure, Measured};
+use price::Price;
+
 pub use repeated::{Drop, Repeated, repeat};
 pub use sum::Sum;
 pub use sweep::Tradeoff;
@@ -98,6 +102,8 @@ struct Candidate {
     leading: Vec<[u32; 2]>,
     /// Of every input: alone, or after the stage that it is summed with.
     energy: Energy,
+    /// Likewise; None where the profile does not say.
+    time_us: Option<f64>,
 }
 
 /// How sure a stage is of each row.
@@ -124,7 +130,7 @@ pub struct Candidates {
     reference: Vec<bool>,
     all: Vec<Candidate>,
     /// \[low\]\[high\]: what the low and what the high stage costs.
-    pairs: Vec<Vec<[Energy; 2]>>,
+    pairs: Vec<Vec<[Price; 2]>>,
     /// \[low\]\[high\]: leading layers that the high stage leaves to the low one.
     shared: Vec<Vec<usize>>,
     profile: AcceleratorProfile,
@@ -171,6 +177,10 @@ pub struct Rules {
     pub max_escalation: f64,
     /// Largest chip energy of an input that all stages run for, in microjoule.
     pub max_worst_uj: f64,
+    /// Longest time of an input that all stages run for, in microseconds.
+    pub max_worst_us: f64,
+    /// Largest mean drop of any class on the search split, of policies of one or two stages.
+    pub max_class_drop: Option<f64>,
 }
 
 impl Default for Rules {
@@ -182,6 +192,8 @@ impl Default for Rules {
             sums: true,
             max_escalation: 1.0,
             max_worst_uj: f64::INFINITY,
+            max_worst_us: f64::INFINITY,
+            max_class_drop: None,
         }
     }
 }
@@ -274,9 +286,20 @@ impl Candidates {
                 .map(|row| [block.answers.predicted[row], block.answers.runner_up(row)])
                 .collect();
             let cost = policy_cost(profile, workload, &[&info.widths])?;
-            let (correct, energy) = (trace.correct(block), cost[0].energy);
+            let (correct, energy, time_us) =
+                (trace.correct(block), cost[0].energy, cost[0].time_us);
             let base = candidates.len();
-            candidates.push(Candidate { info, base, sum: None, correct, margins, leading, energy });
+            let sum = None;
+            candidates.push(Candidate {
+                info,
+                base,
+                sum,
+                correct,
+                margins,
+                leading,
+                energy,
+                time_us,
+            });
         }
         let count = candidates.len();
         let mut found = Self {
@@ -301,7 +324,7 @@ impl Candidates {
                 let layers = if nested { 0 } else { from.shared_layers(to, workload) };
                 if layers > 0 {
                     let resumed = found.chain_cost(&chain, &[0, layers])?;
-                    if resumed[1].chip_uj < best[1].chip_uj {
+                    if resumed[1].energy.chip_uj < best[1].energy.chip_uj {
                         (best, found.shared[low][high]) = (resumed, layers);
                     }
                 }
@@ -439,74 +462,27 @@ impl Candidates {
         rows.fold(Tally::default(), |sum, row| sum.plus(self.tally(row, correct[row])))
     }
 
+    /// The class that loses most on `rows`, and its mean drop; `None` without rows.
+    pub fn worst_class(&self, choice: &Choice, rows: &[usize]) -> Option<(usize, f64)> {
+        let mut classes = vec![(0_i64, 0_usize); self.classes];
+        for &row in rows {
+            let (drop, count) = &mut classes[self.labels[row] as usize];
+            *drop += self.tally(row, self.answer(choice, row).0).drop;
+            *count += 1;
+        }
+        let drops = classes.iter().enumerate().filter(|(_, (_, count))| *count > 0);
+        let drops = drops.map(|(class, &(drop, count))| (class, drop as f64 / count as f64));
+        // The first of equals.
+        drops.fold(None, |worst: Option<(usize, f64)>, (class, drop)| match worst {
+            Some((_, most)) if drop <= most => worst,
+            _ => Some((class, drop)),
+        })
+    }
+
     /// What an answer to a row loses against the reference's.
     fn tally(&self, row: usize, right: bool) -> Tally {
         let drop = i64::from(self.reference[row]) - i64::from(right);
         Tally { drop, flips: drop.abs() }
-    }
-}
-
-/// How answers differ from the reference's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    /// Reference right minus answer right.
-    drop: i64,
-    /// Answers of which one is right and the other wrong.
-    flips: i64,
-}
-
-impl Tally {
-    fn plus(self, other: Self) -> Self {
-        Self { drop: self.drop + other.drop, flips: self.flips + other.flips }
-    }
-
-    fn minus(self, other: Self) -> Self {
-        Self { drop: self.drop - other.drop, flips: self.flips - other.flips }
-    }
-}
-
-/// What a choice may lose on some samples: the mean drop, and so many of its own standard errors on
-/// top, are at most `drop`. The standard error of a mean of {-1, 0, 1} is taken as √flips / n.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Bound {
-    drop: f64,
-    errors: f64,
-}
-
-impl Bound {
-    /// On the drop as it was seen.
-    fn plain(drop: f64) -> Self {
-        Self { drop, errors: 0.0 }
-    }
-}
-
-/// A bound on the sums over a mask.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    most: f64,
-    errors: f64,
-}
-
-impl Limit {
-    fn keeps(self, Tally { drop, flips }: Tally) -> bool {
-        let slack = self.most - drop as f64;
-        slack >= 0.0 && self.errors * self.errors * flips as f64 <= slack * slack
-    }
-}
-
-/// A subset of the trace's rows.
-struct Mask {
-    inside: Vec<bool>,
-    count: usize,
-}
-
-impl Mask {
-    fn limits(&self, bounds: &[Bound]) -> Vec<Limit> {
-        let limit = |bound: &Bound| Limit {
-            most: bound.drop * self.count as f64 + 1e-9,
-            errors: bound.errors,
-        };
-        bounds.iter().map(limit).collect()
     }
 }
 

@@ -105,7 +105,8 @@ impl Candidates {
                 correct: answers.iter().zip(&trace.labels).map(right).collect(),
                 margins: Column::new(answers.iter().map(|a| a.margin).collect()),
                 leading: answers.iter().map(|a| [a.class as u32, a.runner_up as u32]).collect(),
-                energy: from.plus(to),
+                energy: from.energy.plus(to.energy),
+                time_us: from.time_us.zip(to.time_us).map(|(from, to)| from + to),
             })
         };
         let summed: Vec<Candidate> = pairs.par_iter().filter_map(summed).collect();

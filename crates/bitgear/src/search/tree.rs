@@ -185,7 +185,7 @@ impl Candidates {
         let mut pairs: Vec<[usize; 2]> = self.openings(members).collect();
         // Cheap first stages first: they lower the bar.
         pairs.sort_by(|&[a, b], &[c, d]| {
-            let energy = |a: usize, b: usize| self.pair(a, b)[0].chip_uj;
+            let energy = |a: usize, b: usize| self.pair(a, b)[0].energy.chip_uj;
             energy(a, b).total_cmp(&energy(c, d)).then([a, b].cmp(&[c, d]))
         });
         let triplets: Vec<Triplet> = pairs
@@ -259,7 +259,11 @@ impl Triples<'_> {
         if cheapest > highest {
             return;
         }
-        let price: Vec<f64> = candidates.price(&stages).iter().map(|e| e.chip_uj).collect();
+        let prices = candidates.price(&stages);
+        if !candidates.affordable(&prices) {
+            return;
+        }
+        let price: Vec<f64> = prices.iter().map(|price| price.energy.chip_uj).collect();
         let share = |rows: usize| rows as f64 / n as f64;
         let answers = stages.map(|index| &candidates.all[index].correct);
         let loss = |row: u32, stage: usize| {
@@ -294,7 +298,6 @@ impl Triples<'_> {
         tree.build();
         let mut lost: i64 = before.iter().map(|&row| loss(row, 0)).sum();
         lost += after.iter().map(|&row| loss(row, 2)).sum::<i64>();
-        let worst = price.iter().sum();
         for accepted in begin..=end {
             let row = first.order[accepted];
             let value = first.value(row);
@@ -304,7 +307,7 @@ impl Triples<'_> {
             let base = price[0] + share(active) * price[1];
             if let Some(above) = above.filter(|&above| above > value)
                 && base <= bar()
-                && candidates.allows(share(active), worst)
+                && share(active) <= candidates.rules.max_escalation
                 && let Some((last, sure)) = tree.longest(self.limit.most - lost)
                 && sure as usize != active
                 && let Some(&below) = second.values.get(last + 1)
