@@ -152,8 +152,9 @@ impl Candidates {
             counts[self.labels[row] as usize] += 1;
         }
         let most = counts.iter().map(|&count| (cap * count as f64 + 1e-9).floor() as i64);
-        let mut classes =
-            ClassDrops { drops: vec![0; self.classes], most: most.collect(), over: 0 };
+        let most: Vec<i64> = most.collect();
+        let over = most.iter().filter(|&&most| most < 0).count();
+        let mut classes = ClassDrops { drops: vec![0; self.classes], most, over };
         for row in rows() {
             let lost = self.tally(row, self.all[index].correct[row]);
             classes.add(self.labels[row], lost.drop);
