@@ -6,6 +6,8 @@
 
 mod arguments;
 mod commands;
+#[cfg(test)]
+mod reference;
 mod terminal;
 
 use std::process::ExitCode;

@@ -36,7 +36,13 @@ fn list() -> Result<(), Failure> {
 }
 
 fn show(id: &str) -> Result<(), Failure> {
-    let profile = AcceleratorProfile::find(id)?;
+    print!("{}", description(&AcceleratorProfile::find(id)?));
+    Ok(())
+}
+
+/// What a profile's numbers are, with their grades.
+pub(crate) fn description(profile: &AcceleratorProfile) -> String {
+    let mut text = String::new();
     let style = match profile.accelerator.style {
         Style::ChipTotal => "energy of a MAC holds the whole chip",
         Style::BottomUp => {
@@ -44,7 +50,8 @@ fn show(id: &str) -> Result<(), Failure> {
         }
         Style::Time => "time instead of energy: 1 uJ stands for 1 us",
     };
-    println!("{}\n{}\n{style}\n", profile.accelerator.name, profile.accelerator.url);
+    let about = &profile.accelerator;
+    text += &format!("{}\n{}\n{style}\n\n", about.name, about.url);
     let number = |value: Option<Quantity>| match value {
         Some(Quantity::Known(value)) => value.to_string(),
         Some(Quantity::Unknown(_)) => "unknown".to_owned(),
@@ -66,10 +73,8 @@ fn show(id: &str) -> Result<(), Failure> {
         })
         .collect();
     if !modes.is_empty() {
-        println!(
-            "{}",
-            table(&["mode", "w bits", "a bits", "pJ/MAC", "grade", "MAC/cycle"], &modes)
-        );
+        let header = ["mode", "w bits", "a bits", "pJ/MAC", "grade", "MAC/cycle"];
+        text += &format!("{}\n", table(&header, &modes));
     }
     if let Some(macs) = &profile.mac_table {
         let header = macs.w_bits.iter().map(|w| format!("w{w}"));
@@ -90,7 +95,7 @@ fn show(id: &str) -> Result<(), Failure> {
             })
             .collect();
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        println!("{}", table(&header, &rows));
+        text += &format!("{}\n", table(&header, &rows));
     }
     let memories: Vec<Vec<String>> = profile
         .memories
@@ -110,13 +115,13 @@ fn show(id: &str) -> Result<(), Failure> {
         .collect();
     if !memories.is_empty() {
         let header = ["memory", "bytes", "read pJ/bit", "write pJ/bit", "grade"];
-        print!("{}", table(&header, &memories));
+        text += &table(&header, &memories);
     }
     if !profile.not_counted.is_empty() {
         let names: Vec<&str> = profile.not_counted.iter().map(|n| n.0.as_str()).collect();
-        println!("\nunknown or out of scope, and so not counted: {}", names.join(", "));
+        text += &format!("\nunknown or out of scope, and so not counted: {}\n", names.join(", "));
     }
-    Ok(())
+    text
 }
 
 fn check(path: &Path) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! What a person sees: the command run as a process.
 
+mod documentation;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -9,7 +9,7 @@ use bitgear::graph::{
     infer,
 };
 use bitgear::onnx::export_qdq;
-use bitgear::quantize::{calibrate, quantize};
+use bitgear::quantize::{Constraints, Methods, Point, Quantizer, calibrate, quantize};
 use bitgear::tensor::Tensor;
 use bitgear_core::kernels::Kernels;
 
@@ -253,4 +253,42 @@ fn what_has_no_integer_form_is_listed_with_its_node() {
       node `n1`: padding with a value other than 0
       node `n2`: mean over axes other than all pixels
     ");
+}
+
+/// Channels of a tenth to thirty times the usual size, between clamps: each has its own scale in the
+/// fitted network, and each must still be cut off where the float network cuts it off.
+#[test]
+fn channels_with_scales_of_their_own_are_clamped_where_the_float_network_clamps_them() {
+    let clip = Op::Activation(Activation::Clip { low: 0.0, high: 6.0 });
+    let mut builder = Builder::new(&[3, 8, 8]);
+    let y = builder.conv(TensorId(0), 16, 3, 1);
+    let Op::Conv(first) = &mut builder.0.nodes[0].op else { unreachable!("pushed above") };
+    let sizes: Vec<f32> = (0..16).map(|c| 0.1 * 1.46_f32.powi(c)).collect();
+    let row = first.weight.values().len() / 16;
+    let weights = first.weight.values().iter().enumerate().map(|(i, w)| w * sizes[i / row]);
+    first.weight = Tensor::new(first.weight.shape().to_vec(), weights.collect());
+    let y = builder.push(clip.clone(), &[y]);
+    let y = builder.conv(y, 16, 3, 16);
+    let y = builder.push(clip, &[y]);
+    let graph = builder.finish(y);
+
+    let samples = Tensor::new([40, 3, 8, 8], noise(40 * 3 * 64, 5));
+    let ranges = calibrate(&graph, 40, |span| {
+        let values = samples.values()[span.start * 192..span.end * 192].to_vec();
+        Ok::<_, Infallible>(Tensor::new([span.len(), 3, 8, 8], values))
+    })
+    .unwrap();
+    let expected = float::run(&graph, &samples);
+    let largest = expected.values().iter().fold(0.0_f64, |m, &v| m.max(f64::from(v.abs())));
+    let methods = Methods::best();
+    let quantizer = Quantizer::new(&graph, &ranges, &samples, methods, Constraints::default());
+    let point: Point = "w8a8".parse().unwrap();
+    let evened = quantizer.fit(&point).scales.values().filter(|s| !s.factors.is_empty()).count();
+    assert!(evened > 0, "no channel has a scale of its own");
+    let model = quantizer.quantize(&point).unwrap();
+    let scores = Engine::new(&model, Kernels::detect()).scores(&samples);
+    for (score, float) in scores.iter().zip(expected.values()) {
+        let error = f64::from(*score) * model.score_scale() - f64::from(*float);
+        assert!(error.abs() < 0.02 * largest, "{error} of {largest}");
+    }
 }

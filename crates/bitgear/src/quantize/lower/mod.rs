@@ -167,14 +167,20 @@ impl Lowering<'_> {
     }
 
     /// How a step's result t, counted in `unit(channel)`, becomes each stored version of
-    /// `group.result`, within the group's clamp.
+    /// `group.result`, within the group's clamp. Where channels have factors, the largest code of each
+    /// lies at most at the clamp's upper bound ([`InputScale::within`]) and is all the bound there is:
+    /// one code for all channels would cut off those of small factors.
+    ///
+    /// [`InputScale::within`]: super::InputScale::within
     fn requantizations(&self, group: &Group, unit: impl Fn(usize) -> f64) -> Vec<Requantization> {
         let channels = layout(self.graph.shape(group.result)).channels;
         let units: Vec<f64> = (0..channels).map(unit).collect();
         self.versions_of(group.result)
             .map(|(demand, map)| {
-                let units = divided(&units, self.factors(group.result, demand));
-                requantization(map, &self.maps[map], group.clamp, &units)
+                let factors = self.factors(group.result, demand);
+                let (low, high) = group.clamp;
+                let clamp = (low, if factors.is_empty() { high } else { f32::INFINITY });
+                requantization(map, &self.maps[map], clamp, &divided(&units, factors))
             })
             .collect()
     }
