@@ -30,6 +30,10 @@ def characterize(
     max_energy: float | None = None,
     max_escalation: float = 1.0,
     max_worst_energy: float | None = None,
+    max_latency: float | None = None,
+    max_class_drop: float | None = None,
+    also_max_drop: Sequence[float] = (),
+    class_mix: Sequence[float] | None = None,
     guarantee: float | None = None,
     confidence: float = 0.95,
     test: Literal["exact", "betting", "binomial", "conformal"] = "exact",
@@ -80,6 +84,14 @@ def characterize(
         Largest share of inputs that the first stage hands on.
     max_worst_energy
         Largest chip energy of an input that all stages run for, in microjoule.
+    max_latency
+        Longest time of an input that all stages run for, in microseconds, where the profile knows times.
+    max_class_drop
+        Largest expected drop of any class, as a fraction.
+    also_max_drop
+        Further targets: the bundle gets a policy for each, named `max-drop-` and the target.
+    class_mix
+        Share of each class in deployment, where it is not that of the samples.
     guarantee, confidence, test
         A drop that is not exceeded with this confidence, and how it is proved; only policies are taken
         that are proved to keep it.
@@ -112,6 +124,10 @@ def characterize(
         "max_energy": max_energy,
         "max_escalation": max_escalation,
         "max_worst_energy": max_worst_energy,
+        "max_latency": max_latency,
+        "max_class_drop": max_class_drop,
+        "also_max_drop": list(also_max_drop),
+        "class_mix": None if class_mix is None else list(class_mix),
         "guarantee": guarantee,
         "confidence": confidence,
         "test": test,

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Find the cheapest policy for a model, data and an accelerator
     Characterize(Box<Characterize>),
+    /// Write report.html from the files of a finished run
+    Report(Report),
     /// Execute a policy on labelled data
     Evaluate(Evaluate),
     /// Execute a policy on inputs and print each answer
@@ -62,6 +64,25 @@ pub(crate) struct Demo {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Folder of a finished run; with --compare any number of them
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Set runs side by side
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// File to write [default: report.html in the run's folder, comparison.html for several]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Folder into which each figure is written as an SVG file as well
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print what was written as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Default, Args)]
 pub(crate) struct Characterize {
     /// ONNX file of a trained classifier [default: the task's]
@@ -84,6 +105,16 @@ pub(crate) struct Characterize {
     /// Instead of --max-drop: the least drop at a mean chip energy of at most so many microjoule
     #[arg(long, value_name = "UJ", conflicts_with = "max_drop")]
     pub(crate) max_energy: Option<f64>,
+    /// Further policies in the bundle, for `--policy` of other commands: their largest expected
+    /// accuracy drops
+    #[arg(long, value_name = "FRACTION", value_delimiter = ',')]
+    pub(crate) also_max_drop: Vec<f64>,
+    /// Largest accuracy drop of any class, on the search split; needs at most 2 stages
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) max_class_drop: Option<f64>,
+    /// Longest time of an input that all stages run for, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) max_latency: Option<f64>,
     /// Largest share of inputs that the first stage hands on
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_escalation: Option<f64>,
@@ -202,6 +233,9 @@ pub(crate) struct Evaluate {
     /// Labelled samples
     #[arg(long)]
     pub(crate) data: PathBuf,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// Only the samples of this split: search, certification or test
     #[arg(long)]
     pub(crate) split: Option<String>,
@@ -220,6 +254,9 @@ pub(crate) struct Run {
     /// Samples: .npz files with `x`, .npy files, images or folders of images
     #[arg(required = true)]
     pub(crate) inputs: Vec<PathBuf>,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// Threads [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -235,6 +272,9 @@ pub(crate) struct Certify {
     /// The ONNX file that it was made from: the reference
     #[arg(long)]
     pub(crate) model: PathBuf,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// New samples; without labels, disagreement with the reference is bounded
     #[arg(long)]
     pub(crate) data: PathBuf,

@@ -136,14 +136,18 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
             test: options.test.map(Into::into).or(task.constraint.test).unwrap_or(Test::Exact),
         },
+        more_targets: options.also_max_drop.clone(),
         rules: Rules {
             stages: options.stages.or(task.stages).unwrap_or(2),
             margin_only: options.margin_only || task.margin_only,
             sums: !options.no_sums,
             max_escalation: options.max_escalation.unwrap_or(1.0),
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
+            max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
+            max_class_drop: options.max_class_drop,
         },
         shares: task.split.shares(),
+        class_mix: task.split.class_mix.clone(),
         seed: options.seed.or(task.seed).unwrap_or(1),
         out: options.out.clone(),
     })

@@ -34,13 +34,38 @@ pub struct Bundle {
     pub preprocess: Preprocess,
     /// The policy.
     pub policy: PolicyFile,
+    /// Further policies, for [`Bundle::select`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<NamedPolicy>,
     /// Which samples served what.
     pub splits: Splits,
     /// How weights are stored.
     pub storage: Storage,
-    /// One network for each stage, the last resort included.
+    /// One network for each stage of the policy, the last resort included; then those of points that
+    /// only other policies run.
     pub models: Vec<IntegerModel>,
 }
+
+/// A policy that can take the place of a bundle's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPolicy {
+    /// Its name.
+    pub name: String,
+    /// The policy.
+    pub policy: PolicyFile,
+}
+
+/// There is no such policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the bundle has no policy `{name}`: expected {expected}")]
+pub struct UnknownPolicy {
+    name: String,
+    expected: String,
+}
+
+/// What the bundle's own policy is called beside others.
+const MAIN: &str = "main";
 
 /// The bundle can't be written, read or trusted.
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +169,20 @@ impl Bundle {
 
     fn check(&self) -> Result<(), String> {
         self.policy.check().map_err(|e| e.to_string())?;
-        if !self.policy.points().eq(self.models.iter().map(|m| m.point.as_str())) {
+        let stages = self.policy.points().count();
+        if stages > self.models.len()
+            || (stages < self.models.len() && self.others.is_empty())
+            || !self.policy.points().eq(self.running().iter().map(|m| m.point.as_str()))
+        {
             return Err("networks and stages differ".to_owned());
+        }
+        for other in &self.others {
+            other.policy.check().map_err(|e| e.to_string())?;
+            if self.storage == Storage::Nested {
+                return Err("several policies need independent storage, got nested".to_owned());
+            }
+            let single = self.having(&other.policy);
+            single.and_then(|b| b.check()).map_err(|e| format!("policy `{}`: {e}", other.name))?;
         }
         let first = self.models.first().ok_or("there is no network")?;
         let widest = weights::widest(&self.models);
@@ -193,6 +230,51 @@ impl Bundle {
         self.preprocess.check(&first.input_shape).map_err(|e| e.to_string())
     }
 
+    /// The networks of the policy's stages.
+    fn running(&self) -> &[IntegerModel] {
+        &self.models[..self.models.len().min(self.policy.points().count())]
+    }
+
+    /// The bundle with another of its policies, by name, in place of its own, which is `main`.
+    ///
+    /// # Errors
+    ///
+    /// When it has none of that name.
+    pub fn select(self, name: &str) -> Result<Self, UnknownPolicy> {
+        if name == MAIN {
+            return Ok(self);
+        }
+        match self.others.iter().find(|other| other.name == name) {
+            Some(other) => Ok(self.having(&other.policy).expect("bundles are checked when read")),
+            None => Err(UnknownPolicy {
+                name: name.to_owned(),
+                expected: [MAIN]
+                    .into_iter()
+                    .chain(self.others.iter().map(|other| other.name.as_str()))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+        }
+    }
+
+    /// With one policy and its networks only.
+    fn having(&self, policy: &PolicyFile) -> Result<Self, String> {
+        let network = |point: &str| {
+            let found = self.models.iter().find(|model| model.point == point);
+            found.cloned().ok_or_else(|| format!("there is no network of point `{point}`"))
+        };
+        Ok(Self {
+            schema_version: self.schema_version,
+            classes: self.classes,
+            preprocess: self.preprocess.clone(),
+            policy: policy.clone(),
+            others: Vec::new(),
+            splits: self.splits.clone(),
+            storage: self.storage,
+            models: policy.points().map(network).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Shape of one input sample.
     pub fn input_shape(&self) -> &[usize] {
         &self.models[0].input_shape
@@ -200,7 +282,7 @@ impl Bundle {
 
     /// What each stage runs.
     fn legs(&self) -> Result<Vec<Leg<'_>>, String> {
-        relay(&self.models, &self.policy.shared_layers()).map_err(|e| e.to_string())
+        relay(self.running(), &self.policy.shared_layers()).map_err(|e| e.to_string())
     }
 
     /// Packs the networks for this CPU.
@@ -209,9 +291,8 @@ impl Bundle {
     ///
     /// When the networks differ in the layers that the policy says they share.
     pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
-        let legs = self.legs().expect("bundles are checked when read and written").into_iter();
-        let (engines, handoffs) =
-            legs.map(|leg| (Engine::of(leg.model, kernels), leg.handoff)).unzip();
+        let legs = self.legs().expect("bundles are checked when read and written");
+        let (engines, handoffs) = Leg::engines(legs, kernels);
         Runner { bundle: Cow::Borrowed(self), engines, handoffs }
     }
 
@@ -223,8 +304,8 @@ impl Bundle {
     pub fn into_runner(self, kernels: Kernels) -> Runner<'static> {
         let legs = self.legs().expect("bundles are checked when read and written").into_iter();
         let own =
-            |leg: Leg<'_>| (Engine::of(Cow::Owned(leg.model.into_owned()), kernels), leg.handoff);
-        let (engines, handoffs) = legs.map(own).unzip();
+            |leg: Leg<'_>| Leg { model: Cow::Owned(leg.model.into_owned()), handoff: leg.handoff };
+        let (engines, handoffs) = Leg::engines(legs.map(own).collect(), kernels);
         Runner { bundle: Cow::Owned(self), engines, handoffs }
     }
 }
@@ -283,8 +364,7 @@ impl Runner<'_> {
         progress: impl Fn(usize),
     ) -> Result<Evaluation, DataError> {
         data.check(self.bundle.input_shape(), &self.bundle.preprocess)?;
-        // One score means two classes.
-        let labels = data.labels_of(self.bundle.classes.max(2))?;
+        let labels = data.labels_of(self.bundle.classes)?;
         let mut right = 0;
         let mut handed_on = vec![0_usize; self.bundle.policy.stages.len()];
         for chunk in indices.chunks(BATCH) {

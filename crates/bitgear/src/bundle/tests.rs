@@ -72,6 +72,7 @@ fn bundle(models: Vec<IntegerModel>, shared: usize, storage: Storage) -> Bundle 
         classes: low.classes(),
         preprocess: Preprocess::default(),
         policy,
+        others: Vec::new(),
         splits,
         storage,
         models,

@@ -169,7 +169,7 @@ impl Tracer {
             if model.input_shape != shape || model.classes() != graph.classes() {
                 return Err("networks differ in input or classes".to_owned());
             }
-            Ok(Engine::of(std::borrow::Cow::Owned(model), Kernels::detect()))
+            Ok(Engine::keeping(std::borrow::Cow::Owned(model), Kernels::detect(), &[]))
         });
         let engines: Vec<Engine<'static>> = engines.collect::<Result<_, String>>()?;
         if plan.names.len() != engines.len() + 1 || !plan.float_scale.is_normal() {

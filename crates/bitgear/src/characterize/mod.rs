@@ -1,6 +1,7 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod chosen;
 mod compare;
 mod elsewhere;
 mod finished;
@@ -20,17 +21,18 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::chosen::Chosen;
 use self::recheck::float_answers;
 use self::request::{check, splits};
 use crate::bundle::{Bundle, BundleError, weight_bytes};
-use crate::certify::decide;
+use crate::certify::{Demand, decide};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
     AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
 };
-use crate::execute::{IntegerModel, relay};
-use crate::files::write_json;
+use crate::execute::IntegerModel;
+use crate::files::{write_atomically, write_json};
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
@@ -39,10 +41,11 @@ use crate::quantize::{
     CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
     crossings, fused_residuals,
 };
+use crate::report::{ReportError, Run};
 use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
     Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
-    summarize,
+    summarize, targets_around,
 };
 use crate::trace::{FLOAT, Shares, Split, TraceError, View};
 
@@ -85,10 +88,15 @@ pub struct Job {
     pub storage: Storage,
     /// The target, and the guarantee if one is wanted.
     pub constraint: Constraint,
+    /// Targets of further policies in the bundle.
+    pub more_targets: Vec<f64>,
     /// What policies are made of.
     pub rules: Rules,
     /// How samples are divided.
     pub shares: Shares,
+    /// Shares of the classes in deployment; samples of classes that are more frequent in the data are
+    /// left out. None: as in the data.
+    pub class_mix: Option<Vec<f64>>,
     /// Seed of everything random.
     pub seed: u64,
     /// Folder for everything that is written.
@@ -152,6 +160,9 @@ pub enum CharacterizeError {
     /// The bundle can't be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The report can't be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A file of an earlier run can't be read.
     #[error("cannot read `{0}`: {1}")]
     Read(String, String),
@@ -213,7 +224,11 @@ pub fn characterize_from(
         ));
     }
     origin.check(job, &data, calibration)?;
-    // A single score answers one of two classes by its sign, which margins don't express yet.
+    if graph.classes() < 2 {
+        return Err(CharacterizeError::Job(format!(
+            "model `{model}` has a single score that no layer makes directly: expected a convolution or fully connected layer, and at most a sigmoid after it"
+        )));
+    }
     let labels = if data.labels().is_some() {
         Cow::Borrowed(data.labels_of(graph.classes())?)
     } else {
@@ -223,7 +238,7 @@ pub fn characterize_from(
         Cow::Owned(float_answers(&graph, &data, &job.preprocess, &all))
     };
     let labels = &labels[..];
-    let splits = splits(job, &data, labels, calibration)?;
+    let splits = splits(job, &data, labels, graph.classes(), calibration)?;
     let provenance = Provenance {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         model_sha256: sha256(&bytes),
@@ -244,7 +259,13 @@ pub fn characterize_from(
     points.dedup();
     // Before hours of tracing, not after: can the profile price every point?
     for point in &points {
-        crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
+        let cost = crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
+        if job.rules.max_worst_us.is_finite() && cost[0].time_us.is_none() {
+            return Err(CharacterizeError::Job(format!(
+                "a longest latency needs a profile that says how long point `{point}` takes, and `{}` does not",
+                job.accelerator
+            )));
+        }
     }
 
     std::fs::create_dir_all(&job.out)
@@ -290,40 +311,38 @@ pub fn characterize_from(
     let [search, certification] =
         [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = job.constraint.demand();
+    let further = job.more_targets.iter();
+    let further = further.map(|&target| Demand { target, max_energy_uj: None, ..demand });
+    let demands: Vec<Demand> = std::iter::once(demand).chain(further).collect();
     let price = |trace: &_, infos: &[PointInfo], workload: &_| {
         Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)
     };
-    let choose = |candidates: &Candidates, pool| {
-        decide(candidates, &search, &certification, &demand, pool, job.seed)
-    };
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let (mut candidates, mut verdict, chosen, mut models) = loop {
+    let mut made = Vec::new();
+    let (mut candidates, mut policies) = loop {
         let candidates = price(&trace, &infos, &workload)?;
-        let verdict = choose(&candidates, Pool::Policies);
-        let chosen: Vec<Point> = candidates
-            .stages(&verdict.choice)
-            .filter_map(|info| points.iter().find(|p| p.to_string() == info.point).cloned())
-            .collect();
-        let models: Vec<IntegerModel> = chosen
-            .iter()
-            .map(|p| quantizer.quantize(p))
-            .collect::<Result<_, _>>()
-            .map_err(quantized)?;
-        if relay(&models, &candidates.shared_layers(&verdict.choice)).is_ok() {
-            break (candidates, verdict, chosen, models);
+        let rows = [&search[..], &certification];
+        let networks = (&quantizer, &mut made);
+        let (policies, alike) =
+            Chosen::decide(&candidates, rows, &demands, job.seed, &points, networks)
+                .map_err(quantized)?;
+        if alike {
+            break (candidates, policies);
         }
         // Equal widths did not give equal layers: then every stage begins with the input.
         for layer in &mut workload.layers {
             layer.boundary = None;
         }
     };
-    let worst: f64 = candidates.stage_energies(&verdict.choice).iter().map(|e| e.chip_uj).sum();
-    if worst > job.rules.max_worst_uj {
-        return Err(CharacterizeError::Job(format!(
-            "no policy keeps the target within {} uJ for every input: the widest point needs {worst:.3} uJ",
-            job.rules.max_worst_uj
-        )));
+    let Chosen { mut verdict, points: chosen, mut models } = policies.remove(0);
+    let (mut others, mut options) = (Vec::new(), Vec::new());
+    for (policy, demand) in policies.iter().zip(&demands[1..]) {
+        let (named, option) = policy.option(&trace, &candidates, demand, &provenance);
+        others.push(named);
+        options.push(option);
     }
+    chosen::within_budgets(&candidates, &verdict.choice, job.rules)
+        .map_err(CharacterizeError::Job)?;
     let mut storage = Storage::Independent;
     let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
@@ -340,7 +359,8 @@ pub fn characterize_from(
             widths: widths(point, &workload),
         }));
         candidates = price(&trace, &infos, &workload)?;
-        let best = choose(&candidates, Pool::Nested);
+        let rows = [&search[..], &certification];
+        let best = decide(&candidates, rows[0], rows[1], &demands[0], Pool::Nested, job.seed);
         // One network alone shares nothing: then the independent policy stands.
         if best.choice.stages.len() > 1 {
             let place = |m: &IntegerModel| {
@@ -387,13 +407,25 @@ pub fn characterize_from(
         },
         seed: job.seed,
         repeats: REPEATS,
+        targets: targets_around(&job.constraint),
+        options,
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
+    for policy in &others {
+        write(job, &format!("policy-{}.json", policy.name), &policy.policy)?;
+    }
+    // One network for each point and stage of the policy, then those that only others run.
+    for model in policies.into_iter().flat_map(|policy| policy.models) {
+        if !models.iter().any(|known| known.point == model.point) {
+            models.push(model);
+        }
+    }
     let bundle = Bundle {
         schema_version: 1,
         classes: graph.classes(),
         preprocess: job.preprocess.clone(),
         policy: policy.clone(),
+        others,
         splits,
         storage,
         models,
@@ -401,7 +433,12 @@ pub fn characterize_from(
     bundle.write(&job.out.join("model.bitgear"))?;
     write(job, "policy.json", &policy)?;
     write(job, "summary.json", &summary)?;
+    let run = Run::new(summary, policy, &trace)?;
+    let path = job.out.join("report.html");
+    write_atomically(&path, run.page().as_bytes())
+        .map_err(|e| CharacterizeError::Write(path.display().to_string(), e))?;
     tracing::clean_up(&job.out)?;
+    let (summary, policy) = run.into_parts();
     Ok(Characterization { summary, policy })
 }
 
@@ -509,7 +546,7 @@ fn constraints(profile: &AcceleratorProfile) -> Constraints {
 }
 
 /// The files of a finished run.
-pub fn outputs(out: &Path) -> [PathBuf; 5] {
-    ["summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
-        .map(|f| out.join(f))
+pub fn outputs(out: &Path) -> [PathBuf; 6] {
+    ["report.html", "summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
+        .map(|name| out.join(name))
 }
