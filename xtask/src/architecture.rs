@@ -32,7 +32,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
             }
         }
     }
-    for folder in ["crates", "xtask", "examples"] {
+    for folder in ["crates", "python", "xtask", "examples"] {
         for file in sources(&root.join(folder))? {
             let lines = read(&file)?.lines().count();
             if lines > LONGEST_FILE {

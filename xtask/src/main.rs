@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 mod architecture;
+mod python;
 
 use std::env;
 use std::fs;
@@ -20,6 +21,7 @@ tasks:
   architecture  the rules of ARCHITECTURE.md about which module may use which
   nostd         the core builds without the standard library
   unit          all tests, with cargo-nextest where it is installed, and the documentation's examples
+  python        the Python package: its tests, notebooks and types, in an environment below target/
 ";
 
 fn main() -> ExitCode {
@@ -35,7 +37,10 @@ fn main() -> ExitCode {
 
 fn run(task: &str) -> Result<()> {
     match task {
-        "test" => ["fmt", "architecture", "lint", "nostd", "unit"].iter().try_for_each(|t| run(t)),
+        "test" => {
+            let all = ["fmt", "architecture", "lint", "nostd", "unit", "python"];
+            all.iter().try_for_each(|task| run(task))
+        }
         "fmt" => cargo("fmt --all --check"),
         "lint" => cargo("clippy --workspace --all-targets --locked -- -D warnings"),
         "architecture" => architecture::check(&root()),
@@ -50,6 +55,7 @@ fn run(task: &str) -> Result<()> {
             cargo("test --workspace --doc --locked")?;
             name_skipped_tests()
         }
+        "python" => python::check(&root()),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -105,6 +105,16 @@ pub(crate) struct Characterize {
     /// Instead of --max-drop: the least drop at a mean chip energy of at most so many microjoule
     #[arg(long, value_name = "UJ", conflicts_with = "max_drop")]
     pub(crate) max_energy: Option<f64>,
+    /// Further policies in the bundle, for `--policy` of other commands: their largest expected
+    /// accuracy drops
+    #[arg(long, value_name = "FRACTION", value_delimiter = ',')]
+    pub(crate) also_max_drop: Vec<f64>,
+    /// Largest accuracy drop of any class, on the search split; needs at most 2 stages
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) max_class_drop: Option<f64>,
+    /// Longest time of an input that all stages run for, in microseconds
+    #[arg(long, value_name = "US")]
+    pub(crate) max_latency: Option<f64>,
     /// Largest share of inputs that the first stage hands on
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_escalation: Option<f64>,
@@ -152,6 +162,10 @@ pub(crate) struct Characterize {
     /// Divisor, one or one per channel
     #[arg(long, value_delimiter = ',')]
     pub(crate) std: Vec<f32>,
+    /// Trace of this run, instead of running the samples: a file, or a folder of fragments from many
+    /// machines
+    #[arg(long, value_name = "PATH")]
+    pub(crate) trace: Option<PathBuf>,
     /// Seed of everything random [default: 1]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -219,6 +233,9 @@ pub(crate) struct Evaluate {
     /// Labelled samples
     #[arg(long)]
     pub(crate) data: PathBuf,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// Only the samples of this split: search, certification or test
     #[arg(long)]
     pub(crate) split: Option<String>,
@@ -237,6 +254,9 @@ pub(crate) struct Run {
     /// Samples: .npz files with `x`, .npy files, images or folders of images
     #[arg(required = true)]
     pub(crate) inputs: Vec<PathBuf>,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// Threads [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -252,6 +272,9 @@ pub(crate) struct Certify {
     /// The ONNX file that it was made from: the reference
     #[arg(long)]
     pub(crate) model: PathBuf,
+    /// Which of the bundle's policies: main, or max-drop-X for a further one
+    #[arg(long, default_value = "main")]
+    pub(crate) policy: String,
     /// New samples; without labels, disagreement with the reference is bounded
     #[arg(long)]
     pub(crate) data: PathBuf,

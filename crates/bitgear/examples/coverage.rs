@@ -5,7 +5,7 @@
 //! First synthetic flips: for each number of samples and true rates, DRAWS times, is the true drop
 //! refuted (an error), and what is the mean bound? Then the whole decision on each finished run, DRAWS
 //! times: half of its samples search, the other half is the population whose drop is to be bounded, and
-//! certification draws from it with replacement.
+//! certification draws from it with replacement. Policies have two stages and plain margins.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 use std::path::Path;
@@ -102,7 +102,7 @@ fn resample(
         points,
         &profile,
         &finished.workload,
-        Rules::default(),
+        Rules { margin_only: true, sums: false, ..Rules::default() },
     )?;
     let rows = finished.trace.samples.len();
     println!("\n{folder}: {rows} samples, half for search; the target is the guarantee");

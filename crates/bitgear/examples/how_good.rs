@@ -3,16 +3,20 @@
 //!
 //! `cargo run --release -p bitgear --example how_good -- ACCELERATOR STAGES margin|learned|sum SPLITS FOLDER=MODEL…`
 //!
-//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. The last lines are geometric
-//! means over the runs. No model runs again.
+//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file; how scales are restricted, to
+//! powers of two for one, was decided there. `naive` is the best static point of any kind chosen with
+//! nothing taken off for chance. In hindsight, with all samples to choose and to judge on: how many times less
+//! than the best static point of any kind the best two stages need with margins, and with an oracle gate
+//! that hands on exactly what the second stage mends. The last lines are geometric means over the runs. No
+//! model runs again.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 use std::path::Path;
 
 use bitgear::characterize::Finished;
 use bitgear::energy::AcceleratorProfile;
-use bitgear::search::{Candidates, Pool, Rules, repeat};
-use bitgear::trace::{FLOAT, Split};
+use bitgear::search::{Candidates, Choice, Gate, Kind, Pool, Rules, repeat};
+use bitgear::trace::{FLOAT, Split, Trace, View};
 
 const POOLS: [Pool; 3] = [Pool::StaticUniform, Pool::Static, Pool::StaticPlain];
 
@@ -31,9 +35,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "drops in points (standard error); times less chip energy (total energy), mean of {splits} splits\n"
     );
     println!(
-        "target  drop          uniform        any kind       plain          16 bits        run"
+        "target  drop          uniform        any kind       plain          16 bits        naive   run"
     );
-    let mut logarithms = [[0.0_f64; 4]; 2];
+    let mut logarithms = [[0.0_f64; 5]; 2];
+    let mut hindsight = Vec::new();
     for run in runs {
         let (folder, model) = run.split_once('=').ok_or("expected FOLDER=MODEL")?;
         let finished = Finished::read(Path::new(folder), Path::new(model))?;
@@ -58,7 +63,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let choose = |[search, _]: [&[usize]; 2], pool, seed| {
                 candidates.choose(search, target, pool, seed)
             };
-            let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, splits.parse()?, 1);
+            let n = splits.parse()?;
+            let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, n, 1);
+            let naively = |rows: [&[usize]; 2], pool, seed| match pool {
+                Pool::Policies => choose(rows, pool, seed),
+                _ => candidates.choose_once(rows[0], target, pool),
+            };
+            let naive = repeat(&candidates, naively, sizes, &[Pool::Static], widest, n, 1);
             print!(
                 "{:6.1}  {:5.2} ({:4.2})",
                 100.0 * target,
@@ -66,20 +77,61 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 100.0 * repeated.policy.standard_error
             );
             let both = repeated.savings.iter().zip(&repeated.savings_total);
+            // Of the mean share of energy that is left.
+            let times = |saving: &f64| 1.0 / (1.0 - saving);
+            logarithms[4] += times(&naive.savings[0]).ln() / runs.len() as f64;
             for ((chip, total), sum) in both.zip(logarithms) {
-                // Of the mean share of energy that is left.
-                let times = |saving: &f64| 1.0 / (1.0 - saving);
                 print!("  {:5.2} ({:5.2})", times(chip), times(total));
                 *sum += times(chip).ln() / runs.len() as f64;
             }
-            let drops: Vec<String> =
-                repeated.others.iter().map(|d| format!("{:.2}", 100.0 * d.mean)).collect();
+            print!("  {:6.2}", times(&naive.savings[0]));
+            let others = repeated.others.iter().chain(&naive.others[..1]);
+            let drops: Vec<String> = others.map(|d| format!("{:.2}", 100.0 * d.mean)).collect();
             println!("  {folder}, the others lose {}", drops.join(" "));
+            let all: Vec<usize> = (0..finished.trace.samples.len()).collect();
+            let energy = |pool| {
+                let choice = candidates.choose_once(&all, target, pool);
+                candidates.outcome(&choice, &all).energy.chip_uj
+            };
+            let best = energy(Pool::Static);
+            let perfect = oracle(&candidates, &finished.trace, target);
+            hindsight.push([target, best / energy(Pool::Policies), best / perfect]);
         }
+    }
+    println!("\nin hindsight: target, with margins, with an oracle gate");
+    for [target, margin, perfect] in hindsight {
+        println!("  {:6.1}  {margin:5.2}  {perfect:5.2}", 100.0 * target);
     }
     for (target, logarithms) in ["0.2", "0.5"].into_iter().zip(logarithms) {
         let means = logarithms.map(|l| format!("{:5.2}", l.exp()));
         println!("   {target}  geometric mean  {}", means.join("  "));
     }
     Ok(())
+}
+
+/// Least chip energy of two stages whose gate hands on exactly what the second mends, at a drop of at most
+/// the target.
+fn oracle(candidates: &Candidates, trace: &Trace, target: f64) -> f64 {
+    let right = |point: &str, view| trace.correct(trace.block(point, view).expect("traced"));
+    let rate = |right: &[bool]| right.iter().filter(|&&r| r).count() as f64 / right.len() as f64;
+    let reference = rate(&right(FLOAT, View::AsIs));
+    let points: Vec<(usize, Vec<bool>)> = candidates
+        .points()
+        .enumerate()
+        .filter(|(_, info)| matches!(info.kind, Kind::Uniform | Kind::Mixed))
+        .map(|(index, info)| (index, right(&info.point, info.view)))
+        .collect();
+    let mut least = f64::INFINITY;
+    for (low, first) in &points {
+        for (high, second) in points.iter().filter(|(high, _)| high != low) {
+            let either: Vec<bool> = first.iter().zip(second).map(|(a, b)| a | b).collect();
+            if reference - rate(&either) <= target {
+                let choice = Choice { stages: vec![*low, *high], gates: vec![Gate::margin(0)] };
+                let stages = candidates.stage_energies(&choice);
+                let mended = rate(&either) - rate(first);
+                least = least.min(stages[0].chip_uj + mended * stages[1].chip_uj);
+            }
+        }
+    }
+    least
 }

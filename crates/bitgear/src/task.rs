@@ -91,6 +91,9 @@ pub struct SplitSection {
     pub search: Option<f64>,
     /// Share of the rest for certification; what is left is for the test.
     pub certification: Option<f64>,
+    /// Shares of the classes in deployment, relative to their sum: samples of classes that are more
+    /// frequent in the data are left out.
+    pub class_mix: Option<Vec<f64>>,
 }
 
 impl SplitSection {

@@ -20,7 +20,7 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
             )));
         }
     }
-    let bundle = Bundle::read(&options.bundle)?;
+    let bundle = Bundle::read(&options.bundle)?.select(&options.policy)?;
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
     let chose = ["search", "calibration"].map(Some).contains(&options.split.as_deref());
     if chose || (options.split.is_none() && data.sha256() == bundle.splits.data_sha256) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitgear::certify::Test;
-use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
+use bitgear::characterize::{Characterization, CharacterizeError, Job, Origin, characterize_from};
 use bitgear::data::{Preprocess, Source};
 use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
@@ -52,7 +52,8 @@ pub(crate) fn run(options: &Characterize) -> Result<(), Failure> {
     let threads = options.threads.or(task.threads);
     let result = on_threads(threads, || {
         let bars = Bars::new();
-        characterize(&job, &bars).map_err(|error| failure(&error))
+        let origin = options.trace.as_deref().map_or(Origin::Here, Origin::Done);
+        characterize_from(&job, origin, &bars).map_err(|error| failure(&error))
     })?;
     print(&result, &job.out, options.json)
 }
@@ -135,14 +136,18 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
             test: options.test.map(Into::into).or(task.constraint.test).unwrap_or(Test::Exact),
         },
+        more_targets: options.also_max_drop.clone(),
         rules: Rules {
             stages: options.stages.or(task.stages).unwrap_or(2),
             margin_only: options.margin_only || task.margin_only,
             sums: !options.no_sums,
             max_escalation: options.max_escalation.unwrap_or(1.0),
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
+            max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
+            max_class_drop: options.max_class_drop,
         },
         shares: task.split.shares(),
+        class_mix: task.split.class_mix.clone(),
         seed: options.seed.or(task.seed).unwrap_or(1),
         out: options.out.clone(),
     })

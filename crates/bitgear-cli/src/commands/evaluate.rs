@@ -11,7 +11,7 @@ use crate::arguments::Evaluate;
 use crate::terminal::{Bars, energy, on_threads, percent};
 
 pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
-    let bundle = Bundle::read(&options.bundle)?;
+    let bundle = Bundle::read(&options.bundle)?.select(&options.policy)?;
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
     let indices = samples(&bundle, &data, options.split.as_deref())?;
     let evaluation = on_threads(options.threads, || {

@@ -12,7 +12,7 @@ use crate::terminal::{energy, on_threads, table};
 const BATCH: usize = 256;
 
 pub(crate) fn run(options: &Run) -> Result<(), Failure> {
-    let bundle = Bundle::read(&options.bundle)?;
+    let bundle = Bundle::read(&options.bundle)?.select(&options.policy)?;
     on_threads(options.threads, || {
         let runner = bundle.runner(Kernels::detect());
         let points: Vec<&str> = bundle.policy.points().collect();

@@ -145,7 +145,29 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             );
         }
     }
-    let _ = writeln!(text, "{}\n", guarantee(summary));
+    let _ = writeln!(text, "{}", guarantee(summary));
+    if let Some(worst) = &policy.worst_class {
+        let drop = 100.0 * worst.accuracy_drop;
+        let _ = writeln!(text, "class {} loses most: {drop:.2} points", worst.class);
+    }
+    if let Some(latency) = &policy.latency_us {
+        let _ = writeln!(
+            text,
+            "an inference takes {:.1} us on average, {:.1} us where all stages run",
+            latency.mean, latency.worst
+        );
+    }
+    for option in &summary.options {
+        let _ = writeln!(
+            text,
+            "--policy {}: {}, {} points, {} {unit} (chip)",
+            option.name,
+            option.stages.join(" > "),
+            points(-option.accuracy_drop),
+            energy(option.energy_uj.chip)
+        );
+    }
+    text.push('\n');
 
     let others = [
         (

@@ -1,7 +1,9 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod chosen;
 mod compare;
+mod elsewhere;
 mod finished;
 mod measure;
 mod points;
@@ -10,6 +12,7 @@ mod request;
 mod tracing;
 
 pub use compare::compare;
+pub use elsewhere::{Origin, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
 pub use recheck::{Recheck, recheck};
@@ -18,16 +21,17 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::chosen::Chosen;
 use self::recheck::float_answers;
 use self::request::{check, splits};
 use crate::bundle::{Bundle, BundleError, weight_bytes};
-use crate::certify::decide;
+use crate::certify::{Demand, decide};
 use crate::data::{DataError, Dataset, Preprocess, Source};
 use crate::energy::Widths as EnergyWidths;
 use crate::energy::{
     AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
 };
-use crate::execute::{IntegerModel, relay};
+use crate::execute::IntegerModel;
 use crate::files::{write_atomically, write_json};
 use crate::graph::Graph;
 use crate::hash::sha256;
@@ -84,10 +88,15 @@ pub struct Job {
     pub storage: Storage,
     /// The target, and the guarantee if one is wanted.
     pub constraint: Constraint,
+    /// Targets of further policies in the bundle.
+    pub more_targets: Vec<f64>,
     /// What policies are made of.
     pub rules: Rules,
     /// How samples are divided.
     pub shares: Shares,
+    /// Shares of the classes in deployment; samples of classes that are more frequent in the data are
+    /// left out. None: as in the data.
+    pub class_mix: Option<Vec<f64>>,
     /// Seed of everything random.
     pub seed: u64,
     /// Folder for everything that is written.
@@ -105,6 +114,10 @@ pub trait Progress: Sync {
     fn begin(&self, step: &str, total: usize);
     /// So many samples of it are done.
     fn advance(&self, samples: usize);
+    /// Whether to stop as soon as possible; what was traced by then is kept.
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// What a run gives.
@@ -123,6 +136,9 @@ pub enum CharacterizeError {
     /// The request contradicts itself.
     #[error("{0}")]
     Job(String),
+    /// [`Progress::cancelled`] said so.
+    #[error("cancelled")]
+    Cancelled,
     /// The model can't be imported.
     #[error("model `{0}`: {1}")]
     Import(String, #[source] ImportError),
@@ -174,6 +190,20 @@ pub fn characterize(
     job: &Job,
     progress: &dyn Progress,
 ) -> Result<Characterization, CharacterizeError> {
+    characterize_from(job, Origin::Here, progress)
+}
+
+/// The same, with the answers of all samples from elsewhere. The results are the same too, byte for byte,
+/// where the other machines' CPUs give the float network's scores to the same bit.
+///
+/// # Errors
+///
+/// Also when the trace is not one of this job.
+pub fn characterize_from(
+    job: &Job,
+    origin: Origin<'_>,
+    progress: &dyn Progress,
+) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
     check(job).map_err(CharacterizeError::Job)?;
     let bytes = std::fs::read(&job.model).map_err(|reason| {
@@ -193,7 +223,26 @@ pub fn characterize(
             "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
         ));
     }
-    // A single score answers one of two classes by its sign, which margins don't express yet.
+    if !calibration.is_here() || (!data.is_here() && data.labels().is_none()) {
+        return Err(CharacterizeError::Job(
+            "samples on other machines need labels, and calibration samples that are here"
+                .to_owned(),
+        ));
+    }
+    if job.storage == Storage::Nested && !matches!(origin, Origin::Here) {
+        return Err(CharacterizeError::Job(
+            "storage `nested` traces its own points, and needs all samples to be traced here"
+                .to_owned(),
+        ));
+    }
+    if !data.is_here() && matches!(origin, Origin::Here) {
+        return Err(CharacterizeError::Job("the samples are on other machines".to_owned()));
+    }
+    if graph.classes() < 2 {
+        return Err(CharacterizeError::Job(format!(
+            "model `{model}` has a single score that no layer makes directly: expected a convolution or fully connected layer, and at most a sigmoid after it"
+        )));
+    }
     let labels = if data.labels().is_some() {
         Cow::Borrowed(data.labels_of(graph.classes())?)
     } else {
@@ -203,7 +252,7 @@ pub fn characterize(
         Cow::Owned(float_answers(&graph, &data, &job.preprocess, &all))
     };
     let labels = &labels[..];
-    let splits = splits(job, &data, labels, calibration)?;
+    let splits = splits(job, &data, labels, graph.classes(), calibration)?;
     let provenance = Provenance {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         model_sha256: sha256(&bytes),
@@ -224,7 +273,13 @@ pub fn characterize(
     points.dedup();
     // Before hours of tracing, not after: can the profile price every point?
     for point in &points {
-        crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
+        let cost = crate::energy::policy_cost(&profile, &workload, &[&widths(point, &workload)])?;
+        if job.rules.max_worst_us.is_finite() && cost[0].time_us.is_none() {
+            return Err(CharacterizeError::Job(format!(
+                "a longest latency needs a profile that says how long point `{point}` takes, and `{}` does not",
+                job.accelerator
+            )));
+        }
     }
 
     std::fs::create_dir_all(&job.out)
@@ -234,7 +289,10 @@ pub fn characterize(
     progress.begin("calibrate", 2 * splits.calibration.len());
     let ranges = calibrate(&graph, splits.calibration.len(), |span| {
         progress.advance(span.len());
-        Ok::<_, DataError>(calibration.batch(&splits.calibration[span], &job.preprocess))
+        if progress.cancelled() {
+            return Err(CharacterizeError::Cancelled);
+        }
+        Ok(calibration.batch(&splits.calibration[span], &job.preprocess))
     })?;
     let batch = calibration.batch(&splits.calibration, &job.preprocess);
     let quantizer = Quantizer::new(&graph, &ranges, &batch, job.methods, constraints(&profile));
@@ -261,8 +319,24 @@ pub fn characterize(
     let failed = |failure| match failure {
         tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
         tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
+        tracing::Failure::Cancelled => CharacterizeError::Cancelled,
     };
-    let mut trace = tracing.run(&points, progress).map_err(failed)?;
+    let mut trace = match origin {
+        Origin::Here => tracing.run(&points, progress).map_err(failed)?,
+        Origin::Done(path) => tracing.adopt(path, &points)?,
+        Origin::Elsewhere(trace) => {
+            let plan = tracing.plan(&points, &bytes, progress).map_err(failed)?;
+            let folder = job.out.join("fragments");
+            std::fs::create_dir_all(&folder)
+                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
+            progress.begin("trace elsewhere", 0);
+            trace(plan, &folder)?;
+            let trace = tracing.adopt(&folder, &points)?;
+            std::fs::remove_dir_all(&folder)
+                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
+            trace
+        }
+    };
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
@@ -271,40 +345,38 @@ pub fn characterize(
     let [search, certification] =
         [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = job.constraint.demand();
+    let further = job.more_targets.iter();
+    let further = further.map(|&target| Demand { target, max_energy_uj: None, ..demand });
+    let demands: Vec<Demand> = std::iter::once(demand).chain(further).collect();
     let price = |trace: &_, infos: &[PointInfo], workload: &_| {
         Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)
     };
-    let choose = |candidates: &Candidates, pool| {
-        decide(candidates, &search, &certification, &demand, pool, job.seed)
-    };
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let (mut candidates, mut verdict, chosen, mut models) = loop {
+    let mut made = Vec::new();
+    let (mut candidates, mut policies) = loop {
         let candidates = price(&trace, &infos, &workload)?;
-        let verdict = choose(&candidates, Pool::Policies);
-        let chosen: Vec<Point> = candidates
-            .stages(&verdict.choice)
-            .filter_map(|info| points.iter().find(|p| p.to_string() == info.point).cloned())
-            .collect();
-        let models: Vec<IntegerModel> = chosen
-            .iter()
-            .map(|p| quantizer.quantize(p))
-            .collect::<Result<_, _>>()
-            .map_err(quantized)?;
-        if relay(&models, &candidates.shared_layers(&verdict.choice)).is_ok() {
-            break (candidates, verdict, chosen, models);
+        let rows = [&search[..], &certification];
+        let networks = (&quantizer, &mut made);
+        let (policies, alike) =
+            Chosen::decide(&candidates, rows, &demands, job.seed, &points, networks)
+                .map_err(quantized)?;
+        if alike {
+            break (candidates, policies);
         }
         // Equal widths did not give equal layers: then every stage begins with the input.
         for layer in &mut workload.layers {
             layer.boundary = None;
         }
     };
-    let worst: f64 = candidates.stage_energies(&verdict.choice).iter().map(|e| e.chip_uj).sum();
-    if worst > job.rules.max_worst_uj {
-        return Err(CharacterizeError::Job(format!(
-            "no policy keeps the target within {} uJ for every input: the widest point needs {worst:.3} uJ",
-            job.rules.max_worst_uj
-        )));
+    let Chosen { mut verdict, points: chosen, mut models } = policies.remove(0);
+    let (mut others, mut options) = (Vec::new(), Vec::new());
+    for (policy, demand) in policies.iter().zip(&demands[1..]) {
+        let (named, option) = policy.option(&trace, &candidates, demand, &provenance);
+        others.push(named);
+        options.push(option);
     }
+    chosen::within_budgets(&candidates, &verdict.choice, job.rules)
+        .map_err(CharacterizeError::Job)?;
     let mut storage = Storage::Independent;
     let independent = candidates.outcome(&verdict.choice, &trace.rows(Split::Test));
     let independent_bytes = weight_bytes(&models, storage);
@@ -321,7 +393,8 @@ pub fn characterize(
             widths: widths(point, &workload),
         }));
         candidates = price(&trace, &infos, &workload)?;
-        let best = choose(&candidates, Pool::Nested);
+        let rows = [&search[..], &certification];
+        let best = decide(&candidates, rows[0], rows[1], &demands[0], Pool::Nested, job.seed);
         // One network alone shares nothing: then the independent policy stands.
         if best.choice.stages.len() > 1 {
             let place = |m: &IntegerModel| {
@@ -369,13 +442,24 @@ pub fn characterize(
         seed: job.seed,
         repeats: REPEATS,
         targets: targets_around(&job.constraint),
+        options,
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
+    for policy in &others {
+        write(job, &format!("policy-{}.json", policy.name), &policy.policy)?;
+    }
+    // One network for each point and stage of the policy, then those that only others run.
+    for model in policies.into_iter().flat_map(|policy| policy.models) {
+        if !models.iter().any(|known| known.point == model.point) {
+            models.push(model);
+        }
+    }
     let bundle = Bundle {
         schema_version: 1,
         classes: graph.classes(),
         preprocess: job.preprocess.clone(),
         policy: policy.clone(),
+        others,
         splits,
         storage,
         models,

@@ -55,8 +55,8 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Converts one sample in place.
-    pub(super) fn apply(&self, sample_shape: &[usize], sample: &mut [f32]) {
+    /// Converts one sample in place; the preprocessing must fit it, see [`Self::check`].
+    pub fn apply(&self, sample_shape: &[usize], sample: &mut [f32]) {
         let plane: usize = sample_shape.iter().skip(1).product();
         for (channel, values) in sample.chunks_exact_mut(plane).enumerate() {
             let of = |v: &[f32]| if v.len() == 1 { v[0] } else { v[channel] };

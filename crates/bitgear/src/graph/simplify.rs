@@ -8,12 +8,14 @@ use crate::tensor::Tensor;
 ///
 /// # Errors
 ///
-/// When the output is not one score per class.
+/// When the output is not one score per class. A single score z, of two classes, becomes -z / 2 and
+/// z / 2, whose softmax is the sigmoid of z, where a convolution or fully connected layer makes it.
 pub fn simplify(graph: Graph) -> Result<Graph, String> {
     let mut graph = with_gelus(strip_output(graph));
     fold(&mut graph);
     // Joined scales may show more of them.
-    let graph = with_gelus(compact(graph));
+    let mut graph = with_gelus(compact(graph));
+    two_scores(&mut graph);
     let shape = graph.shape(graph.output);
     let classes = graph.classes();
     if shape.iter().any(|&n| n != 1 && n != classes) {
@@ -147,6 +149,29 @@ fn fold_affine(
         *bias = moved(*bias, c);
     }
     true
+}
+
+/// Lets the layer that makes a single score make one for each of two classes.
+fn two_scores(graph: &mut Graph) {
+    let output = graph.output;
+    let maker = graph.nodes.iter_mut().find(|node| node.output == output);
+    if graph.tensors[output.0].shape.iter().any(|&n| n != 1) {
+        return;
+    }
+    let Some(node) = maker else { return };
+    let shape = &mut graph.tensors[output.0].shape;
+    let channel = if matches!(node.op, Op::Conv(_)) { shape.first_mut() } else { shape.last_mut() };
+    let (Some(channel), Some((weight, bias))) = (channel, node.op.weight_and_bias_mut()) else {
+        return;
+    };
+    let both = |values: &[f32]| -> Vec<f32> {
+        [-0.5, 0.5].iter().flat_map(|half| values.iter().map(move |value| half * value)).collect()
+    };
+    let mut pair = weight.shape().to_vec();
+    pair[0] = 2;
+    *weight = Tensor::new(pair, both(weight.values()));
+    *bias = both(bias);
+    *channel = 2;
 }
 
 /// Removes nodes that nothing reads and renumbers the tensors.

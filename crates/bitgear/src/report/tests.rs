@@ -198,6 +198,7 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
         storage,
         seed: 1,
         repeats: 3,
+        options: Vec::new(),
         targets: crate::summary::targets_around(&constraint),
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);

@@ -1,18 +1,19 @@
 //! Choosing with a bound that chance has been taken off.
 
 use super::learn::{Lesson, fit};
-use super::{Candidate, Candidates, Choice, Column, Gate, Mask, Pool};
+use super::tree::Ranked;
+use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool};
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// How far below the target the bound for policies lies, in standard errors of the drop on the rows:
-/// the cheapest of very many thresholds looks so much better than it is. Of a few single points
-/// nearly nothing has to be taken off. Over random splits of real traces both come out near the
-/// target (`docs/policy.md`).
-const TIGHTENING: f64 = 1.25;
+/// How many standard errors of its own drop a candidate must lie below the target: the cheapest of
+/// very many thresholds looks so much better than it is, and the cheapest of a few single points a
+/// little. Both are the least quarters with which the mean drop over random splits of two traces
+/// keeps the target (`docs/policy.md`).
+const ERRORS: [f64; 2] = [2.25, 1.0];
 /// Folds in which gates are fitted and judged.
 const FOLDS: usize = 5;
-/// Pairs of points for which gates are learned: so many of the cheapest.
+/// Pairs of stages for which gates are learned: so many of the cheapest.
 const LEARNING: usize = 8;
 
 impl Candidates {
@@ -27,12 +28,11 @@ impl Candidates {
     /// The cheapest choice whose drop on `rows` is at most the bound, found exactly; nothing is taken
     /// off for chance, and gates are plain margins.
     pub fn choose_once(&self, rows: &[usize], bound: f64, pool: Pool) -> Choice {
-        self.best(&self.mask(rows), &[bound], pool).swap_remove(0).choice
+        self.best(&self.mask(rows), &[Bound::plain(bound)], pool).swap_remove(0).choice
     }
 
-    /// What [`Candidates::choose`] chooses from, for targets that are so many standard errors of the
-    /// drop below the given one; for policies single points too, chosen by their own rule. Widest
-    /// first.
+    /// What [`Candidates::choose`] chooses from, with so many standard errors of the drop more below
+    /// the target; for policies single points too, chosen by their own rule. Widest first.
     pub fn ladder(
         &self,
         rows: &[usize],
@@ -86,13 +86,9 @@ impl Candidates {
         pool: Pool,
         seed: u64,
     ) -> Vec<Found> {
-        // The scale of chance: standard error of the paired drop of what a naive search takes.
-        let naive = self.best(mask, &[target], pool).swap_remove(0).choice;
-        let flips = self.flips(&naive, rows);
-        let error = ((flips.harmful + flips.helpful).max(1) as f64).sqrt() / rows.len() as f64;
-        let tightening = if pool.is_dynamic() { TIGHTENING } else { 0.0 };
-        let bounds: Vec<f64> =
-            steps.iter().map(|step| target - (tightening + step) * error).collect();
+        let errors = ERRORS[usize::from(!pool.is_dynamic())];
+        let bounds: Vec<Bound> =
+            steps.iter().map(|step| Bound { drop: target, errors: errors + step }).collect();
         let mut best = self.best(mask, &bounds, pool);
         if pool.is_dynamic() && self.rules.stages >= 2 && !self.rules.margin_only {
             self.learn(mask, rows, &bounds, pool, seed, &mut best);
@@ -100,17 +96,46 @@ impl Candidates {
         best
     }
 
-    /// Offers policies of two stages with learned gates, whose energy and drop are those out of fold.
+    /// Offers policies with learned gates, whose energy and drop are those out of fold: of the most
+    /// promising pairs, and of the stages of the best policy of three.
     fn learn(
         &self,
         mask: &Mask,
         rows: &[usize],
-        bounds: &[f64],
+        bounds: &[Bound],
         pool: Pool,
         seed: u64,
         best: &mut [Found],
     ) {
         let limits = mask.limits(bounds);
+        for (found, &limit) in best.iter_mut().zip(&limits) {
+            let [a, b, c] = found.choice.stages[..] else { continue };
+            let stages = [a, b, c];
+            let margins = [a, b].map(|stage| Ranked::new(mask, &self.all[stage].margins));
+            let learned = [[a, b], [b, c]].map(|pair| self.learned(rows, pair, seed));
+            let ranked = learned
+                .each_ref()
+                .map(|learned| learned.as_ref().map(|(_, column)| Ranked::new(mask, column)));
+            for uses in [[true, false], [false, true], [true, true]] {
+                let gates = [0, 1].map(|gate| {
+                    if uses[gate] { ranked[gate].as_ref() } else { Some(&margins[gate]) }
+                });
+                let [Some(first), Some(second)] = gates else { continue };
+                let triples = self.triples(mask, limit, found);
+                if let Some(triplet) = triples.gated(stages, [first, second]) {
+                    found.offer(triplet.energy, || {
+                        let gate = |gate: usize| Gate {
+                            accept_at: triplet.accept_at[gate],
+                            tables: learned[gate]
+                                .as_ref()
+                                .filter(|_| uses[gate])
+                                .map(|(tables, _)| tables.clone()),
+                        };
+                        Choice { stages: stages.to_vec(), gates: [0, 1].map(gate).to_vec() }
+                    });
+                }
+            }
+        }
         for pair in self.promising_pairs(mask, &limits, pool) {
             let Some((tables, column)) = self.learned(rows, pair, seed) else { continue };
             self.sweep(mask, pair, &column, &limits, |index, energy, accept_at| {
@@ -153,18 +178,16 @@ impl Candidates {
     }
 
     /// The pairs that are cheapest under some limit with plain margins.
-    fn promising_pairs(&self, mask: &Mask, limits: &[i64], pool: Pool) -> Vec<[usize; 2]> {
+    fn promising_pairs(&self, mask: &Mask, limits: &[Limit], pool: Pool) -> Vec<[usize; 2]> {
         let mut pairs: Vec<(f64, [usize; 2])> = Vec::new();
         let members = self.members(pool);
-        for &low in &members {
-            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
-                let mut least = f64::INFINITY;
-                let margins = &self.all[low].margins;
-                self.sweep(mask, [low, high], margins, limits, |_, energy, _| {
-                    least = least.min(energy);
-                });
-                pairs.push((least, [low, high]));
-            }
+        for [low, high] in self.openings(&members) {
+            let mut least = f64::INFINITY;
+            let margins = &self.all[low].margins;
+            self.sweep(mask, [low, high], margins, limits, |_, energy, _| {
+                least = least.min(energy);
+            });
+            pairs.push((least, [low, high]));
         }
         pairs.retain(|(least, _)| least.is_finite());
         pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -177,40 +200,47 @@ impl Candidates {
         (0..self.all.len()).filter(|&index| holds(&self.all[index])).collect()
     }
 
-    /// For each bound on the drop the choice of least chip energy whose mean drop over the mask
-    /// keeps it; where none does, the pool's widest point. Equal energies go to fewer stages, then to
-    /// the earlier candidate.
-    pub(super) fn best(&self, mask: &Mask, bounds: &[f64], pool: Pool) -> Vec<Found> {
+    /// For each bound the choice of least chip energy that keeps it over the mask, with plain margins;
+    /// where none does, the pool's widest point. Equal energies go to fewer stages, then to the earlier
+    /// candidate. Exact, but that with standard errors a policy of three stages keeps a bound that
+    /// implies the given one, and differs from it the less the closer its flips are to those of the
+    /// best of two.
+    pub(super) fn best(&self, mask: &Mask, bounds: &[Bound], pool: Pool) -> Vec<Found> {
         let members = self.members(pool);
         let limits = mask.limits(bounds);
         let widest = Choice::fixed(self.widest_of(pool));
         let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
         for &only in &members {
-            let drop = self.total_drop(mask, only);
-            if self.energy(only).chip_uj > self.rules.max_worst_uj {
+            let lost = self.total(mask, only);
+            if !self.allows_always(mask, only) {
                 continue;
             }
-            for (best, &limit) in best.iter_mut().zip(&limits) {
-                if drop <= limit {
+            for (best, limit) in best.iter_mut().zip(&limits) {
+                if limit.keeps(lost) {
                     best.offer(self.all[only].energy.chip_uj, || self.always(only));
                 }
             }
         }
         if pool.is_dynamic() && self.rules.stages >= 2 {
-            for &low in &members {
-                for &high in members.iter().filter(|&&high| self.follows(low, high)) {
-                    let margins = &self.all[low].margins;
-                    self.sweep(mask, [low, high], margins, &limits, |index, energy, accept_at| {
-                        best[index].offer(energy, || Choice {
-                            stages: vec![low, high],
-                            gates: vec![Gate::margin(accept_at)],
-                        });
+            for [low, high] in self.openings(&members) {
+                let margins = &self.all[low].margins;
+                self.sweep(mask, [low, high], margins, &limits, |index, energy, accept_at| {
+                    best[index].offer(energy, || Choice {
+                        stages: vec![low, high],
+                        gates: vec![Gate::margin(accept_at)],
                     });
-                }
+                });
             }
         }
         if pool.is_dynamic() && self.rules.stages >= 3 {
-            self.search_triples(mask, &members, &limits, &mut best);
+            for (best, &limit) in best.iter_mut().zip(&limits) {
+                if let Some(triplet) = self.search_triples(mask, &members, limit, best) {
+                    best.offer(triplet.energy, || Choice {
+                        stages: triplet.stages.to_vec(),
+                        gates: triplet.accept_at.map(Gate::margin).to_vec(),
+                    });
+                }
+            }
         }
         // Where nothing keeps a bound, the widest costs what it costs.
         for found in best.iter_mut().filter(|found| found.energy.is_infinite()) {

@@ -1,6 +1,6 @@
 //! What other measures of confidence would have saved in place of the margin.
 
-use super::{Candidates, Choice, Column, Gate};
+use super::{Bound, Candidates, Choice, Column, Gate};
 use crate::energy::Energy;
 use crate::trace::{Block, Trace};
 
@@ -15,18 +15,22 @@ pub enum Measure {
     MaximumSoftmax,
     /// The entropy of their softmax, negated.
     Entropy,
+    /// The largest score over the 4-norm of the scores, their mean taken off
+    /// (<https://doi.org/10.48550/arXiv.2305.15508>).
+    MaximumLogit,
     /// The margin less table entries of the two leading classes.
     Learned,
 }
 
 impl Measure {
-    /// `margin`, `softmax margin`, `maximum softmax`, `entropy` or `learned`.
+    /// `margin`, `softmax margin`, `maximum softmax`, `entropy`, `maximum logit` or `learned`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Margin => "margin",
             Self::SoftmaxMargin => "softmax margin",
             Self::MaximumSoftmax => "maximum softmax",
             Self::Entropy => "entropy",
+            Self::MaximumLogit => "maximum logit",
             Self::Learned => "learned",
         }
     }
@@ -63,7 +67,7 @@ impl Candidates {
         let info = &self.all[low].info;
         let block = trace.block(&info.point, info.view).expect("every point was traced");
         let mask = self.mask(search);
-        let limits = mask.limits(&[bound]);
+        let limits = mask.limits(&[Bound::plain(bound)]);
         let threshold = |column: &Column| {
             let mut found = None;
             self.sweep(&mask, [low, high], column, &limits, |_, _, at| found = Some(at));
@@ -77,18 +81,23 @@ impl Candidates {
                 count += usize::from(stage == high);
                 drop += i64::from(self.reference[row]) - i64::from(self.all[stage].correct[row]);
             }
-            let [first, second] = self.pair(low, high);
+            let [first, second] = self.pair(low, high).map(|price| price.energy);
             let energy = first.plus(second.times(count as f64 / n));
             Measured { measure, energy, drop: drop as f64 / n }
         };
-        let plain =
-            [Measure::Margin, Measure::SoftmaxMargin, Measure::MaximumSoftmax, Measure::Entropy];
+        let plain = [
+            Measure::Margin,
+            Measure::SoftmaxMargin,
+            Measure::MaximumSoftmax,
+            Measure::Entropy,
+            Measure::MaximumLogit,
+        ];
         let mut measured: Vec<Measured> = plain
             .into_iter()
             .filter_map(|measure| {
                 let column = match measure {
                     Measure::Margin => self.all[low].margins.clone(),
-                    _ => softmax(block, measure),
+                    _ => of_scores(block, measure),
                 };
                 let at = threshold(&column)?;
                 Some(outcome(measure, &|row| column.values[row] < at))
@@ -106,8 +115,8 @@ impl Candidates {
     }
 }
 
-/// A measure of the softmax of each sample's kept scores, times 2^30.
-fn softmax(block: &Block, measure: Measure) -> Column {
+/// A measure of each sample's kept scores, times 2^30.
+fn of_scores(block: &Block, measure: Measure) -> Column {
     let answers = &block.answers;
     let kept = answers.scores.len() / answers.len().max(1);
     let value = |scores: &[i32]| -> f64 {
@@ -117,7 +126,13 @@ fn softmax(block: &Block, measure: Measure) -> Column {
         let mut shares: Vec<f64> = scores.iter().map(|s| of(s) / sum).collect();
         shares.sort_by(|a, b| b.total_cmp(a));
         let second = shares.get(1).copied().unwrap_or(0.0);
+        let norm = || {
+            let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len() as f64;
+            let fourth: f64 = scores.iter().map(|&s| (f64::from(s) - mean).powi(4)).sum();
+            (f64::from(highest) - mean) / fourth.sqrt().sqrt().max(f64::MIN_POSITIVE)
+        };
         match measure {
+            Measure::MaximumLogit => norm(),
             Measure::SoftmaxMargin => shares[0] - second,
             Measure::MaximumSoftmax => shares[0],
             // Of up to 32 classes at most ln 32.

@@ -7,6 +7,7 @@
 //! The cheapest of thousands of candidates on a search split looks better than it is: `choose` takes
 //! that off the bound. A gate may learn more than the margin (`learn`), and is judged out of fold.
 
+mod bound;
 mod choose;
 mod learn;
 mod measure;
@@ -16,7 +17,10 @@ mod sum;
 mod sweep;
 mod tree;
 
+use bound::{Bound, Limit, Mask, Tally};
 pub use measure::{Measure, Measured};
+use price::Price;
+
 pub use repeated::{Drop, Repeated, repeat};
 pub use sum::Sum;
 pub use sweep::Tradeoff;
@@ -98,6 +102,8 @@ struct Candidate {
     leading: Vec<[u32; 2]>,
     /// Of every input: alone, or after the stage that it is summed with.
     energy: Energy,
+    /// Likewise; None where the profile does not say.
+    time_us: Option<f64>,
 }
 
 /// How sure a stage is of each row.
@@ -124,7 +130,7 @@ pub struct Candidates {
     reference: Vec<bool>,
     all: Vec<Candidate>,
     /// \[low\]\[high\]: what the low and what the high stage costs.
-    pairs: Vec<Vec<[Energy; 2]>>,
+    pairs: Vec<Vec<[Price; 2]>>,
     /// \[low\]\[high\]: leading layers that the high stage leaves to the low one.
     shared: Vec<Vec<usize>>,
     profile: AcceleratorProfile,
@@ -171,6 +177,10 @@ pub struct Rules {
     pub max_escalation: f64,
     /// Largest chip energy of an input that all stages run for, in microjoule.
     pub max_worst_uj: f64,
+    /// Longest time of an input that all stages run for, in microseconds.
+    pub max_worst_us: f64,
+    /// Largest mean drop of any class on the search split, of policies of one or two stages.
+    pub max_class_drop: Option<f64>,
 }
 
 impl Default for Rules {
@@ -182,6 +192,8 @@ impl Default for Rules {
             sums: true,
             max_escalation: 1.0,
             max_worst_uj: f64::INFINITY,
+            max_worst_us: f64::INFINITY,
+            max_class_drop: None,
         }
     }
 }
@@ -274,9 +286,20 @@ impl Candidates {
                 .map(|row| [block.answers.predicted[row], block.answers.runner_up(row)])
                 .collect();
             let cost = policy_cost(profile, workload, &[&info.widths])?;
-            let (correct, energy) = (trace.correct(block), cost[0].energy);
+            let (correct, energy, time_us) =
+                (trace.correct(block), cost[0].energy, cost[0].time_us);
             let base = candidates.len();
-            candidates.push(Candidate { info, base, sum: None, correct, margins, leading, energy });
+            let sum = None;
+            candidates.push(Candidate {
+                info,
+                base,
+                sum,
+                correct,
+                margins,
+                leading,
+                energy,
+                time_us,
+            });
         }
         let count = candidates.len();
         let mut found = Self {
@@ -301,7 +324,7 @@ impl Candidates {
                 let layers = if nested { 0 } else { from.shared_layers(to, workload) };
                 if layers > 0 {
                     let resumed = found.chain_cost(&chain, &[0, layers])?;
-                    if resumed[1].chip_uj < best[1].chip_uj {
+                    if resumed[1].energy.chip_uj < best[1].energy.chip_uj {
                         (best, found.shared[low][high]) = (resumed, layers);
                     }
                 }
@@ -315,14 +338,22 @@ impl Candidates {
         Ok(found)
     }
 
+    /// Whether a policy may begin with a candidate: the mirrored view has no advantage there.
+    fn starts(&self, index: usize) -> bool {
+        self.all[index].sum.is_none() && self.all[index].info.view == View::AsIs
+    }
+
     /// Whether stage `high` may come right after stage `low`.
     fn follows(&self, low: usize, high: usize) -> bool {
         let (from, to) = (&self.all[low], &self.all[high]);
-        match to.sum {
-            Some(sum) => sum.first == low,
-            // The mirrored view has no advantage as the first stage.
-            None => from.base != to.base && from.sum.is_none() && from.info.view == View::AsIs,
-        }
+        to.sum.map_or(from.base != to.base, |sum| sum.first == low)
+    }
+
+    /// All pairs of stages that a policy may begin with.
+    fn openings<'a>(&'a self, members: &'a [usize]) -> impl Iterator<Item = [usize; 2]> + 'a {
+        let lows = members.iter().copied().filter(|&low| self.starts(low));
+        lows.flat_map(move |low| members.iter().map(move |&high| [low, high]))
+            .filter(|&[low, high]| self.follows(low, high))
     }
 
     /// The points that the candidates are made of, in the order in which choices number them;
@@ -424,24 +455,34 @@ impl Candidates {
         mask
     }
 
-    /// Σ (reference right - answer right) over the mask, of candidate `index` alone.
-    fn total_drop(&self, mask: &Mask, index: usize) -> i64 {
+    /// What candidate `index` alone loses over the mask.
+    fn total(&self, mask: &Mask, index: usize) -> Tally {
         let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
         let correct = &self.all[index].correct;
-        rows.map(|row| i64::from(self.reference[row]) - i64::from(correct[row])).sum()
+        rows.fold(Tally::default(), |sum, row| sum.plus(self.tally(row, correct[row])))
     }
-}
 
-/// A subset of the trace's rows.
-struct Mask {
-    inside: Vec<bool>,
-    count: usize,
-}
+    /// The class that loses most on `rows`, and its mean drop; `None` without rows.
+    pub fn worst_class(&self, choice: &Choice, rows: &[usize]) -> Option<(usize, f64)> {
+        let mut classes = vec![(0_i64, 0_usize); self.classes];
+        for &row in rows {
+            let (drop, count) = &mut classes[self.labels[row] as usize];
+            *drop += self.tally(row, self.answer(choice, row).0).drop;
+            *count += 1;
+        }
+        let drops = classes.iter().enumerate().filter(|(_, (_, count))| *count > 0);
+        let drops = drops.map(|(class, &(drop, count))| (class, drop as f64 / count as f64));
+        // The first of equals.
+        drops.fold(None, |worst: Option<(usize, f64)>, (class, drop)| match worst {
+            Some((_, most)) if drop <= most => worst,
+            _ => Some((class, drop)),
+        })
+    }
 
-impl Mask {
-    /// The largest sum of drops that keeps each bound on the mean drop.
-    fn limits(&self, bounds: &[f64]) -> Vec<i64> {
-        bounds.iter().map(|bound| (bound * self.count as f64 + 1e-9).floor() as i64).collect()
+    /// What an answer to a row loses against the reference's.
+    fn tally(&self, row: usize, right: bool) -> Tally {
+        let drop = i64::from(self.reference[row]) - i64::from(right);
+        Tally { drop, flips: drop.abs() }
     }
 }
 

@@ -1,16 +1,29 @@
 //! What choices cost, and how far that moves within what the profile's numbers may be.
 
-use super::{Candidates, Choice, Kind, PointInfo};
+use super::{Candidate, Candidates, Choice, Kind, PointInfo, Rules};
 use crate::energy::{
     Energy, EnergyError, Grade, Interval, StageCost, StagePoint, Storage, Workload, interval,
     mean_energy, stage_costs,
 };
 
+/// What a stage costs when it runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Price {
+    pub(super) energy: Energy,
+    /// None where the profile does not say.
+    pub(super) time_us: Option<f64>,
+}
+
+/// Time of all stages together.
+fn sum_us(prices: &[Price]) -> Option<f64> {
+    prices.iter().try_fold(0.0, |sum, price| Some(sum + price.time_us?))
+}
+
 const PRICED: &str = "the profile priced every point before it was traced";
 
 impl Candidates {
     /// What the stages of a pair cost.
-    pub(super) fn pair(&self, low: usize, high: usize) -> [Energy; 2] {
+    pub(super) fn pair(&self, low: usize, high: usize) -> [Price; 2] {
         self.pairs[self.all[low].base][self.all[high].base]
     }
 
@@ -32,16 +45,20 @@ impl Candidates {
         &self,
         stages: &[usize],
         shared: &[usize],
-    ) -> Result<Vec<Energy>, EnergyError> {
+    ) -> Result<Vec<Price>, EnergyError> {
         let (points, storage) = self.stage_points(stages, shared);
         let costs = stage_costs(&self.profile, &self.workload, &points, storage)?;
-        Ok(costs.into_iter().map(|cost| cost.energy).collect())
+        let price = |cost: StageCost| Price { energy: cost.energy, time_us: cost.time_us };
+        Ok(costs.into_iter().map(price).collect())
     }
 
     /// What each stage of a chain costs when it runs.
-    pub(super) fn price(&self, stages: &[usize]) -> Vec<Energy> {
+    pub(super) fn price(&self, stages: &[usize]) -> Vec<Price> {
         match *stages {
-            [only] => vec![self.all[only].energy],
+            [only] => {
+                let Candidate { energy, time_us, .. } = self.all[only];
+                vec![Price { energy, time_us }]
+            }
             [low, high] => self.pair(low, high).to_vec(),
             _ => self
                 .chain_cost(stages, &self.shared_in(stages))
@@ -49,9 +66,23 @@ impl Candidates {
         }
     }
 
+    /// Whether the rules allow so dear and slow a chain of stages, for an input that all of them run
+    /// for.
+    pub(super) fn affordable(&self, prices: &[Price]) -> bool {
+        let chip_uj: f64 = prices.iter().map(|price| price.energy.chip_uj).sum();
+        let Rules { max_worst_uj, max_worst_us, .. } = self.rules;
+        let in_time = || sum_us(prices).is_some_and(|us| us <= max_worst_us);
+        chip_uj <= max_worst_uj && (max_worst_us.is_infinite() || in_time())
+    }
+
+    /// A stage that sums scores does not know whether it hands on before it has written: it leaves
+    /// nothing for the next.
     fn shared_in(&self, stages: &[usize]) -> Vec<usize> {
-        let later = stages.windows(2).map(|pair| self.shared[pair[0]][self.all[pair[1]].base]);
-        std::iter::once(0).chain(later).collect()
+        let shared = |pair: &[usize]| match self.all[pair[0]].sum {
+            None => self.shared[pair[0]][self.all[pair[1]].base],
+            Some(_) => 0,
+        };
+        std::iter::once(0).chain(stages.windows(2).map(shared)).collect()
     }
 
     /// What candidate `index` costs for every input.
@@ -61,7 +92,13 @@ impl Candidates {
 
     /// What each stage of a choice costs when it runs.
     pub fn stage_energies(&self, choice: &Choice) -> Vec<Energy> {
-        self.price(&choice.stages)
+        self.price(&choice.stages).iter().map(|price| price.energy).collect()
+    }
+
+    /// How long each stage of a choice takes when it runs, in microseconds; `None` where the profile
+    /// does not say.
+    pub fn stage_times(&self, choice: &Choice) -> Option<Vec<f64>> {
+        self.price(&choice.stages).iter().map(|price| price.time_us).collect()
     }
 
     /// What each stage of a choice costs when it runs, taken apart.

@@ -85,6 +85,7 @@ impl Candidates {
                 let [first, second] = pair.map(|index| &self.all[index]);
                 may(first.info.kind)
                     && may(second.info.kind)
+                    && self.starts(pair[0])
                     && self.follows(pair[0], pair[1])
                     && first.energy.chip_uj <= second.energy.chip_uj
             })
@@ -104,7 +105,8 @@ impl Candidates {
                 correct: answers.iter().zip(&trace.labels).map(right).collect(),
                 margins: Column::new(answers.iter().map(|a| a.margin).collect()),
                 leading: answers.iter().map(|a| [a.class as u32, a.runner_up as u32]).collect(),
-                energy: from.plus(to),
+                energy: from.energy.plus(to.energy),
+                time_us: from.time_us.zip(to.time_us).map(|(from, to)| from + to),
             })
         };
         let summed: Vec<Candidate> = pairs.par_iter().filter_map(summed).collect();

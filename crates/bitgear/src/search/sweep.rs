@@ -1,6 +1,6 @@
 //! Two stages: all thresholds of all pairs.
 
-use super::{Candidates, Choice, Column, Gate, Mask, Pool};
+use super::{Candidates, Choice, Column, Gate, Limit, Mask, Pool, Tally};
 
 /// A policy on the Pareto frontier.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,12 +13,33 @@ pub struct Tradeoff {
     pub drop: f64,
 }
 
-/// Where a threshold may lie: so many samples are accepted, and the drops of all sum to `drop`.
+/// Where a threshold may lie: so many samples are accepted, and all together lose `lost`.
 #[derive(Clone, Copy)]
 struct Boundary {
     accepted: usize,
     accept_at: i32,
-    drop: i64,
+    lost: Tally,
+    /// Whether no class loses more than the rules allow.
+    classes_keep: bool,
+}
+
+/// What each class has lost, against the most that it may.
+struct ClassDrops {
+    drops: Vec<i64>,
+    most: Vec<i64>,
+    /// Classes that have lost more.
+    over: usize,
+}
+
+impl ClassDrops {
+    fn add(&mut self, class: u32, drop: i64) {
+        let class = class as usize;
+        if let (Some(sum), Some(&most)) = (self.drops.get_mut(class), self.most.get(class)) {
+            self.over -= usize::from(*sum > most);
+            *sum += drop;
+            self.over += usize::from(*sum > most);
+        }
+    }
 }
 
 /// The threshold between two distinct margins: in the middle, rounded up; above `below`, at most
@@ -40,14 +61,18 @@ impl Candidates {
             .map(|&only| Tradeoff {
                 choice: self.always(only),
                 chip_uj: self.all[only].energy.chip_uj,
-                drop: self.total_drop(&mask, only) as f64 / n,
+                drop: self.total(&mask, only).drop as f64 / n,
             })
+            .filter(|tradeoff| self.allows_always(&mask, tradeoff.choice.last()))
             .collect();
-        frontier.retain(|tradeoff| tradeoff.chip_uj <= self.rules.max_worst_uj);
         prune(&mut frontier);
-        for &low in members.iter().filter(|_| pool.is_dynamic() && self.rules.stages >= 2) {
-            for &high in members.iter().filter(|&&high| self.follows(low, high)) {
-                let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
+        if pool.is_dynamic() && self.rules.stages >= 2 {
+            for [low, high] in self.openings(&members) {
+                let prices = self.pair(low, high);
+                if !self.affordable(&prices) {
+                    continue;
+                }
+                let [first, second] = prices.map(|price| price.energy.chip_uj);
                 let mut best = i64::MAX;
                 let mut pair = Vec::new();
                 let margins = &self.all[low].margins;
@@ -55,15 +80,17 @@ impl Candidates {
                 // Accepting less costs more: it must lose less than everything cheaper.
                 for boundary in pair.into_iter().rev() {
                     let rate = (mask.count - boundary.accepted) as f64 / n;
-                    if boundary.drop < best && self.allows(rate, first + second) {
-                        best = boundary.drop;
+                    let drop = boundary.lost.drop;
+                    let allowed = boundary.classes_keep && rate <= self.rules.max_escalation;
+                    if drop < best && allowed {
+                        best = drop;
                         frontier.push(Tradeoff {
                             choice: Choice {
                                 stages: vec![low, high],
                                 gates: vec![Gate::margin(boundary.accept_at)],
                             },
                             chip_uj: first + (mask.count - boundary.accepted) as f64 / n * second,
-                            drop: boundary.drop as f64 / n,
+                            drop: drop as f64 / n,
                         });
                     }
                 }
@@ -73,42 +100,66 @@ impl Candidates {
         frontier
     }
 
-    /// Offers, for each limit on the sum of drops, the pair's threshold on a column that accepts
-    /// most: index of the limit, chip energy, threshold.
+    /// Offers, for each limit, the pair's threshold on a column that accepts most: index of the limit,
+    /// chip energy, threshold.
     pub(super) fn sweep(
         &self,
         mask: &Mask,
         [low, high]: [usize; 2],
         column: &Column,
-        limits: &[i64],
+        limits: &[Limit],
         mut offer: impl FnMut(usize, f64, i32),
     ) {
-        let loosest = limits.iter().copied().max().unwrap_or(0);
+        let prices = self.pair(low, high);
+        if !self.affordable(&prices) {
+            return;
+        }
+        let loosest = limits.iter().fold(f64::NEG_INFINITY, |most, limit| most.max(limit.most));
         let mut found: Vec<Option<Boundary>> = vec![None; limits.len()];
         self.boundaries(mask, [low, high], column, |boundary| {
-            if boundary.drop <= loosest {
-                for (found, &limit) in found.iter_mut().zip(limits) {
-                    if boundary.drop <= limit {
+            if boundary.lost.drop as f64 <= loosest && boundary.classes_keep {
+                for (found, limit) in found.iter_mut().zip(limits) {
+                    if limit.keeps(boundary.lost) {
                         *found = Some(boundary);
                     }
                 }
             }
         });
-        let [first, second] = self.pair(low, high).map(|e| e.chip_uj);
+        let [first, second] = prices.map(|price| price.energy.chip_uj);
         for (index, found) in found.iter().enumerate() {
             if let Some(Boundary { accepted, accept_at, .. }) = *found {
                 let rate = (mask.count - accepted) as f64 / mask.count as f64;
-                if self.allows(rate, first + second) {
+                if rate <= self.rules.max_escalation {
                     offer(index, first + rate * second, accept_at);
                 }
             }
         }
     }
 
-    /// Whether the rules allow a policy whose first stage hands on such a share, and for which all
-    /// stages together need so much chip energy.
-    pub(super) fn allows(&self, escalation: f64, worst_uj: f64) -> bool {
-        escalation <= self.rules.max_escalation && worst_uj <= self.rules.max_worst_uj
+    /// Whether the rules allow a candidate for every input.
+    pub(super) fn allows_always(&self, mask: &Mask, index: usize) -> bool {
+        self.affordable(&self.price(&[index])) && self.class_drops(mask, index).over == 0
+    }
+
+    /// What candidate `index` alone loses in each class; nothing where classes may lose anything.
+    fn class_drops(&self, mask: &Mask, index: usize) -> ClassDrops {
+        let Some(cap) = self.rules.max_class_drop else {
+            return ClassDrops { drops: Vec::new(), most: Vec::new(), over: 0 };
+        };
+        let rows = || (0..mask.inside.len()).filter(|&row| mask.inside[row]);
+        let mut counts = vec![0_usize; self.classes];
+        for row in rows() {
+            counts[self.labels[row] as usize] += 1;
+        }
+        let most = counts.iter().map(|&count| (cap * count as f64 + 1e-9).floor() as i64);
+        let most: Vec<i64> = most.collect();
+        let over = most.iter().filter(|&&most| most < 0).count();
+        let mut classes = ClassDrops { drops: vec![0; self.classes], most, over };
+        for row in rows() {
+            let lost = self.tally(row, self.all[index].correct[row]);
+            classes.add(self.labels[row], lost.drop);
+        }
+        classes
     }
 
     /// Visits all thresholds of a pair on a column, by rising number of accepted samples. Accepting
@@ -120,7 +171,8 @@ impl Candidates {
         column: &Column,
         mut visit: impl FnMut(Boundary),
     ) {
-        let mut drop = self.total_drop(mask, high);
+        let mut lost = self.total(mask, high);
+        let mut classes = self.class_drops(mask, high);
         let (low, high) = (&self.all[low], &self.all[high]);
         let mut accepted = 0;
         let mut previous: Option<i32> = None;
@@ -133,11 +185,14 @@ impl Candidates {
             if let Some(previous) = previous
                 && margin < previous
             {
-                visit(Boundary { accepted, accept_at: between(margin, previous), drop });
+                let accept_at = between(margin, previous);
+                visit(Boundary { accepted, accept_at, lost, classes_keep: classes.over == 0 });
             }
             previous = Some(margin);
             accepted += 1;
-            drop += i64::from(high.correct[row]) - i64::from(low.correct[row]);
+            let [now, then] = [low, high].map(|stage| self.tally(row, stage.correct[row]));
+            lost = lost.plus(now).minus(then);
+            classes.add(self.labels[row], now.drop - then.drop);
         }
     }
 }

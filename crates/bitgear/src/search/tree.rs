@@ -1,4 +1,4 @@
-//! Three stages: for each threshold of the first stage, a tree over the second stage's margins finds
+//! Three stages: for each threshold of the first stage, a tree over the second stage's values finds
 //! the second threshold that accepts most. O(n log n) for a triple of points.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,15 +7,47 @@ use rayon::prelude::*;
 
 use super::choose::Found;
 use super::sweep::between;
-use super::{Candidates, Choice, Gate, Mask};
+use super::{Candidates, Column, Limit, Mask, Tally};
 
-/// Sums over a range of the second stage's distinct margins, from the highest down.
+/// A limit as a sum over samples, in whole units: each loses `unit` · drop + `flip` · flips, all
+/// together at most `most`.
+#[derive(Clone, Copy)]
+struct Additive {
+    unit: i64,
+    flip: i64,
+    most: i64,
+}
+
+impl Additive {
+    /// Units of a drop where flips count too.
+    const FINE: f64 = 1024.0;
+
+    /// What keeps this keeps the limit, since √f ≤ (f + g) / 2√g; where there are `around` flips they
+    /// are the same. Without standard errors they always are.
+    fn new(limit: Limit, around: i64) -> Self {
+        if limit.errors == 0.0 {
+            return Self { unit: 1, flip: 0, most: limit.most.floor() as i64 };
+        }
+        let root = (around.max(1) as f64).sqrt();
+        Self {
+            unit: Self::FINE as i64,
+            flip: (Self::FINE * limit.errors / (2.0 * root)).ceil() as i64,
+            most: (Self::FINE * (limit.most - 0.5 * limit.errors * root)).floor() as i64,
+        }
+    }
+
+    fn loss(self, Tally { drop, flips }: Tally) -> i64 {
+        self.unit * drop + self.flip * flips
+    }
+}
+
+/// Sums over a range of the second stage's distinct values, from the highest down.
 #[derive(Clone, Copy, Default)]
 struct Node {
-    /// Σ (third right - second right).
-    sum: i32,
+    /// Σ (loss at the second stage - loss at the third).
+    sum: i64,
     /// The least sum of a prefix that is not empty.
-    least: i32,
+    least: i64,
     /// Samples.
     count: u32,
 }
@@ -43,7 +75,7 @@ impl Tree {
     }
 
     /// Takes a sample into a leaf, without the sums above.
-    fn put(&mut self, group: usize, gain: i32) {
+    fn put(&mut self, group: usize, gain: i64) {
         let leaf = &mut self.nodes[self.leaves + group];
         leaf.sum += gain;
         leaf.least = leaf.sum;
@@ -61,7 +93,7 @@ impl Tree {
         self.nodes.fill(Node::default());
     }
 
-    fn remove(&mut self, group: usize, gain: i32) {
+    fn remove(&mut self, group: usize, gain: i64) {
         let mut node = self.leaves + group;
         let leaf = &mut self.nodes[node];
         leaf.sum -= gain;
@@ -75,14 +107,14 @@ impl Tree {
 
     /// The longest prefix whose sum is at most `limit`: its last leaf, and how many samples it has.
     fn longest(&self, limit: i64) -> Option<(usize, u32)> {
-        if i64::from(self.nodes[1].least) > limit {
+        if self.nodes[1].least > limit {
             return None;
         }
-        let (mut node, mut sum, mut count) = (1, 0_i64, 0);
+        let (mut node, mut sum, mut count) = (1, 0, 0);
         while node < self.leaves {
             let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
-            if sum + i64::from(left.sum) + i64::from(right.least) <= limit {
-                sum += i64::from(left.sum);
+            if sum + left.sum + right.least <= limit {
+                sum += left.sum;
                 count += left.count;
                 node = 2 * node + 1;
             } else {
@@ -93,184 +125,202 @@ impl Tree {
     }
 }
 
-/// The mask's rows as one candidate sees them.
-struct Ranked {
-    /// Rows of the mask by falling margin.
+/// The mask's rows in the order of a gate.
+pub(super) struct Ranked {
+    /// Rows of the mask by falling value.
     order: Vec<u32>,
-    /// Place of each row's margin among the distinct ones, from the highest.
+    /// Place of each row's value among the distinct ones, from the highest.
     group: Vec<u32>,
-    /// The distinct margins, falling.
-    margins: Vec<i32>,
+    /// The distinct values, falling.
+    values: Vec<i32>,
+}
+
+impl Ranked {
+    pub(super) fn new(mask: &Mask, column: &Column) -> Self {
+        let order: Vec<u32> =
+            column.order.iter().copied().filter(|&row| mask.inside[row as usize]).collect();
+        let mut values: Vec<i32> = Vec::new();
+        let mut group = vec![0; column.values.len()];
+        for &row in &order {
+            let value = column.values[row as usize];
+            if values.last() != Some(&value) {
+                values.push(value);
+            }
+            group[row as usize] = values.len() as u32 - 1;
+        }
+        Self { order, group, values }
+    }
+
+    fn value(&self, row: u32) -> i32 {
+        self.values[self.group[row as usize] as usize]
+    }
+}
+
+/// A policy of three stages: its thresholds and its mean chip energy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Triplet {
+    pub(super) energy: f64,
+    pub(super) stages: [usize; 3],
+    pub(super) accept_at: [i32; 2],
 }
 
 impl Candidates {
-    /// Offers, for each limit on the sum of drops, the cheapest policy of three stages where it is
-    /// cheaper than what is there.
+    /// The cheapest policy of three stages with plain margins that keeps a limit and costs less than
+    /// what was found, the first of equals.
     pub(super) fn search_triples(
         &self,
         mask: &Mask,
         members: &[usize],
-        limits: &[i64],
-        best: &mut [Found],
-    ) {
+        limit: Limit,
+        found: &Found,
+    ) -> Option<Triplet> {
         let ranked: Vec<Option<Ranked>> = (0..self.all.len())
             .into_par_iter()
-            .map(|index| members.contains(&index).then(|| self.rank(mask, index)))
+            .map(|index| {
+                members.contains(&index).then(|| Ranked::new(mask, &self.all[index].margins))
+            })
             .collect();
         let ranked = |index: usize| ranked[index].as_ref().expect("members are ranked");
-        // Threads tell each other what is too dear. Only what is dearer is left out, so the cheapest,
-        // and the first of equals, is found in any order.
-        let bars: Vec<AtomicU64> =
-            best.iter().map(|found| AtomicU64::new(found.energy.to_bits())).collect();
-        // Scores are summed in policies of two stages only.
-        let members: Vec<usize> =
-            members.iter().copied().filter(|&index| self.all[index].sum.is_none()).collect();
-        let members = &members;
-        let mut pairs: Vec<[usize; 2]> = members
-            .iter()
-            .flat_map(|&a| members.iter().map(move |&b| [a, b]))
-            .filter(|&[a, b]| self.follows(a, b))
-            .collect();
-        // Cheap first stages first: they lower the bars.
+        let search = self.triples(mask, limit, found);
+        let mut pairs: Vec<[usize; 2]> = self.openings(members).collect();
+        // Cheap first stages first: they lower the bar.
         pairs.sort_by(|&[a, b], &[c, d]| {
-            let energy = |a: usize, b: usize| self.pairs[a][b][0].chip_uj;
+            let energy = |a: usize, b: usize| self.pair(a, b)[0].energy.chip_uj;
             energy(a, b).total_cmp(&energy(c, d)).then([a, b].cmp(&[c, d]))
         });
-        let offers: Vec<Vec<(f64, Choice)>> = pairs
+        let triplets: Vec<Triplet> = pairs
             .par_iter()
             .map_init(
                 || Tree::new(mask.count),
                 |tree, &[a, b]| {
-                    let infinite = (f64::INFINITY, Choice::fixed(a));
-                    let mut offers = vec![infinite; limits.len()];
-                    for &c in members.iter().filter(|&&c| c != a && self.follows(b, c)) {
-                        let triple = Triple { candidates: self, mask, stages: [a, b, c] };
-                        triple.search(ranked(a), ranked(b), limits, &bars, tree, &mut offers);
+                    let mut best: Option<Triplet> = None;
+                    for &c in members {
+                        if self.all[c].base != self.all[a].base && self.follows(b, c) {
+                            search.search([a, b, c], [ranked(a), ranked(b)], tree, &mut best);
+                        }
                     }
-                    offers
+                    best
                 },
             )
+            .flatten()
             .collect();
-        for offers in offers {
-            for (best, (energy, choice)) in best.iter_mut().zip(offers) {
-                best.offer(energy, || choice);
-            }
-        }
+        triplets.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy))
     }
 
-    fn rank(&self, mask: &Mask, index: usize) -> Ranked {
-        let column = &self.all[index].margins;
-        let order: Vec<u32> =
-            column.order.iter().copied().filter(|&row| mask.inside[row as usize]).collect();
-        let mut margins: Vec<i32> = Vec::new();
-        let mut group = vec![0; column.values.len()];
-        for &row in &order {
-            let margin = column.values[row as usize];
-            if margins.last() != Some(&margin) {
-                margins.push(margin);
-            }
-            group[row as usize] = margins.len() as u32 - 1;
+    /// A search for policies of three stages that are cheaper than what was found.
+    pub(super) fn triples<'a>(
+        &'a self,
+        mask: &'a Mask,
+        limit: Limit,
+        found: &Found,
+    ) -> Triples<'a> {
+        let rows: Vec<usize> = (0..mask.inside.len()).filter(|&row| mask.inside[row]).collect();
+        let flips = self.flips(&found.choice, &rows);
+        Triples {
+            candidates: self,
+            mask,
+            limit: Additive::new(limit, (flips.harmful + flips.helpful) as i64),
+            bar: AtomicU64::new(found.energy.to_bits()),
         }
-        Ranked { order, group, margins }
     }
 }
 
-struct Triple<'a> {
+/// A search over triples of stages.
+pub(super) struct Triples<'a> {
     candidates: &'a Candidates,
     mask: &'a Mask,
-    stages: [usize; 3],
+    limit: Additive,
+    /// The least chip energy so far. Threads tell each other; only what is dearer is left out, so the
+    /// cheapest, and the first of equals, is found in any order.
+    bar: AtomicU64,
 }
 
-impl Triple<'_> {
+impl Triples<'_> {
+    /// The best thresholds on given gates.
+    pub(super) fn gated(&self, stages: [usize; 3], gates: [&Ranked; 2]) -> Option<Triplet> {
+        let mut best = None;
+        self.search(stages, gates, &mut Tree::new(self.mask.count), &mut best);
+        best
+    }
+
     fn search(
         &self,
-        first: &Ranked,
-        second: &Ranked,
-        limits: &[i64],
-        bars: &[AtomicU64],
+        stages: [usize; 3],
+        [first, second]: [&Ranked; 2],
         tree: &mut Tree,
-        offers: &mut [(f64, Choice)],
+        best: &mut Option<Triplet>,
     ) {
         let candidates = self.candidates;
         let n = self.mask.count;
-        let bar = |index: usize| f64::from_bits(bars[index].load(Ordering::Relaxed));
-        let highest = (0..bars.len()).map(bar).fold(f64::NEG_INFINITY, f64::max);
+        let bar = || f64::from_bits(self.bar.load(Ordering::Relaxed));
+        let highest = bar();
         // What the pairs cost is not less: the second stage may have to write for the third.
-        let cheapest = candidates.all[self.stages[0]].energy.chip_uj;
+        let cheapest = candidates.all[stages[0]].energy.chip_uj;
         if cheapest > highest {
             return;
         }
-        let price: Vec<f64> = candidates.price(&self.stages).iter().map(|e| e.chip_uj).collect();
+        let prices = candidates.price(&stages);
+        if !candidates.affordable(&prices) {
+            return;
+        }
+        let price: Vec<f64> = prices.iter().map(|price| price.energy.chip_uj).collect();
         let share = |rows: usize| rows as f64 / n as f64;
-        let [a, b, c] = self.stages.map(|index| &candidates.all[index].correct);
-        let loosest = limits.iter().copied().max().unwrap_or(0);
-        let gain = |row: usize| i32::from(c[row]) - i32::from(b[row]);
-        let drop = |row: usize, answer: &[bool]| {
-            i64::from(candidates.reference[row]) - i64::from(answer[row])
+        let answers = stages.map(|index| &candidates.all[index].correct);
+        let loss = |row: u32, stage: usize| {
+            let row = row as usize;
+            self.limit.loss(candidates.tally(row, answers[stage][row]))
         };
+        let gain = |row: u32| loss(row, 1) - loss(row, 2);
 
-        // `accepted` rows go to the first stage. Of the others at best all are answered rightly that
-        // the second or the third answers rightly.
-        let hopeful =
-            |row: usize| i64::from(candidates.reference[row]) - i64::from(b[row] || c[row]);
-        let mut least: i64 = first.order.iter().map(|&row| hopeful(row as usize)).sum();
+        // `accepted` rows go to the first stage. Of the others at best all are answered by the better of
+        // the second and the third.
+        let hopeful = |row: u32| loss(row, 1).min(loss(row, 2));
+        let mut least: i64 = first.order.iter().map(|&row| hopeful(row)).sum();
         // The span of boundaries that could improve on anything.
         let (mut begin, mut end) = (usize::MAX, 0);
         for (accepted, &row) in first.order.iter().enumerate() {
-            if least <= loosest && price[0] + share(n - accepted) * price[1] <= highest {
+            if least <= self.limit.most && price[0] + share(n - accepted) * price[1] <= highest {
                 begin = begin.min(accepted);
                 end = accepted;
             }
-            least += drop(row as usize, a) - hopeful(row as usize);
+            least += loss(row, 0) - hopeful(row);
         }
         if begin == usize::MAX {
             return;
         }
 
-        // With all rows after the first `begin` in the tree: Σ drops if the third stage answers them.
+        // With all rows after the first `begin` in the tree: the loss if the third stage answers them.
         tree.clear();
         let (before, after) = first.order.split_at(begin);
         for &row in after {
-            tree.put(second.group[row as usize] as usize, gain(row as usize));
+            tree.put(second.group[row as usize] as usize, gain(row));
         }
         tree.build();
-        let mut sum: i64 = before.iter().map(|&row| drop(row as usize, a)).sum();
-        sum += after.iter().map(|&row| drop(row as usize, c)).sum::<i64>();
-        let margins = &candidates.all[self.stages[0]].margins.values;
+        let mut lost: i64 = before.iter().map(|&row| loss(row, 0)).sum();
+        lost += after.iter().map(|&row| loss(row, 2)).sum::<i64>();
         for accepted in begin..=end {
-            let row = first.order[accepted] as usize;
-            let above = accepted.checked_sub(1).map(|i| margins[first.order[i] as usize]);
+            let row = first.order[accepted];
+            let value = first.value(row);
             // A first stage that accepts nothing is only a cost.
+            let above = accepted.checked_sub(1).map(|i| first.value(first.order[i]));
             let active = n - accepted;
-            let worst = price.iter().sum();
-            let above = above.filter(|&above| above > margins[row]);
-            if let Some(above) = above.filter(|_| candidates.allows(share(active), worst)) {
-                let base = price[0] + share(active) * price[1];
-                for (index, &limit) in limits.iter().enumerate() {
-                    if base > bar(index) {
-                        continue;
-                    }
-                    let Some((last, sure)) = tree.longest(limit - sum) else { continue };
-                    let energy = base + share(active - sure as usize) * price[2];
-                    if energy > bar(index) || energy >= offers[index].0 || sure as usize == active {
-                        continue;
-                    }
-                    let Some(&below) = second.margins.get(last + 1) else { continue };
-                    bars[index].fetch_min(energy.to_bits(), Ordering::Relaxed);
-                    offers[index] = (
-                        energy,
-                        Choice {
-                            stages: self.stages.to_vec(),
-                            gates: vec![
-                                Gate::margin(between(margins[row], above)),
-                                Gate::margin(between(below, second.margins[last])),
-                            ],
-                        },
-                    );
+            let base = price[0] + share(active) * price[1];
+            if let Some(above) = above.filter(|&above| above > value)
+                && base <= bar()
+                && share(active) <= candidates.rules.max_escalation
+                && let Some((last, sure)) = tree.longest(self.limit.most - lost)
+                && sure as usize != active
+                && let Some(&below) = second.values.get(last + 1)
+            {
+                let energy = base + share(active - sure as usize) * price[2];
+                if energy <= bar() && best.is_none_or(|best| energy < best.energy) {
+                    self.bar.fetch_min(energy.to_bits(), Ordering::Relaxed);
+                    let accept_at = [between(value, above), between(below, second.values[last])];
+                    *best = Some(Triplet { energy, stages, accept_at });
                 }
             }
-            tree.remove(second.group[row] as usize, gain(row));
-            sum += drop(row, a) - drop(row, c);
+            tree.remove(second.group[row as usize] as usize, gain(row));
+            lost += loss(row, 0) - loss(row, 2);
         }
     }
 }

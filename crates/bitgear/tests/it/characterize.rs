@@ -12,6 +12,7 @@ use bitgear::characterize::{
 };
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::energy::{AcceleratorProfile, Storage, Style};
+use bitgear::policy::PolicyFile;
 use bitgear::quantize::{Methods, Point, calibrate};
 use bitgear::search::{Candidates, Pool, Rules};
 use bitgear::summary::Constraint;
@@ -51,7 +52,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// The first 1,500 test images as a pair of arrays, so that a run takes a second.
-fn small() -> Source {
+pub(crate) fn small() -> Source {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -96,7 +97,9 @@ pub(crate) fn job(out: &Path, points: &[&str]) -> Job {
         methods: Methods::best(),
         storage: Storage::Independent,
         constraint: constraint(0.01, None),
+        more_targets: Vec::new(),
         rules: Rules::default(),
+        class_mix: None,
         mirror: false,
         shares: Shares { calibration: 64, search: 0.5, certification: 0.1 },
         seed: 1,
@@ -109,7 +112,7 @@ pub(crate) fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization 
     pool.install(|| characterize(job, watch)).unwrap()
 }
 
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -206,6 +209,47 @@ fn the_executed_policy_does_exactly_what_the_summary_says() {
         assert_eq!(evaluation.escalation_rates, policy.escalation_rates);
         assert_eq!(evaluation.energy_uj, policy.energy_uj);
     }
+}
+
+/// Each policy of a bundle does what the summary says of it, on data whose classes are mixed as in
+/// deployment.
+#[test]
+fn a_bundle_holds_several_policies_and_runs_the_one_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w2a2-f8l8", "w8a8"]);
+    job.more_targets = vec![0.0, 0.2];
+    // The first class twice as often as each other, the last never.
+    job.class_mix = Some([&[2.0][..], &[1.0; 8], &[0.0]].concat());
+    let result = run(&job, &Watch::new(1000), 2);
+    let data = Dataset::read(&small()).unwrap();
+    let names: Vec<&str> =
+        result.summary.options.iter().map(|option| option.name.as_str()).collect();
+    assert_eq!(names, ["max-drop-0", "max-drop-0.2"]);
+    let read = || Bundle::read(&folder.path().join("model.bitgear")).unwrap();
+    let test = read().splits.test;
+    let of = |class| test.iter().filter(|&&i| data.labels().unwrap()[i] == class).count();
+    assert_eq!(of(9), 0);
+    assert!(of(0).abs_diff(2 * of(1)) <= 2, "{} {}", of(0), of(1));
+    let mut energies = Vec::new();
+    for option in &result.summary.options {
+        let bundle = read().select(&option.name).unwrap();
+        let file = folder.path().join(format!("policy-{}.json", option.name));
+        let alone: PolicyFile = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!(bundle.policy, alone);
+        let runner = bundle.runner(Kernels::detect());
+        let evaluation = runner.evaluate(&data, &test, |_| {}).unwrap();
+        assert_eq!(evaluation.accuracy, option.accuracy);
+        assert_eq!(evaluation.escalation_rates, option.escalation_rates);
+        assert_eq!(evaluation.energy_uj, option.energy_uj);
+        energies.push(option.energy_uj.chip);
+    }
+    assert!(energies[0] > energies[1], "the frugal policy costs less: {energies:?}");
+    assert_eq!(read().select("main").unwrap().policy, result.policy);
+    let unknown = read().select("frugal").unwrap_err().to_string();
+    assert_eq!(
+        unknown,
+        "the bundle has no policy `frugal`: expected main, max-drop-0, max-drop-0.2"
+    );
 }
 
 /// Both views of every input, summed scores and three stages are offered; whatever is chosen, running

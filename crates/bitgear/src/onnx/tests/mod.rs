@@ -172,6 +172,26 @@ fn shape_arithmetic_on_a_symbolic_batch_folds_away() {
     assert_eq!((graph.nodes.len(), graph.classes()), (2, 4));
 }
 
+/// A single z, whatever dresses it up, becomes the scores -z / 2 and z / 2 of two classes.
+#[test]
+fn a_single_score_becomes_one_for_each_of_two_classes() {
+    let gemm = || node("Gemm", &["x", "w", "b"], "z", vec![int("transB", 1)]);
+    let sigmoid = || node("Sigmoid", &["z"], "y", vec![]);
+    let weights = vec![floats("w", &[1, 2], &[3.0, -1.0]), floats("b", &[1], &[0.5])];
+    let linear = model(&[2], weights, vec![gemm(), sigmoid()]);
+    let kernel = vec![floats("w", &[1, 2, 1, 1], &[3.0, -1.0]), floats("b", &[1], &[0.5])];
+    let conv = node("Conv", &["x", "w", "b"], "c", vec![]);
+    let flat = node("Flatten", &["c"], "z", vec![]);
+    let convolution = model(&[2, 1, 1], kernel, vec![conv, flat, sigmoid()]);
+    for (model, shape) in [(linear, vec![2, 2]), (convolution, vec![2, 2, 1, 1])] {
+        let graph = import_model(&model).unwrap();
+        assert_eq!(graph.classes(), 2);
+        let scores = float::run(&graph, &Tensor::new(shape, vec![1.0, 2.0, 0.0, 4.0]));
+        // z = 3 - 2 + 0.5 and -4 + 0.5.
+        assert_eq!(scores.values(), [-0.75, 0.75, 1.75, -1.75]);
+    }
+}
+
 #[test]
 fn split_gives_slices() {
     let mut split = node("Split", &["x"], "a", vec![int("axis", 1)]);
