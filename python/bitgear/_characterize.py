@@ -89,7 +89,7 @@ def characterize(
     max_class_drop
         Largest expected drop of any class, as a fraction.
     also_max_drop
-        Further targets: the bundle gets a policy for each, named `drop-` and the target.
+        Further targets: the bundle gets a policy for each, named `max-drop-` and the target.
     class_mix
         Share of each class in deployment, where it is not that of the samples.
     guarantee, confidence, test

@@ -1,9 +1,10 @@
 //! From stored values to what the network expects.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// value = (x · scale - mean) / std, per channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preprocess {
     /// Factor of every stored value.

@@ -1,6 +1,7 @@
 //! What the report shows beyond the policy's own figures: other targets, and where the energy goes.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Constraint;
@@ -10,7 +11,7 @@ use crate::policy::EnergyUj;
 use crate::search::{Candidates, Choice, Kind, Pool};
 
 /// What would be chosen for another target, by the same rules on the same samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FrontierPoint {
     /// The target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
@@ -21,7 +22,7 @@ pub struct FrontierPoint {
 }
 
 /// What another choice does on the test split.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Alternative {
     /// Its stages in the order in which they run; `w3a3+w4a4@mirror` is `w4a4` on the mirrored input,
     /// with the scores of `w3a3` added.
@@ -37,7 +38,7 @@ pub struct Alternative {
 }
 
 /// What a stage of the policy costs each time it runs, taken apart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageEnergy {
     /// Changes of mode, supply, clock and weights; part of the chip's.
     pub transitions_uj: f64,
@@ -48,7 +49,7 @@ pub struct StageEnergy {
 }
 
 /// What a MAC layer costs in one stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LayerEnergy {
     /// Name of its node.
     pub name: String,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::details::{FrontierPoint, StageEnergy};
@@ -11,7 +12,7 @@ use crate::policy::{EnergyUj, LastResort};
 use crate::sensitivity::Sensitivity;
 
 /// `summary.json`. Accuracies, drops and rates are fractions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// Version of this format: 1.
     pub schema_version: u32,
@@ -75,7 +76,7 @@ pub struct Summary {
 }
 
 /// The network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelSummary {
     /// Its name.
     pub name: String,
@@ -91,7 +92,7 @@ pub struct ModelSummary {
 }
 
 /// An operator that has no integer form.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FloatIsland {
     /// Name of its node.
     pub node: String,
@@ -100,7 +101,7 @@ pub struct FloatIsland {
 }
 
 /// Number of samples in each split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SampleCounts {
     /// For quantization.
     pub calibration: usize,
@@ -117,7 +118,7 @@ pub struct SampleCounts {
 
 /// What the policy's costs rest on. They may be called published and measured only if this is silicon
 /// and no worse than S.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EvidenceSummary {
     /// What kind of figures the profile has.
     pub kind: Evidence,
@@ -126,7 +127,7 @@ pub struct EvidenceSummary {
 }
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Constraint {
     /// Target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
@@ -149,7 +150,7 @@ impl Constraint {
 }
 
 /// What the policy is held against.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reference {
     /// `float` or `widest`.
     pub kind: String,
@@ -160,7 +161,7 @@ pub struct Reference {
 }
 
 /// One point alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StaticPoint {
     /// Its name.
     pub point: String,
@@ -175,7 +176,7 @@ pub struct StaticPoint {
 }
 
 /// A static point that was chosen like the policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BestStatic {
     /// Its name; `w3a3+w4a4@mirror` runs both for every input and sums their scores.
     pub point: String,
@@ -190,7 +191,7 @@ pub struct BestStatic {
 }
 
 /// A stage of the chosen policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageSummary {
     /// Name of its point.
     pub point: String,
@@ -207,7 +208,7 @@ pub struct StageSummary {
 }
 
 /// The chosen policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicySummary {
     /// Stages before the last resort.
     pub stages: Vec<StageSummary>,
@@ -239,7 +240,7 @@ pub struct PolicySummary {
 }
 
 /// What a class loses.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClassDrop {
     /// Its index.
     pub class: usize,
@@ -248,7 +249,7 @@ pub struct ClassDrop {
 }
 
 /// How long an inference takes, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
     /// On average.
     pub mean: f64,
@@ -257,7 +258,7 @@ pub struct Latency {
 }
 
 /// A further policy of the bundle, on the test split.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyOption {
     /// Its name: `max-drop-` and its target.
     pub name: String,
@@ -282,7 +283,7 @@ pub struct PolicyOption {
 
 /// What a measure of confidence would have done between the policy's first two stages, with the
 /// threshold that loses as little on the search split.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeasureSummary {
     /// `margin`, `softmax margin`, `maximum softmax`, `entropy`, `maximum logit` or `learned`.
     pub measure: String,
@@ -297,7 +298,7 @@ pub struct MeasureSummary {
 }
 
 /// 1 - policy / other.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Savings {
     /// Against the best uniform point.
     pub vs_best_static_uniform: f64,
@@ -321,7 +322,7 @@ impl Savings {
 }
 
 /// Intervals of savings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SavingsInterval {
     /// Against the best uniform point.
     pub vs_best_static_uniform: SavingInterval,
@@ -334,7 +335,7 @@ pub struct SavingsInterval {
 }
 
 /// Interval of a saving, from the uncertainty of the profile alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SavingInterval {
     /// Lower end.
     pub low: f64,
@@ -351,7 +352,7 @@ impl From<Interval> for SavingInterval {
 }
 
 /// Means over random splits.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RepeatedSummary {
     /// Number of splits.
     pub n: usize,
@@ -364,7 +365,7 @@ pub struct RepeatedSummary {
 }
 
 /// How the policy's weights are stored, and what that costs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StorageSummary {
     /// `independent` or `nested`.
     pub kind: Storage,
@@ -375,7 +376,7 @@ pub struct StorageSummary {
 }
 
 /// A policy with weights of its own for every point.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct IndependentSummary {
     /// Bytes of its packed weights.
     pub weight_bytes: usize,
