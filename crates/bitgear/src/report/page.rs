@@ -1,10 +1,11 @@
 //! The page: sections in the order of the questions that they answer.
 
 use super::svg::escape;
-use super::text::{count, percent};
+use super::text::{count, loss, percent};
 use super::{
     Figure, Run, confusion, energy, explorer, frontier, layers, provenance, saving, stages,
 };
+use crate::summary::PolicyOption;
 
 /// How pages look, on screen, in the dark and on paper.
 pub(super) const STYLE: &str = include_str!("report.css");
@@ -58,7 +59,11 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
             title: "All points, and the policies between them",
             lead: String::new(),
             figures: vec![frontier::figure(run)],
-            rest: if summary.frontier.is_empty() { EARLIER.to_owned() } else { explorer::targets(run) },
+            rest: if summary.frontier.is_empty() {
+                EARLIER.to_owned()
+            } else {
+                format!("{}{}", explorer::targets(run), options(run))
+            },
         },
         Section {
             title: "What happens at each stage",
@@ -88,6 +93,24 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
             rest: provenance::table(run),
         },
     ]
+}
+
+/// Further policies of the bundle.
+fn options(run: &Run) -> String {
+    let option = |option: &PolicyOption| {
+        format!(
+            "<li><code>--policy {}</code>: {}; {}, {} points lost</li>\n",
+            escape(&option.name),
+            escape(&option.stages.join(", then ")),
+            run.words().cost(option.energy_uj.chip),
+            loss(option.accuracy_drop)
+        )
+    };
+    let options: String = run.summary.options.iter().map(option).collect();
+    if options.is_empty() {
+        return options;
+    }
+    format!("<p>The bundle holds further policies:</p>\n<ul>\n{options}</ul>\n")
 }
 
 /// The policy in words, stage by stage.

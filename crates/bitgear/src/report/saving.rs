@@ -268,6 +268,16 @@ pub(super) fn notes(run: &Run) -> String {
         let most = escape(most);
         notes.push(format!("Of the profile's numbers <code>{most}</code> moves the saving most."));
     }
+    if let Some(worst) = &summary.policy.worst_class {
+        let lost = loss(worst.accuracy_drop);
+        notes.push(format!("Of the classes, {} loses most: {lost} points.", worst.class));
+    }
+    if let Some(latency) = &summary.policy.latency_us {
+        notes.push(format!(
+            "An inference takes {:.1} µs on average, and {:.1} µs where all stages run.",
+            latency.mean, latency.worst
+        ));
+    }
     if let Some(samples) = summary.policy.samples_needed {
         notes.push(format!(
             "About {} samples for certification would prove the guarantee of this policy.",

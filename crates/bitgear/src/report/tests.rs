@@ -302,6 +302,17 @@ fn text_from_files_stays_text() {
     // Wherever a file's text can stand.
     summary.accelerator = hostile.to_owned();
     summary.not_counted = vec![hostile.to_owned()];
+    summary.options = vec![crate::summary::PolicyOption {
+        name: hostile.to_owned(),
+        max_accuracy_drop: 0.02,
+        stages: vec![hostile.to_owned()],
+        accuracy: 0.9,
+        accuracy_drop: 0.01,
+        energy_uj: summary.policy.energy_uj,
+        escalation_rates: Vec::new(),
+        certified: false,
+        drop_upper_bound: None,
+    }];
     summary.reference.kind = hostile.to_owned();
     summary.mac_holds = vec!["mac".to_owned(), hostile.to_owned()];
     summary.best_static.point = hostile.to_owned();
