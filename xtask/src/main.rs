@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 mod architecture;
+mod python;
 
 use std::env;
 use std::fs;
@@ -20,6 +21,7 @@ tasks:
   architecture  the rules of ARCHITECTURE.md about which module may use which
   nostd         the core builds without the standard library
   unit          all tests, with cargo-nextest where it is installed, and the documentation's examples
+  python        the Python package: its tests, notebooks and types, in an environment below target/
 ";
 
 fn main() -> ExitCode {
@@ -35,7 +37,10 @@ fn main() -> ExitCode {
 
 fn run(task: &str) -> Result<()> {
     match task {
-        "test" => ["fmt", "architecture", "lint", "nostd", "unit"].iter().try_for_each(|t| run(t)),
+        "test" => {
+            let all = ["fmt", "architecture", "lint", "nostd", "unit", "python"];
+            all.iter().try_for_each(|task| run(task))
+        }
         "fmt" => cargo("fmt --all --check"),
         "lint" => cargo("clippy --workspace --all-targets --locked -- -D warnings"),
         "architecture" => architecture::check(&root()),
@@ -50,6 +55,7 @@ fn run(task: &str) -> Result<()> {
             cargo("test --workspace --doc --locked")?;
             name_skipped_tests()
         }
+        "python" => python::check(&root()),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -58,17 +64,25 @@ fn run(task: &str) -> Result<()> {
     }
 }
 
-/// Tests of real models skip themselves where the models are absent; a runner that hides the output
-/// of passing tests must not hide that.
+/// Tests of real models skip themselves where the models are absent, and those of pages where there is
+/// no browser; a runner that hides the output of passing tests must not hide that.
 fn name_skipped_tests() -> Result<()> {
     let shared = root().join("../shared");
-    if shared.join("models").is_dir() && shared.join("datasets").is_dir() {
-        return Ok(());
-    }
+    let models = shared.join("models").is_dir() && shared.join("datasets").is_dir();
+    let browsers = ["chromium", "chromium-browser", "google-chrome"];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let browser = env::split_paths(&path)
+        .any(|folder| browsers.iter().any(|name| folder.join(name).is_file()));
+    let needs = [
+        ("shared(\"", models, "folder `shared` of models and data is absent"),
+        ("= browser(\"", browser, "chromium is not installed"),
+    ];
     for file in architecture::sources(&root().join("crates"))? {
         let text = fs::read_to_string(&file)?;
-        for name in text.split("shared(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
-            eprintln!("SKIPPED {name}: folder `shared` of models and data is absent");
+        for (call, _, why) in needs.iter().filter(|(_, is_there, _)| !is_there) {
+            for name in text.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
+                eprintln!("SKIPPED {name}: {why}");
+            }
         }
     }
     Ok(())

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Find the cheapest policy for a model, data and an accelerator
     Characterize(Box<Characterize>),
+    /// Write report.html from the files of a finished run
+    Report(Report),
     /// Execute a policy on labelled data
     Evaluate(Evaluate),
     /// Execute a policy on inputs and print each answer
@@ -58,6 +60,25 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Print summary.json instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Folder of a finished run; with --compare any number of them
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Set runs side by side
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// File to write [default: report.html in the run's folder, comparison.html for several]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Folder into which each figure is written as an SVG file as well
+    #[arg(long, value_name = "DIR", conflicts_with = "compare")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print what was written as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -141,6 +162,10 @@ pub(crate) struct Characterize {
     /// Divisor, one or one per channel
     #[arg(long, value_delimiter = ',')]
     pub(crate) std: Vec<f32>,
+    /// Trace of this run, instead of running the samples: a file, or a folder of fragments from many
+    /// machines
+    #[arg(long, value_name = "PATH")]
+    pub(crate) trace: Option<PathBuf>,
     /// Seed of everything random [default: 1]
     #[arg(long)]
     pub(crate) seed: Option<u64>,

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Demo(options) => commands::characterize::demo(options),
         Command::Characterize(options) => commands::characterize::run(options),
+        Command::Report(options) => commands::report::run(options),
         Command::Evaluate(options) => commands::evaluate::run(options),
         Command::Run(options) => commands::infer::run(options),
         Command::Inspect(options) => commands::inspect::run(options),

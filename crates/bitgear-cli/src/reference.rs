@@ -8,6 +8,12 @@ use bitgear::energy::{AcceleratorProfile, SHIPPED};
 use clap::CommandFactory;
 use expect_test::expect_file;
 
+use bitgear::policy::PolicyFile;
+use bitgear::summary::Summary;
+use bitgear::task::Task;
+use bitgear::trace::Splits;
+use schemars::{Schema, schema_for};
+
 use crate::arguments::Arguments;
 use crate::commands::accelerators::description;
 
@@ -51,4 +57,15 @@ fn profiles_are_those_that_ship() {
         write!(text, "\n## {id}\n\n{}\n\n```text\n{numbers}\n```\n", words.trim()).unwrap();
     }
     expect_file!["../../../docs/reference/profiles.md"].assert_eq(&text);
+}
+
+#[test]
+fn schemas_are_those_of_the_files() {
+    let text = |schema: Schema| serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    let [summary, policy] = [text(schema_for!(Summary)), text(schema_for!(PolicyFile))];
+    let [splits, task] = [text(schema_for!(Splits)), text(schema_for!(Task))];
+    expect_file!["../../../docs/reference/schema/summary.json"].assert_eq(&summary);
+    expect_file!["../../../docs/reference/schema/policy.json"].assert_eq(&policy);
+    expect_file!["../../../docs/reference/schema/splits.json"].assert_eq(&splits);
+    expect_file!["../../../docs/reference/schema/task.json"].assert_eq(&task);
 }

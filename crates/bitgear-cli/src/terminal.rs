@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use bitgear::characterize::Progress;
+pub(crate) use bitgear::report::text::{count, energy, float_islands, percent, points};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;
@@ -84,43 +85,4 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     };
     let rows = rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
     [line(header)].into_iter().chain(rows).collect()
-}
-
-/// A fraction as a percentage.
-pub(crate) fn percent(fraction: f64) -> String {
-    format!("{:.2} %", 100.0 * fraction)
-}
-
-/// A difference of accuracies in points, with its sign.
-pub(crate) fn points(fraction: f64) -> String {
-    // No minus before a zero.
-    format!("{:+.2}", 100.0 * fraction + 0.0)
-}
-
-/// Microjoule with three significant digits or more.
-pub(crate) fn energy(uj: f64) -> String {
-    if uj.abs() >= 100.0 { format!("{uj:.0}") } else { format!("{uj:.3}") }
-}
-
-/// Float islands counted by kind, such as `12 layer norm, 6 softmax`; nothing where there are none.
-pub(crate) fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String> {
-    let mut counts = std::collections::BTreeMap::new();
-    for kind in kinds {
-        *counts.entry(kind).or_insert(0) += 1;
-    }
-    let texts: Vec<String> = counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-    (!texts.is_empty()).then(|| texts.join(", "))
-}
-
-/// A count with thin separators.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

@@ -17,6 +17,7 @@ pub mod hash;
 pub mod onnx;
 pub mod policy;
 pub mod quantize;
+pub mod report;
 pub mod search;
 pub mod sensitivity;
 pub mod summary;

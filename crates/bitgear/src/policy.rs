@@ -1,6 +1,7 @@
 //! `policy.json`: the stages of a policy, what it is expected to do, and where it comes from.
 
 use bitgear_core::policy::Gate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::certify::Certificate;
@@ -9,7 +10,7 @@ use crate::search::{Candidates, Choice, Outcome, PointInfo, Sum};
 use crate::trace::{Trace, View};
 
 /// What an artefact depends on. Equal provenance means equal bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// Version of bitgear.
@@ -27,7 +28,7 @@ pub struct Provenance {
 }
 
 /// Energy in microjoule per inference.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnergyUj {
     /// Chip and off-chip traffic.
@@ -45,7 +46,7 @@ impl From<Energy> for EnergyUj {
 }
 
 /// What a learned gate takes off the margin, in units of the score scale.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tables {
     /// Indexed by the predicted class.
@@ -63,7 +64,7 @@ pub fn gate(accept_at: i32, tables: Option<&Tables>) -> Gate<'_> {
 }
 
 /// How a stage's scores are summed with those of the stage before.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SumFile {
     /// How much a unit of the earlier scores counts beside one of this stage's, in real units.
@@ -73,7 +74,7 @@ pub struct SumFile {
 }
 
 /// A stage that may hand on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageFile {
     /// Name of its operating point.
@@ -100,7 +101,7 @@ pub struct StageFile {
 }
 
 /// The stage that always answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LastResort {
     /// Name of its operating point.
@@ -118,7 +119,7 @@ pub struct LastResort {
 }
 
 /// What the policy did on the samples that it was chosen on: optimistic, see `summary.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
     /// Share of right answers.
@@ -132,7 +133,7 @@ pub struct Expected {
 }
 
 /// `policy.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyFile {
     /// Version of this format: 1.

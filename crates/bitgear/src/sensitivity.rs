@@ -1,17 +1,18 @@
 //! What few bits do to each layer of a network: plain data, measured by
 //! [`Quantizer::sensitivity`](crate::quantize::Quantizer::sensitivity).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Sensitivities of a network's MAC layers, in execution order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sensitivity {
     /// One per MAC layer.
     pub layers: Vec<LayerSensitivity>,
 }
 
 /// What few bits do to one layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LayerSensitivity {
     /// Name of its node.
     pub name: String,
@@ -29,7 +30,7 @@ pub struct LayerSensitivity {
 }
 
 /// What one pair of widths does to one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WidthSensitivity {
     /// Of weights.
     pub weights: u8,

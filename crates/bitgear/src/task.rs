@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::certify::Test;
@@ -9,7 +10,7 @@ use crate::data::{Preprocess, Source};
 use crate::trace::Shares;
 
 /// What a run is to do. Everything is optional here; command-line flags override it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// The ONNX file.
@@ -43,7 +44,7 @@ pub struct Task {
 }
 
 /// `[data]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
     /// A `.npz` file or a folder of images.
@@ -60,7 +61,7 @@ pub struct DataSection {
 }
 
 /// What leaves a sample's label as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Symmetry {
     /// Left and right exchanged.
@@ -68,7 +69,7 @@ pub enum Symmetry {
 }
 
 /// `[constraint]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConstraintSection {
     /// Target: the expected accuracy drop, as a fraction.
@@ -82,7 +83,7 @@ pub struct ConstraintSection {
 }
 
 /// `[split]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitSection {
     /// Samples for calibration.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitgear::certify::Test;
-use bitgear::characterize::{Characterization, CharacterizeError, Job, characterize};
+use bitgear::characterize::{Characterization, CharacterizeError, Job, Origin, characterize_from};
 use bitgear::data::{Preprocess, Source};
 use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
@@ -52,7 +52,8 @@ pub(crate) fn run(options: &Characterize) -> Result<(), Failure> {
     let threads = options.threads.or(task.threads);
     let result = on_threads(threads, || {
         let bars = Bars::new();
-        characterize(&job, &bars).map_err(|error| failure(&error))
+        let origin = options.trace.as_deref().map_or(Origin::Here, Origin::Done);
+        characterize_from(&job, origin, &bars).map_err(|error| failure(&error))
     })?;
     print(&result, &job.out, options.json)
 }

@@ -9,5 +9,5 @@ pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod monitor;
 mod plain;
-mod report;
+pub(crate) mod report;
 mod sensitivity;

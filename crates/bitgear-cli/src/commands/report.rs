@@ -1,14 +1,69 @@
-//! What `characterize` tells a person.
+//! What `characterize` tells a person, and `bitgear report`.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bitgear::certify::Test;
 use bitgear::characterize::{Characterization, outputs};
 use bitgear::policy::EnergyUj;
+use bitgear::report::text::round;
+use bitgear::report::{Run, comparison};
 use bitgear::summary::{Constraint, Summary};
 
+use crate::Failure;
+use crate::arguments::Report;
 use crate::terminal::{count, energy, float_islands, percent, points, table};
+
+pub(crate) fn run(options: &Report) -> Result<(), Failure> {
+    let read = |folder: &PathBuf| {
+        let hint = "a run's folder is what `bitgear characterize` was given as --out";
+        let run = Run::read(folder).map_err(|error| Failure::new(error).hint(hint))?;
+        Ok::<_, Failure>((folder.display().to_string(), run))
+    };
+    if options.compare {
+        let runs: Vec<_> = options.runs.iter().map(read).collect::<Result<_, _>>()?;
+        let out = options.out.clone().unwrap_or_else(|| PathBuf::from("comparison.html"));
+        write(&out, &comparison(&runs))?;
+        return print(&[out], options.json);
+    }
+    let [folder] = &options.runs[..] else {
+        let message = format!("expected one run, got {}", options.runs.len());
+        return Err(Failure::new(message).hint("--compare sets several runs side by side"));
+    };
+    let (_, run) = read(folder)?;
+    let out = options.out.clone().unwrap_or_else(|| folder.join("report.html"));
+    write(&out, &run.page())?;
+    let mut written = vec![out];
+    if let Some(folder) = &options.svg {
+        std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, &e))?;
+        for figure in run.figures() {
+            let path = folder.join(format!("{}.svg", figure.name));
+            write(&path, &figure.file())?;
+            written.push(path);
+        }
+    }
+    print(&written, options.json)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|e| cannot_write(path, &e))
+}
+
+fn cannot_write(path: &Path, why: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot write `{}`: {why}", path.display()))
+}
+
+/// Names what was written.
+fn print(written: &[PathBuf], json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(written)?);
+    } else {
+        for path in written {
+            println!("{}", path.display());
+        }
+    }
+    Ok(())
+}
 
 pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let summary = &result.summary;
@@ -201,11 +256,6 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
         let _ = writeln!(text, "  {}", path.display());
     }
     text
-}
-
-/// Without the digits that binary fractions add.
-fn round(value: f64) -> f64 {
-    (1e6 * value).round() / 1e6
 }
 
 /// What was proved of the policy.

@@ -157,6 +157,8 @@ fn errors_name_the_thing_and_say_what_to_do() {
         failure(&["accelerators", "show", "absent"]),
         failure(&["demo", "--example", "absent"]),
         failure(&["evaluate", "LICENSE-MIT", "--data", "absent.npz"]),
+        failure(&["report", "absent"]),
+        failure(&["report", "absent", "absent"]),
     ];
     insta::assert_snapshot!(seen.join("\n"), @r"
     exit code 1
@@ -180,6 +182,14 @@ fn errors_name_the_thing_and_say_what_to_do() {
 
     exit code 1
     error: `LICENSE-MIT` is no bundle: header too large
+
+    exit code 1
+    error: cannot read `absent/summary.json`: No such file or directory (os error 2)
+    hint: a run's folder is what `bitgear characterize` was given as --out
+
+    exit code 1
+    error: expected one run, got 2
+    hint: --compare sets several runs side by side
     ");
     assert!(!root().join("target/absent").exists(), "a request that fails at once writes nothing");
 }
@@ -236,6 +246,7 @@ fn characterize_evaluate_and_run_tell_one_story() {
     not counted, because unknown or out of scope: static.idle_mw, static.sleep_mw, scope.io, scope.regulator
 
     files:
+      [out]/report.html
       [out]/summary.json
       [out]/policy.json
       [out]/model.bitgear
@@ -243,6 +254,26 @@ fn characterize_evaluate_and_run_tell_one_story() {
       [out]/splits.json
     ");
     });
+
+    // The page that was written along with them is that of the files alone.
+    let page = std::fs::read(out.path().join("report.html")).expect("it was written");
+    let drawings = out.path().join("drawings");
+    let drawings = drawings.to_str().expect("UTF-8");
+    let listed = stdout(&bitgear(&["report", folder, "--svg", drawings, "--json"]));
+    let listed: Vec<PathBuf> = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(std::fs::read(&listed[0]).expect("it was written"), page);
+    let names: Vec<_> = listed.iter().map(|p| p.file_name().expect("a file")).collect();
+    insta::assert_snapshot!(format!("{names:?}"), @r#"["report.html", "saving.svg", "frontier.svg", "threshold.svg", "stage-1.svg", "stage-2.svg", "escalation.svg", "confusion.svg", "energy-stages.svg", "energy-layers.svg"]"#);
+    for drawing in &listed[1..] {
+        let text = std::fs::read_to_string(drawing).expect("it was written");
+        assert!(text.starts_with("<svg") && !text.contains("class="), "{}", drawing.display());
+    }
+    let both = out.path().join("both.html");
+    let both = both.to_str().expect("UTF-8");
+    let said = stdout(&bitgear(&["report", "--compare", folder, folder, "--out", both]));
+    assert_eq!(said.trim(), both);
+    let text = std::fs::read_to_string(both).expect("it was written");
+    assert!(text.contains("2 runs of bitgear"));
 
     let summary = std::fs::read_to_string(out.path().join("summary.json")).expect("it was written");
     let summary: serde_json::Value = serde_json::from_str(&summary).expect("JSON");

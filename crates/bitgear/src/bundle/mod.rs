@@ -2,7 +2,9 @@
 //! strings of exactly their width; all else is one JSON text in the file's metadata.
 
 mod pack;
+pub(crate) mod weights;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -13,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
 use crate::energy::Storage;
-use crate::execute::{
-    Decision, Engine, Handoff, IntegerModel, Leg, MacStep, RunningStage, Step, decide, relay,
-};
+use crate::execute::{Decision, Engine, Handoff, IntegerModel, Leg, RunningStage, decide, relay};
 use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
 use crate::trace::Splits;
+
+pub use weights::weight_bytes;
 
 /// A policy with the networks it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,14 +67,6 @@ pub struct UnknownPolicy {
 /// What the bundle's own policy is called beside others.
 const MAIN: &str = "main";
 
-fn stage_tensor(stage: usize, layer: usize) -> String {
-    format!("{stage:02}.{layer:04}.weights")
-}
-
-fn shared_tensor(layer: usize) -> String {
-    format!("{layer:04}.weights")
-}
-
 /// The bundle can't be written, read or trusted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,100 +105,21 @@ pub struct Evaluation {
 const METADATA: &str = "bitgear";
 const BATCH: usize = 256;
 
-/// The MAC steps of a model with their numbers.
-fn mac_steps(model: &mut IntegerModel) -> impl Iterator<Item = (usize, &mut MacStep)> {
-    let macs = model
-        .steps
-        .iter_mut()
-        .filter_map(|step| if let Step::Mac(m) = step { Some(m) } else { None });
-    macs.enumerate()
-}
-
-/// The widest weights of each layer over all networks.
-fn widest(models: &[IntegerModel]) -> Vec<u8> {
-    let layers = models.iter().map(|model| model.mac_steps().count()).max().unwrap_or(0);
-    let width = |layer: usize| {
-        let macs = models.iter().filter_map(|model| model.mac_steps().nth(layer));
-        macs.map(|mac| mac.weight_bits).max().unwrap_or(1)
-    };
-    (0..layers).map(width).collect()
-}
-
-/// The first stage with the same network, which keeps the weights: one network may serve two views.
-fn keeper(models: &[IntegerModel], stage: usize) -> usize {
-    models.iter().position(|model| *model == models[stage]).unwrap_or(stage)
-}
-
-/// Bytes that all packed weights of some networks take.
-pub fn weight_bytes(models: &[IntegerModel], storage: Storage) -> usize {
-    let bytes = |mac: &MacStep, width| pack::packed_len(mac.codes.len(), width);
-    match storage {
-        Storage::Independent => {
-            let stages = (0..models.len()).filter(|&stage| keeper(models, stage) == stage);
-            let steps = stages.flat_map(|stage| models[stage].mac_steps());
-            steps.map(|m| bytes(m, m.weight_bits)).sum()
-        }
-        Storage::Nested => {
-            let layers = models.iter().take(1).flat_map(IntegerModel::mac_steps);
-            layers.zip(widest(models)).map(|(mac, width)| bytes(mac, width)).sum()
-        }
-    }
-}
-
 impl Bundle {
     /// The file's bytes; equal bundles give equal bytes.
-    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+    ///
+    /// # Errors
+    ///
+    /// When the bundle contradicts itself, or its networks don't share their weights as they should.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         self.check()?;
-        let stored = match self.storage {
-            Storage::Independent => self.independent(),
-            Storage::Nested => self.nested()?,
-        };
-        let weights: Vec<(String, Vec<u8>)> = stored
-            .into_iter()
-            .map(|(name, codes, width)| (name, pack::pack(&codes, width)))
-            .collect();
+        let weights = weights::pack(&self.models, self.storage)?;
         let views = weights.iter().map(|(name, bytes)| {
             (name, TensorView::new(Dtype::U8, vec![bytes.len()], bytes).expect("one byte a value"))
         });
         let text = serde_json::to_string(self).expect("a bundle has no maps with other keys");
         let metadata = HashMap::from([(METADATA.to_owned(), text)]);
         Ok(serialize(views, Some(metadata)).expect("names are unique and sizes fit"))
-    }
-
-    /// Every network's weights: name, codes, width.
-    fn independent(&self) -> Vec<(String, Vec<i16>, u8)> {
-        let models = self.models.iter().enumerate();
-        models
-            .filter(|&(stage, _)| keeper(&self.models, stage) == stage)
-            .flat_map(|(stage, model)| {
-                model.mac_steps().enumerate().map(move |(layer, mac)| {
-                    let codes = if mac.odd { pack::halved(&mac.codes) } else { mac.codes.clone() };
-                    (stage_tensor(stage, layer), codes, mac.weight_bits)
-                })
-            })
-            .collect()
-    }
-
-    /// One copy of each layer's widest weights, which all networks' must be leading bits of.
-    fn nested(&self) -> Result<Vec<(String, Vec<i16>, u8)>, String> {
-        let widths = widest(&self.models);
-        let mut stored = Vec::new();
-        for (layer, &width) in widths.iter().enumerate() {
-            let macs: Vec<&MacStep> =
-                self.models.iter().filter_map(|model| model.mac_steps().nth(layer)).collect();
-            let widest = macs.iter().find(|mac| mac.weight_bits == width);
-            let codes = widest.map_or_else(Vec::new, |mac| mac.codes.clone());
-            for mac in macs {
-                if mac.codes != pack::leading(&codes, width, mac.weight_bits) {
-                    return Err(format!(
-                        "layer `{}`: {}-bit weights are not the leading bits of the {width}-bit ones",
-                        mac.name, mac.weight_bits
-                    ));
-                }
-            }
-            stored.push((shared_tensor(layer), codes, width));
-        }
-        Ok(stored)
     }
 
     /// Writes the file, whole or not at all.
@@ -233,7 +148,12 @@ impl Bundle {
         Self::from_bytes(&bytes).map_err(|reason| BundleError::Invalid { path: name(), reason })
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads and checks the bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// When they are no bundle, or it contradicts itself.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
         let metadata = header.metadata().as_ref().and_then(|m| m.get(METADATA));
         let text = metadata.ok_or_else(|| format!("metadata `{METADATA}` is missing"))?;
@@ -242,46 +162,7 @@ impl Bundle {
             return Err(format!("`schema_version` must be 1, got {}", bundle.schema_version));
         }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let widest = widest(&bundle.models);
-        // Without their codes, which are what is missing, networks that share them are equal.
-        let keepers: Vec<usize> =
-            (0..bundle.models.len()).map(|stage| keeper(&bundle.models, stage)).collect();
-        for (stage, model) in bundle.models.iter_mut().enumerate() {
-            for (layer, mac) in mac_steps(model) {
-                let (name, width) = match bundle.storage {
-                    Storage::Independent => {
-                        let own = stage_tensor(stage, layer);
-                        let kept = || stage_tensor(keepers[stage], layer);
-                        let name = if tensors.tensor(&own).is_ok() { own } else { kept() };
-                        (name, mac.weight_bits)
-                    }
-                    Storage::Nested => (shared_tensor(layer), widest[layer]),
-                };
-                let packed = tensors.tensor(&name).map_err(|e| e.to_string())?.data();
-                let shape = &mac.shape;
-                let group = shape.input.channels.checked_div(shape.groups).unwrap_or(0);
-                let count = [shape.kernel[0], shape.kernel[1], group, shape.out_channels]
-                    .iter()
-                    .try_fold(1_usize, |n, &d| n.checked_mul(d))
-                    .filter(|&count| count <= packed.len().saturating_mul(8))
-                    .filter(|&count| {
-                        (1..=width).contains(&mac.weight_bits)
-                            && width <= 16
-                            && pack::packed_len(count, width) == packed.len()
-                    })
-                    .ok_or_else(|| {
-                        format!("weights `{name}` do not have the size of their layer")
-                    })?;
-                mac.codes = pack::unpack(packed, count, width);
-                match bundle.storage {
-                    Storage::Nested => {
-                        mac.codes = pack::leading(&mac.codes, width, mac.weight_bits);
-                    }
-                    Storage::Independent if mac.odd => mac.codes = pack::odd(&mac.codes),
-                    Storage::Independent => {}
-                }
-            }
-        }
+        weights::unpack(&mut bundle.models, bundle.storage, &tensors)?;
         bundle.check()?;
         Ok(bundle)
     }
@@ -304,7 +185,7 @@ impl Bundle {
             single.and_then(|b| b.check()).map_err(|e| format!("policy `{}`: {e}", other.name))?;
         }
         let first = self.models.first().ok_or("there is no network")?;
-        let widest = widest(&self.models);
+        let widest = weights::widest(&self.models);
         for mac in self.models.iter().flat_map(|m| m.mac_steps().enumerate()) {
             let (layer, mac) = mac;
             let leading = self.storage == Storage::Nested && mac.weight_bits < widest[layer];
@@ -410,22 +291,39 @@ impl Bundle {
     ///
     /// When the networks differ in the layers that the policy says they share.
     pub fn runner(&self, kernels: Kernels) -> Runner<'_> {
+        let legs = self.legs().expect("bundles are checked when read and written");
+        let (engines, handoffs) = Leg::engines(legs, kernels);
+        Runner { bundle: Cow::Borrowed(self), engines, handoffs }
+    }
+
+    /// The same, keeping the bundle.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::runner`].
+    pub fn into_runner(self, kernels: Kernels) -> Runner<'static> {
         let legs = self.legs().expect("bundles are checked when read and written").into_iter();
-        let (engines, handoffs) =
-            legs.map(|leg| (Engine::of(leg.model, kernels), leg.handoff)).unzip();
-        Runner { bundle: self, engines, handoffs }
+        let own =
+            |leg: Leg<'_>| Leg { model: Cow::Owned(leg.model.into_owned()), handoff: leg.handoff };
+        let (engines, handoffs) = Leg::engines(legs.map(own).collect(), kernels);
+        Runner { bundle: Cow::Owned(self), engines, handoffs }
     }
 }
 
 /// A bundle that is ready to run.
 pub struct Runner<'b> {
-    bundle: &'b Bundle,
+    bundle: Cow<'b, Bundle>,
     engines: Vec<Engine<'b>>,
     /// How each stage goes on from the one before.
     handoffs: Vec<Option<Handoff>>,
 }
 
 impl Runner<'_> {
+    /// What runs.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
     /// Answers to a batch (N, sample shape) of preprocessed samples.
     pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
         let gates = self.bundle.policy.gates().map(Some);

@@ -2,9 +2,11 @@ use bitgear_core::margin::answer;
 
 use proptest::prelude::*;
 
+use super::weights::mac_steps;
 use super::*;
 use crate::characterize::workload;
 use crate::energy;
+use crate::execute::MacStep;
 use crate::execute::fixture::{LAYERS, check, fixture, model, split_at};
 use crate::execute::shared_layers;
 use crate::policy::{Expected, LastResort, Provenance, StageFile, SumFile};

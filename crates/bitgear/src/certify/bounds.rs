@@ -1,12 +1,13 @@
 //! Tests of "the drop is larger than so much", and the bounds that they give.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tails::{binomial_cdf, binomial_pmf, bisect, lower_limit, upper_limit};
 use crate::trace::Random;
 
 /// How a policy and its reference differ on the same samples, of which none chose the policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flips {
     /// Number of samples.
@@ -30,7 +31,7 @@ impl Flips {
 }
 
 /// How a bound on the drop is proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Test {
     /// Exact unconditional test of the paired drop: the probability of a studentized drop as low as

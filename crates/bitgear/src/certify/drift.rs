@@ -8,6 +8,7 @@
 //! histogram of past ranks, and divides his stake among beginning now and at every power of two, so
 //! that a late drift is not drowned by a long past.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::trace::Random;
@@ -18,7 +19,7 @@ const BINS: usize = 64;
 const RANKS: usize = 8;
 
 /// What the certified samples looked like, as `policy.json` keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Footprint {
     /// Upper edges of the bins of the first stage's confidence but the last, rising, in its units.

@@ -15,6 +15,7 @@ mod tails;
 pub use bounds::{Flips, Test};
 pub use drift::{Footprint, Monitor};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::search::{Candidates, Choice, Pool};
@@ -36,7 +37,7 @@ pub struct Demand {
 }
 
 /// What was proved of a policy, as `policy.json` says it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// How it was proved.

@@ -80,6 +80,7 @@ pub fn compare(
             },
             seed,
             repeats: 0,
+            targets: Vec::new(),
             options: Vec::new(),
         };
         Ok(summarize(&trace, &candidates, &verdict, &chosen, facts))

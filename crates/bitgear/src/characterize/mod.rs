@@ -3,6 +3,7 @@
 
 mod chosen;
 mod compare;
+mod elsewhere;
 mod finished;
 mod measure;
 mod points;
@@ -11,6 +12,7 @@ mod request;
 mod tracing;
 
 pub use compare::compare;
+pub use elsewhere::{Origin, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
 pub use recheck::{Recheck, recheck};
@@ -30,7 +32,7 @@ use crate::energy::{
     AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
 };
 use crate::execute::IntegerModel;
-use crate::files::write_json;
+use crate::files::{write_atomically, write_json};
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
@@ -39,10 +41,11 @@ use crate::quantize::{
     CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
     crossings, fused_residuals,
 };
+use crate::report::{ReportError, Run};
 use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
     Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
-    summarize,
+    summarize, targets_around,
 };
 use crate::trace::{FLOAT, Shares, Split, TraceError, View};
 
@@ -111,6 +114,10 @@ pub trait Progress: Sync {
     fn begin(&self, step: &str, total: usize);
     /// So many samples of it are done.
     fn advance(&self, samples: usize);
+    /// Whether to stop as soon as possible; what was traced by then is kept.
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// What a run gives.
@@ -129,6 +136,9 @@ pub enum CharacterizeError {
     /// The request contradicts itself.
     #[error("{0}")]
     Job(String),
+    /// [`Progress::cancelled`] said so.
+    #[error("cancelled")]
+    Cancelled,
     /// The model can't be imported.
     #[error("model `{0}`: {1}")]
     Import(String, #[source] ImportError),
@@ -150,6 +160,9 @@ pub enum CharacterizeError {
     /// The bundle can't be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The report can't be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A file of an earlier run can't be read.
     #[error("cannot read `{0}`: {1}")]
     Read(String, String),
@@ -177,12 +190,26 @@ pub fn characterize(
     job: &Job,
     progress: &dyn Progress,
 ) -> Result<Characterization, CharacterizeError> {
+    characterize_from(job, Origin::Here, progress)
+}
+
+/// The same, with the answers of all samples from elsewhere. The results are the same too, byte for byte,
+/// where the other machines' CPUs give the float network's scores to the same bit.
+///
+/// # Errors
+///
+/// Also when the trace is not one of this job.
+pub fn characterize_from(
+    job: &Job,
+    origin: Origin<'_>,
+    progress: &dyn Progress,
+) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
     check(job).map_err(CharacterizeError::Job)?;
     let bytes = std::fs::read(&job.model).map_err(|reason| {
         CharacterizeError::Import(model.clone(), ImportError::Read { path: model.clone(), reason })
     })?;
-    let graph = onnx::import(&bytes, job.model.parent())
+    let graph = onnx::import(&bytes, origin.weights(job))
         .map_err(|e| CharacterizeError::Import(model.clone(), e))?;
     let profile = AcceleratorProfile::find(&job.accelerator)?;
     let data = Dataset::read(&job.data)?;
@@ -196,6 +223,7 @@ pub fn characterize(
             "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
         ));
     }
+    origin.check(job, &data, calibration)?;
     if graph.classes() < 2 {
         return Err(CharacterizeError::Job(format!(
             "model `{model}` has a single score that no layer makes directly: expected a convolution or fully connected layer, and at most a sigmoid after it"
@@ -247,7 +275,10 @@ pub fn characterize(
     progress.begin("calibrate", 2 * splits.calibration.len());
     let ranges = calibrate(&graph, splits.calibration.len(), |span| {
         progress.advance(span.len());
-        Ok::<_, DataError>(calibration.batch(&splits.calibration[span], &job.preprocess))
+        if progress.cancelled() {
+            return Err(CharacterizeError::Cancelled);
+        }
+        Ok(calibration.batch(&splits.calibration[span], &job.preprocess))
     })?;
     let batch = calibration.batch(&splits.calibration, &job.preprocess);
     let quantizer = Quantizer::new(&graph, &ranges, &batch, job.methods, constraints(&profile));
@@ -271,11 +302,7 @@ pub fn characterize(
         splits: &splits,
         provenance: &provenance,
     };
-    let failed = |failure| match failure {
-        tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
-        tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
-    };
-    let mut trace = tracing.run(&points, progress).map_err(failed)?;
+    let mut trace = origin.trace(&tracing, &points, &bytes, progress)?;
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
@@ -323,7 +350,7 @@ pub fn characterize(
     chosen.dedup();
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
-        tracing.nested(&mut trace, &nested, progress).map_err(failed)?;
+        tracing.nested(&mut trace, &nested, progress).map_err(|failure| tracing.failed(failure))?;
         infos.extend(nested.iter().zip(&chosen).map(|(model, point)| PointInfo {
             point: model.point.clone(),
             view: View::AsIs,
@@ -380,6 +407,7 @@ pub fn characterize(
         },
         seed: job.seed,
         repeats: REPEATS,
+        targets: targets_around(&job.constraint),
         options,
     };
     let summary = summarize(&trace, &candidates, &verdict, &policy, facts);
@@ -405,7 +433,12 @@ pub fn characterize(
     bundle.write(&job.out.join("model.bitgear"))?;
     write(job, "policy.json", &policy)?;
     write(job, "summary.json", &summary)?;
+    let run = Run::new(summary, policy, &trace)?;
+    let path = job.out.join("report.html");
+    write_atomically(&path, run.page().as_bytes())
+        .map_err(|e| CharacterizeError::Write(path.display().to_string(), e))?;
     tracing::clean_up(&job.out)?;
+    let (summary, policy) = run.into_parts();
     Ok(Characterization { summary, policy })
 }
 
@@ -513,7 +546,7 @@ fn constraints(profile: &AcceleratorProfile) -> Constraints {
 }
 
 /// The files of a finished run.
-pub fn outputs(out: &Path) -> [PathBuf; 5] {
-    ["summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
-        .map(|f| out.join(f))
+pub fn outputs(out: &Path) -> [PathBuf; 6] {
+    ["report.html", "summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json"]
+        .map(|name| out.join(name))
 }

@@ -6,9 +6,10 @@ use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use rayon::prelude::*;
 
+use super::elsewhere::{Plan, shown};
 use super::recheck::highest;
-use super::{Job, PLAIN, Progress};
-use crate::data::{Dataset, mirror};
+use super::{CharacterizeError, Job, PLAIN, Progress};
+use crate::data::Dataset;
 use crate::execute::{Engine, IntegerModel};
 use crate::float;
 use crate::graph::Graph;
@@ -19,7 +20,7 @@ use crate::tensor::Tensor;
 use crate::trace::{self, Answers, Block, FLOAT, Parts, Split, Splits, Trace, TraceError, View};
 
 /// Samples of one batch, which is the most that a killed run loses.
-const BATCH: usize = 500;
+pub(super) const BATCH: usize = 500;
 /// Samples that the float network runs together.
 const FLOAT_BATCH: usize = 8;
 /// The largest calibrated score takes so many bits in the float block.
@@ -27,6 +28,7 @@ const FLOAT_SCORE_BITS: u32 = 24;
 const FILE: &str = "trace.parquet";
 const PARTS: &str = "trace-parts";
 const FINGERPRINT: &str = "bitgear.fingerprint";
+const VIEWS: [View; 2] = [View::AsIs, View::Mirror];
 
 pub(super) struct Tracing<'a> {
     pub(super) job: &'a Job,
@@ -41,6 +43,7 @@ pub(super) struct Tracing<'a> {
 pub(super) enum Failure {
     Trace(TraceError),
     Quantize(UnsupportedOperators),
+    Cancelled,
 }
 
 impl From<TraceError> for Failure {
@@ -50,6 +53,17 @@ impl From<TraceError> for Failure {
 }
 
 impl Tracing<'_> {
+    /// The failure, naming the model.
+    pub(super) fn failed(&self, failure: Failure) -> CharacterizeError {
+        match failure {
+            Failure::Trace(error) => CharacterizeError::Trace(error),
+            Failure::Quantize(error) => {
+                CharacterizeError::Quantize(self.job.model.display().to_string(), error)
+            }
+            Failure::Cancelled => CharacterizeError::Cancelled,
+        }
+    }
+
     /// The trace of the float network and of all points, from what an earlier run left and what is
     /// still missing.
     pub(super) fn run(&self, points: &[Point], progress: &dyn Progress) -> Result<Trace, Failure> {
@@ -64,32 +78,25 @@ impl Tracing<'_> {
             let block = earlier.as_ref()?.block(point, view)?;
             (block.answers.len() == trace.samples.len()).then(|| block.clone())
         };
-        let both = [View::AsIs, View::Mirror];
-        let views = if self.job.mirror { &both[..] } else { &both[..1] };
         let mut blocks = Vec::new();
-        for &view in views {
+        for &view in self.views() {
             blocks.push(match earlier(FLOAT, view) {
                 Some(block) => block,
                 None => self.float(view, &trace, &parts, progress)?,
             });
         }
-        for point in points {
-            let plain = point.is_uniform().then(|| format!("{point}{PLAIN}"));
-            for name in std::iter::once(point.to_string()).chain(plain) {
-                let plain = name.ends_with(PLAIN);
-                let mut model = None;
-                for &view in if plain { &both[..1] } else { views } {
-                    if let Some(block) = earlier(&name, view) {
-                        blocks.push(block);
-                        continue;
-                    }
-                    let model = match &mut model {
-                        Some(model) => &*model,
-                        none => none.insert(self.quantized(point, &name, progress)?),
-                    };
-                    let block = self.block(model, &name, &name, view, &trace, &parts, progress)?;
+        for (point, name, views) in self.networks(points) {
+            let mut model = None;
+            for &view in views {
+                if let Some(block) = earlier(&name, view) {
                     blocks.push(block);
+                    continue;
                 }
+                let model = match &mut model {
+                    Some(model) => &*model,
+                    none => none.insert(self.quantized(point, &name, progress)?),
+                };
+                blocks.push(self.block(model, &name, &name, view, &trace, &parts, progress)?);
             }
         }
         trace.blocks = blocks;
@@ -97,17 +104,94 @@ impl Tracing<'_> {
         Ok(trace)
     }
 
+    /// The views of every network but plain ones.
+    fn views(&self) -> &'static [View] {
+        if self.job.mirror { &VIEWS } else { &VIEWS[..1] }
+    }
+
+    /// Name and views of all integer networks.
+    fn networks<'p>(
+        &self,
+        points: &'p [Point],
+    ) -> impl Iterator<Item = (&'p Point, String, &'static [View])> {
+        let views = self.views();
+        points.iter().flat_map(move |point| {
+            let plain = point.is_uniform().then(|| (point, format!("{point}{PLAIN}"), &VIEWS[..1]));
+            std::iter::once((point, point.to_string(), views)).chain(plain)
+        })
+    }
+
+    /// What other machines need to trace the samples, as [`super::Tracer`] reads it.
+    pub(super) fn plan(
+        &self,
+        points: &[Point],
+        model: &[u8],
+        progress: &dyn Progress,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut names = vec![(FLOAT.to_owned(), self.views().to_vec())];
+        let mut models = Vec::new();
+        for (point, name, views) in self.networks(points) {
+            models.push(self.quantized(point, &name, progress)?);
+            names.push((name, views.to_vec()));
+        }
+        let plan = Plan {
+            schema_version: 1,
+            fingerprint: self.fingerprint(),
+            provenance: self.provenance.clone(),
+            preprocess: self.job.preprocess.clone(),
+            splits: self.splits.clone(),
+            float_scale: self.float_scale(),
+            names,
+            models,
+        };
+        Ok(plan.to_bytes(model))
+    }
+
+    /// The trace at `path`, a file or fragments, once it is known to be that of this run at these points.
+    pub(super) fn adopt(&self, path: &Path, points: &[Point]) -> Result<Trace, CharacterizeError> {
+        let fail = |reason: String| {
+            CharacterizeError::Job(format!("trace `{}`: {reason}", path.display()))
+        };
+        let mut found = trace::read(path)?;
+        if trace::provenance(path, FINGERPRINT) != Some(self.fingerprint()) {
+            return Err(fail(
+                "it is of another run: model, data, calibration, preprocessing, splits and seed must be the same"
+                    .to_owned(),
+            ));
+        }
+        let expected = self.empty();
+        if found.samples != expected.samples {
+            let missing = expected.samples.iter().find(|s| found.samples.binary_search(s).is_err());
+            let missing = missing.map(|sample| format!("; sample {sample} is missing"));
+            return Err(fail(format!(
+                "expected {} samples, got {}{}",
+                expected.samples.len(),
+                found.samples.len(),
+                missing.unwrap_or_default()
+            )));
+        }
+        if (&found.splits, &found.labels) != (&expected.splits, &expected.labels) {
+            return Err(fail("its labels or splits are not those of the data".to_owned()));
+        }
+        let float = self.views().iter().map(|&view| (FLOAT.to_owned(), view));
+        let networks = self
+            .networks(points)
+            .flat_map(|(_, name, views)| views.iter().map(move |&view| (name.clone(), view)));
+        let mut blocks = Vec::new();
+        for (name, view) in float.chain(networks) {
+            let place = found.blocks.iter().position(|b| b.point == name && b.view == view);
+            let place = place.ok_or_else(|| {
+                fail(format!("point `{name}` was not traced in view `{}`", view.name()))
+            })?;
+            blocks.push(found.blocks.swap_remove(place));
+        }
+        found.blocks = blocks;
+        self.write(&found)?;
+        Ok(found)
+    }
+
     fn write(&self, trace: &Trace) -> Result<(), TraceError> {
-        let p = self.provenance;
-        let metadata = [
-            (FINGERPRINT, self.fingerprint()),
-            ("bitgear.tool_version", p.tool_version.clone()),
-            ("bitgear.model_sha256", p.model_sha256.clone()),
-            ("bitgear.data_sha256", p.data_sha256.clone()),
-            ("bitgear.calibration_sha256", p.calibration_sha256.clone()),
-            ("bitgear.seed", p.seed.to_string()),
-        ];
-        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+        let metadata = metadata(&self.fingerprint(), self.provenance);
         trace::write(trace, &self.job.out.join(FILE), &metadata)
     }
 
@@ -160,15 +244,6 @@ impl Tracing<'_> {
         }
     }
 
-    /// Preprocessed samples, as the view shows them.
-    fn batch(&self, samples: &[usize], view: View) -> Tensor {
-        let mut batch = self.data.batch(samples, &self.job.preprocess);
-        if view == View::Mirror {
-            mirror(&mut batch);
-        }
-        batch
-    }
-
     fn float(
         &self,
         view: View,
@@ -176,25 +251,23 @@ impl Tracing<'_> {
         parts: &Parts,
         progress: &dyn Progress,
     ) -> Result<Block, Failure> {
-        let range = self.quantizer.ranges().of(self.graph.output);
-        let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
-        let scale = largest / f64::from(1 << FLOAT_SCORE_BITS);
+        let scale = self.float_scale();
         let answers = batches(FLOAT, view, trace, parts, progress, |samples| {
-            let chunks: Vec<Vec<f32>> = samples
-                .par_chunks(FLOAT_BATCH)
-                .map(|chunk| float::run(self.graph, &self.batch(chunk, view)).into_values())
-                .collect();
-            let mut answers = Answers::default();
-            for scores in chunks.iter().flat_map(|c| c.chunks_exact(trace.classes)) {
-                let integers: Vec<i32> = scores
-                    .iter()
-                    .map(|&s| (f64::from(s) / scale).round_ties_even() as i32)
-                    .collect();
-                answers.push(highest(scores), answer(&integers).margin, &integers);
-            }
-            answers
+            answer_float(self.graph, scale, samples, |chunk| self.shown(chunk, view))
         })?;
         Ok(Block { point: FLOAT.to_owned(), view, score_scale: scale, answers })
+    }
+
+    /// Preprocessed samples, as the view shows them.
+    fn shown(&self, samples: &[usize], view: View) -> Tensor {
+        shown(self.data, samples, &self.job.preprocess, view)
+    }
+
+    /// Worth of a unit of the float network's scores.
+    fn float_scale(&self) -> f64 {
+        let range = self.quantizer.ranges().of(self.graph.output);
+        let largest = f64::from(range.max.max(-range.min)).max(f64::MIN_POSITIVE);
+        largest / f64::from(1 << FLOAT_SCORE_BITS)
     }
 
     fn quantized(
@@ -203,6 +276,9 @@ impl Tracing<'_> {
         name: &str,
         progress: &dyn Progress,
     ) -> Result<IntegerModel, Failure> {
+        if progress.cancelled() {
+            return Err(Failure::Cancelled);
+        }
         progress.begin(&format!("quantize {name}"), 0);
         let model = if name.ends_with(PLAIN) {
             self.quantizer.plain().quantize(point)
@@ -226,17 +302,55 @@ impl Tracing<'_> {
     ) -> Result<Block, Failure> {
         let engine = Engine::new(model, Kernels::detect());
         let answers = batches(key, view, trace, parts, progress, |samples| {
-            let mut answers = Answers::default();
-            let scores = engine.scores(&self.batch(samples, view));
-            for scores in scores.chunks_exact(trace.classes) {
-                let answer = answer(scores);
-                answers.push(answer.class as u32, answer.margin, scores);
-            }
-            answers
+            answer_integer(&engine, &self.shown(samples, view))
         })?;
         let score_scale = model.score_scale();
         Ok(Block { point: name.to_owned(), view, score_scale, answers })
     }
+}
+
+/// What goes into the metadata of a trace.
+pub(super) fn metadata(fingerprint: &str, p: &Provenance) -> [(String, String); 6] {
+    let entries = [
+        (FINGERPRINT, fingerprint),
+        ("bitgear.tool_version", &p.tool_version),
+        ("bitgear.model_sha256", &p.model_sha256),
+        ("bitgear.data_sha256", &p.data_sha256),
+        ("bitgear.calibration_sha256", &p.calibration_sha256),
+        ("bitgear.seed", &p.seed.to_string()),
+    ];
+    entries.map(|(key, value)| (key.to_owned(), value.to_owned()))
+}
+
+/// What samples answer in the float network, scores in units of `scale`; `shown` gives the samples of
+/// some rows.
+pub(super) fn answer_float(
+    graph: &Graph,
+    scale: f64,
+    rows: &[usize],
+    shown: impl Fn(&[usize]) -> Tensor + Sync,
+) -> Answers {
+    let chunks: Vec<Vec<f32>> = rows
+        .par_chunks(FLOAT_BATCH)
+        .map(|chunk| float::run(graph, &shown(chunk)).into_values())
+        .collect();
+    let mut answers = Answers::default();
+    for scores in chunks.iter().flat_map(|chunk| chunk.chunks_exact(graph.classes())) {
+        let integers: Vec<i32> =
+            scores.iter().map(|&s| (f64::from(s) / scale).round_ties_even() as i32).collect();
+        answers.push(highest(scores), answer(&integers).margin, &integers);
+    }
+    answers
+}
+
+/// What a batch of samples answers in an integer network.
+pub(super) fn answer_integer(engine: &Engine<'_>, batch: &Tensor) -> Answers {
+    let mut answers = Answers::default();
+    for scores in engine.scores(batch).chunks_exact(engine.model().classes()) {
+        let answer = answer(scores);
+        answers.push(answer.class as u32, answer.margin, scores);
+    }
+    answers
 }
 
 /// Runs the batches that no earlier run finished.
@@ -247,11 +361,14 @@ fn batches(
     parts: &Parts,
     progress: &dyn Progress,
     run: impl Fn(&[usize]) -> Answers,
-) -> Result<Answers, TraceError> {
+) -> Result<Answers, Failure> {
     let step = if view == View::AsIs { point.to_owned() } else { format!("{point} mirrored") };
     progress.begin(&step, trace.samples.len());
     let mut all = Answers::default();
     for (index, samples) in trace.samples.chunks(BATCH).enumerate() {
+        if progress.cancelled() {
+            return Err(Failure::Cancelled);
+        }
         let first = index * BATCH;
         let stored = parts.load(point, view, first, samples.len(), trace.classes);
         let answers = if let Some(answers) = stored {

@@ -3,11 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use image::{ColorType, ImageReader, Limits};
-use sha2::{Digest, Sha256};
-
 use super::{DataError, Dataset, Samples};
-use crate::hash::{hex, sha256};
+use image::{ColorType, ImageReader, Limits};
 
 /// Reads all images below `folder`. Classes are numbered in the order of their folders' names,
 /// images lie in the order of theirs. Grey images have one channel, all others three (RGB), stored
@@ -17,15 +14,10 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
     if classes.is_empty() {
         return Err(DataError::invalid(folder, "expected one folder of images for each class"));
     }
-    let mut digest = Sha256::new();
     let (mut samples, mut labels, mut shape) = (Vec::new(), Vec::new(), None);
     for (label, class) in classes.iter().enumerate() {
         for path in entries(class)?.into_iter().filter(|p| p.is_file()) {
             let bytes = fs::read(&path).map_err(|e| DataError::read(&path, e))?;
-            let relative = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
-            digest.update(relative.as_bytes());
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(&bytes);
             let (this, values) = decode(&path, &bytes)?;
             let shape = *shape.get_or_insert(this);
             if this != shape {
@@ -43,15 +35,14 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
     let Some([c, h, w]) = shape else {
         return Err(DataError::invalid(folder, "the classes' folders hold no images"));
     };
-    let hash = hex(&digest.finalize());
-    Dataset::new(folder, hash, &[labels.len(), c, h, w], Samples::U8(samples), Some(labels))
+    Dataset::new(folder, &[labels.len(), c, h, w], Samples::U8(samples), Some(labels))
 }
 
 /// Reads one image, without a label.
 pub(super) fn read_image(path: &Path) -> Result<Dataset, DataError> {
     let bytes = fs::read(path).map_err(|e| DataError::read(path, e))?;
     let ([c, h, w], values) = decode(path, &bytes)?;
-    Dataset::new(path, sha256(&bytes), &[1, c, h, w], Samples::U8(values), None)
+    Dataset::new(path, &[1, c, h, w], Samples::U8(values), None)
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {

@@ -3,12 +3,15 @@
 //! Samples keep the type they have in the file; a batch is converted and preprocessed when it is
 //! asked for.
 
+mod identity;
 mod images;
 mod numpy;
 mod preprocess;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+pub use identity::{content_hash, sample_hashes};
 pub use preprocess::{InvalidPreprocess, Preprocess};
 
 use crate::tensor::Tensor;
@@ -45,17 +48,24 @@ impl DataError {
     }
 }
 
-/// Values of all samples, in the type of their file; other types are converted to `f32`.
+/// Values of samples, one after the other, in the type they are stored in; other types are converted
+/// to `f32`.
 #[derive(Clone, Debug, PartialEq)]
-enum Samples {
+pub enum Samples {
+    /// Bytes, and booleans as 0 and 1.
     U8(Vec<u8>),
+    /// Signed bytes.
     I8(Vec<i8>),
+    /// Signed words, such as audio.
     I16(Vec<i16>),
+    /// Everything else.
     F32(Vec<f32>),
 }
 
 impl Samples {
-    fn len(&self) -> usize {
+    /// Number of values.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         match self {
             Self::U8(v) => v.len(),
             Self::I8(v) => v.len(),
@@ -66,8 +76,10 @@ impl Samples {
 }
 
 /// Where a data set comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
+    /// Already in memory.
+    Memory(Dataset),
     /// A `.npz` file with arrays `x` and `y`, a folder of images with one folder a class, or
     /// samples without labels: a `.npy` file or an image.
     Path(PathBuf),
@@ -80,14 +92,16 @@ pub enum Source {
     },
 }
 
-/// Samples and their labels.
+/// Samples and their labels; a clone shares them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     path: PathBuf,
     sha256: String,
     sample_shape: Vec<usize>,
-    samples: Samples,
-    labels: Option<Vec<u32>>,
+    count: usize,
+    /// `None`: they are on other machines.
+    samples: Option<Arc<Samples>>,
+    labels: Option<Arc<[u32]>>,
 }
 
 impl Dataset {
@@ -98,6 +112,7 @@ impl Dataset {
     /// When files can't be read, have a type or shape that is no data set, or contradict each other.
     pub fn read(source: &Source) -> Result<Self, DataError> {
         match source {
+            Source::Memory(data) => Ok(data.clone()),
             Source::Pair { images, labels } => numpy::read_pair(images, Some(labels)),
             Source::Path(path) if path.is_dir() => images::read_folder(path),
             Source::Path(path) => match path.extension().and_then(|e| e.to_str()) {
@@ -112,27 +127,65 @@ impl Dataset {
         }
     }
 
-    /// Checks that the parts fit together.
-    fn new(
+    /// Samples of the given shape, (N, sample shape), and their labels; `path` is their name in messages.
+    ///
+    /// # Errors
+    ///
+    /// When the parts do not fit together, or a value is not finite.
+    pub fn new(
+        path: &Path,
+        shape: &[usize],
+        samples: Samples,
+        labels: Option<Vec<u32>>,
+    ) -> Result<Self, DataError> {
+        let mut data = Self::unnamed(path, shape, Some(samples), labels)?;
+        let samples = data.samples();
+        let hashes = sample_hashes(&data.sample_shape, samples);
+        data.sha256 = content_hash(shape, samples.kind(), &hashes, data.labels());
+        Ok(data)
+    }
+
+    /// Samples that are on other machines: shape (N, sample shape), labels, and the whole's
+    /// [hash](content_hash).
+    ///
+    /// # Errors
+    ///
+    /// When the parts do not fit together.
+    pub fn outline(
         path: &Path,
         sha256: String,
         shape: &[usize],
-        samples: Samples,
+        labels: Vec<u32>,
+    ) -> Result<Self, DataError> {
+        Self::unnamed(path, shape, None, Some(labels)).map(|data| Self { sha256, ..data })
+    }
+
+    /// Checks that the parts fit together.
+    fn unnamed(
+        path: &Path,
+        shape: &[usize],
+        samples: Option<Samples>,
         labels: Option<Vec<u32>>,
     ) -> Result<Self, DataError> {
         let fail = |reason: String| Err(DataError::invalid(path, reason));
         let Some((&count, sample_shape)) = shape.split_first() else {
             return fail("samples must have an axis of samples".to_owned());
         };
-        if count == 0 || samples.len() == 0 {
+        let values = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+        if values == Some(0) {
             return fail("there are no samples".to_owned());
+        }
+        if let Some(samples) = &samples
+            && values != Some(samples.len())
+        {
+            return fail(format!("shape {shape:?} does not hold {} values", samples.len()));
         }
         if let Some(labels) = &labels
             && labels.len() != count
         {
             return fail(format!("expected {count} labels, one per sample, got {}", labels.len()));
         }
-        if let Samples::F32(values) = &samples
+        if let Some(Samples::F32(values)) = &samples
             && let Some(at) = values.iter().position(|v| !v.is_finite())
         {
             return fail(format!(
@@ -140,8 +193,14 @@ impl Dataset {
                 at / (values.len() / count)
             ));
         }
-        let (path, sample_shape) = (path.to_owned(), sample_shape.to_vec());
-        Ok(Self { path, sha256, sample_shape, samples, labels })
+        Ok(Self {
+            path: path.to_owned(),
+            sha256: String::new(),
+            sample_shape: sample_shape.to_vec(),
+            count,
+            samples: samples.map(Arc::new),
+            labels: labels.map(Into::into),
+        })
     }
 
     /// Where it was read from.
@@ -149,7 +208,8 @@ impl Dataset {
         &self.path
     }
 
-    /// SHA-256 of the file's bytes in hexadecimal digits; of a folder, of all names and bytes.
+    /// SHA-256 of what the samples and labels are, in hexadecimal digits: the same however they are
+    /// stored. See [`content_hash`].
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -162,7 +222,16 @@ impl Dataset {
     /// Number of samples.
     #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
     pub fn len(&self) -> usize {
-        self.samples.len() / self.sample_len()
+        self.count
+    }
+
+    /// Whether the samples are here, and not only their [outline](Self::outline).
+    pub fn is_here(&self) -> bool {
+        self.samples.is_some()
+    }
+
+    fn samples(&self) -> &Samples {
+        self.samples.as_deref().expect("the samples are here")
     }
 
     fn sample_len(&self) -> usize {
@@ -217,13 +286,13 @@ impl Dataset {
     ///
     /// # Panics
     ///
-    /// When an index is out of range, or the preprocessing does not fit (see [`Self::check`]).
+    /// When an index is out of range, the samples are not [here](Self::is_here), or the preprocessing does not fit (see [`Self::check`]).
     pub fn batch(&self, indices: &[usize], preprocess: &Preprocess) -> Tensor {
         let len = self.sample_len();
         let mut values = Vec::with_capacity(indices.len() * len);
         for &index in indices {
             let range = index * len..(index + 1) * len;
-            match &self.samples {
+            match self.samples() {
                 Samples::U8(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),
                 Samples::I8(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),
                 Samples::I16(v) => values.extend(v[range].iter().map(|&x| f32::from(x))),

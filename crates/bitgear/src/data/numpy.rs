@@ -3,12 +3,10 @@
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::{DataError, Dataset, Samples};
-use crate::hash::{hex, sha256};
 
 /// Largest array that is read: 8 GiB.
 const MAX_BYTES: u64 = 8 << 30;
@@ -24,7 +22,6 @@ struct Array {
 
 pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
     let bytes = std::fs::read(path).map_err(|e| DataError::read(path, e))?;
-    let hash = sha256(&bytes);
     let mut archive = ZipArchive::new(Cursor::new(&bytes)).map_err(|e| DataError::read(path, e))?;
     let mut array = |name: &str| -> Result<Option<Array>, DataError> {
         match archive.by_name(&format!("{name}.npy")) {
@@ -39,32 +36,25 @@ pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
         array("x")?.ok_or_else(|| DataError::invalid(path, "expected an array `x` of samples"))?;
     let labels = array("y")?.map(|y| y.labels()).transpose();
     let labels = labels.map_err(|e| DataError::invalid(path, format!("array `y`: {e}")))?;
-    dataset(path, hash, x, labels)
+    dataset(path, x, labels)
 }
 
 pub(super) fn read_pair(images: &Path, labels: Option<&Path>) -> Result<Dataset, DataError> {
-    let mut digest = Sha256::new();
-    let mut array = |path: &Path| {
+    let array = |path: &Path| {
         let bytes = std::fs::read(path).map_err(|e| DataError::read(path, e))?;
-        digest.update(&bytes);
         read(&bytes[..]).map_err(|e| DataError::invalid(path, e))
     };
     let x = array(images)?;
     let labels = labels
         .map(|path| array(path)?.labels().map_err(|e| DataError::invalid(path, e)))
         .transpose()?;
-    dataset(images, hex(&digest.finalize()), x, labels)
+    dataset(images, x, labels)
 }
 
-fn dataset(
-    path: &Path,
-    hash: String,
-    x: Array,
-    labels: Option<Vec<u32>>,
-) -> Result<Dataset, DataError> {
+fn dataset(path: &Path, x: Array, labels: Option<Vec<u32>>) -> Result<Dataset, DataError> {
     let shape = x.shape.clone();
     let samples = x.samples().map_err(|e| DataError::invalid(path, format!("samples: {e}")))?;
-    Dataset::new(path, hash, &shape, samples, labels)
+    Dataset::new(path, &shape, samples, labels)
 }
 
 /// Reads an array (NumPy's NEP 1, versions 1 to 3), trusting nothing that its header says.

@@ -1,9 +1,10 @@
 //! From stored values to what the network expects.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// value = (x · scale - mean) / std, per channel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preprocess {
     /// Factor of every stored value.
@@ -55,8 +56,8 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Converts one sample in place.
-    pub(super) fn apply(&self, sample_shape: &[usize], sample: &mut [f32]) {
+    /// Converts one sample in place; the preprocessing must fit it, see [`Self::check`].
+    pub fn apply(&self, sample_shape: &[usize], sample: &mut [f32]) {
         let plane: usize = sample_shape.iter().skip(1).product();
         for (channel, values) in sample.chunks_exact_mut(plane).enumerate() {
             let of = |v: &[f32]| if v.len() == 1 { v[0] } else { v[channel] };

@@ -1,5 +1,6 @@
 //! The tables of an accelerator profile, as they stand in the file. Units are in the names.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::provenance::Grade;
@@ -42,7 +43,7 @@ impl Quantity {
 }
 
 /// What the numbers rest on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
     /// Measured on a chip.

@@ -8,8 +8,9 @@ use bitgear_core::kernels::{
 };
 use rayon::prelude::*;
 
+use super::arena::{Arena, Buffer};
 use super::layer::{Layer, runs};
-use super::model::{Format, IntegerModel, MapId, Requantization, Step};
+use super::model::{IntegerModel, MapId, Requantization, Step};
 use crate::tensor::Tensor;
 
 /// One operating point, ready to run.
@@ -20,6 +21,9 @@ pub struct Engine<'m> {
     layers: Vec<Layer>,
     /// One per operand of each gather, in order.
     moves: Vec<Vec<Run>>,
+    arena: Arena,
+    /// Maps that the next stage goes on from.
+    keep: Vec<MapId>,
     idle: Mutex<Vec<Workspace>>,
 }
 
@@ -34,7 +38,7 @@ pub struct KernelUse {
     pub macs: u64,
 }
 
-/// Memory of one running sample: one buffer per map, halos filled.
+/// Memory of one running sample: a buffer for every slot of the arena, halos filled.
 pub struct Workspace {
     buffers: Vec<Buffer>,
 }
@@ -56,39 +60,15 @@ pub(super) enum Start<'a> {
 /// Maps of one sample, for the next stage.
 pub(super) struct Kept(Vec<Buffer>);
 
-#[derive(Clone)]
-enum Buffer {
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-    I32(Vec<i32>),
-}
-
-impl Buffer {
-    fn codes(&self) -> Codes<'_> {
-        match self {
-            Self::U8(codes) => Codes::U8(codes),
-            Self::U16(codes) => Codes::U16(codes),
-            Self::I32(_) => unreachable!("scores are read by no step"),
-        }
-    }
-
-    fn codes_mut(&mut self) -> CodesMut<'_> {
-        match self {
-            Self::U8(codes) => CodesMut::U8(codes),
-            Self::U16(codes) => CodesMut::U16(codes),
-            Self::I32(scores) => CodesMut::I32(scores),
-        }
-    }
-}
-
 impl<'m> Engine<'m> {
     /// Packs the model's weights for `kernels`.
     pub fn new(model: &'m IntegerModel, kernels: Kernels) -> Self {
-        Self::of(Cow::Borrowed(model), kernels)
+        Self::keeping(Cow::Borrowed(model), kernels, &[])
     }
 
-    /// The same for a model that may be the engine's own.
-    pub fn of(model: Cow<'m, IntegerModel>, kernels: Kernels) -> Self {
+    /// The same for a model that may be the engine's own, and that keeps the maps `keep` of the samples
+    /// that it hands on: the next stage goes on from them, see [`Handoff::kept`](super::Handoff).
+    pub fn keeping(model: Cow<'m, IntegerModel>, kernels: Kernels, keep: &[MapId]) -> Self {
         let layers = model.mac_steps().map(|step| Layer::new(&model, step, kernels)).collect();
         let moves = model
             .steps
@@ -99,7 +79,8 @@ impl<'m> Engine<'m> {
             })
             .flat_map(|(sources, layout)| sources.iter().map(|(_, from)| runs(from, layout)))
             .collect();
-        Self { model, kernels, layers, moves, idle: Mutex::default() }
+        let (arena, keep) = (Arena::new(&model, keep), keep.to_vec());
+        Self { model, kernels, layers, moves, arena, keep, idle: Mutex::default() }
     }
 
     /// The model that runs.
@@ -168,14 +149,13 @@ impl<'m> Engine<'m> {
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
     /// samples spread over the current thread pool.
     pub fn scores(&self, batch: &Tensor) -> Vec<i32> {
-        self.run_batch(Start::Input(batch), &[], &|_| false).0
+        self.run_batch(Start::Input(batch), &|_| false).0
     }
 
-    /// Scores of a batch, and the maps `keep` of the samples that `hands_on` picks by their scores.
+    /// Scores of a batch, and the kept maps of the samples that `hands_on` picks by their scores.
     pub(super) fn run_batch(
         &self,
         start: Start<'_>,
-        keep: &[MapId],
         hands_on: &(dyn Fn(&[i32]) -> bool + Sync),
     ) -> (Vec<i32>, Vec<Option<Kept>>) {
         let sample_len: usize = self.model.input_shape.iter().product();
@@ -203,14 +183,16 @@ impl<'m> Engine<'m> {
                         }
                         Start::Maps { given, kept } => {
                             for (&map, buffer) in given.iter().zip(&kept[sample].0) {
-                                workspace.buffers[map].clone_from(buffer);
+                                workspace.buffers[self.arena.slot_of[map]].begin_with(buffer);
                             }
                         }
                     }
                     scores.copy_from_slice(self.run(&mut workspace, &mut |_| ()));
                     if hands_on(scores) {
-                        let maps = keep.iter().map(|&map| workspace.buffers[map].clone());
-                        *kept = Some(Kept(maps.collect()));
+                        let copy = |&map: &MapId| {
+                            workspace.buffers[self.arena.slot_of[map]].prefix(self.len(map))
+                        };
+                        *kept = Some(Kept(self.keep.iter().map(copy).collect()));
                     }
                 }
                 self.lock().push(workspace);
@@ -227,18 +209,9 @@ impl<'m> Engine<'m> {
         if let Some(workspace) = self.lock().pop() {
             return workspace;
         }
-        let buffers = self.model.maps.iter().map(|map| {
-            let len = map.layout.len();
-            match &map.format {
-                Format::Scores { .. } => Buffer::I32(vec![0; len]),
-                Format::Codes(scale) if scale.bits.get() <= 8 => {
-                    Buffer::U8(vec![map.fill() as u8; len])
-                }
-                Format::Codes(_) => Buffer::U16(vec![map.fill(); len]),
-            }
-        });
-        let mut workspace = Workspace { buffers: buffers.collect() };
-        for (map, buffer) in self.model.maps.iter().zip(&mut workspace.buffers) {
+        let mut workspace = Workspace { buffers: self.arena.buffers(&self.model) };
+        for (id, map) in self.model.maps.iter().enumerate() {
+            let buffer = &mut workspace.buffers[self.arena.slot_of[id]];
             if !map.constant.is_empty() {
                 store(buffer, map, |k| map.constant[k]);
             }
@@ -253,9 +226,11 @@ impl<'m> Engine<'m> {
         let planar = model.input_shape.len() == 3;
         for &index in &model.inputs {
             let map = &model.maps[index];
-            let (layout, buffer) = (&map.layout, &mut workspace.buffers[index]);
+            let layout = &map.layout;
+            let buffer = &mut workspace.buffers[self.arena.slot_of[index]];
             if let Some(quantization) = map.scale().quantization() {
-                self.kernels.quantize(input, planar, quantization, buffer.codes_mut(), layout);
+                let codes = buffer.codes_mut(layout.len());
+                self.kernels.quantize(input, planar, quantization, codes, layout);
                 continue;
             }
             let pixels = layout.height * layout.width;
@@ -275,7 +250,7 @@ impl<'m> Engine<'m> {
             self.step(step, &mut layers, &mut moves, &mut workspace.buffers);
             after(index);
         }
-        match &workspace.buffers[model.scores] {
+        match &workspace.buffers[self.arena.slot_of[model.scores]] {
             Buffer::I32(scores) => &scores[..model.classes()],
             _ => unreachable!("the scores' map holds scores"),
         }
@@ -295,31 +270,35 @@ impl<'m> Engine<'m> {
                 let layer = layers.next().expect("one layer is packed per MAC step");
                 self.with_outputs(&mac.outputs, buffers, |buffers, outputs| {
                     let residual = mac.residual.as_ref().map(|&(map, _)| Source {
-                        codes: buffers[map].codes(),
+                        codes: self.codes(buffers, map),
                         layout: layer.layout(maps[map].layout),
                     });
                     for output in &mut *outputs {
                         output.layout = layer.layout(output.layout);
                     }
                     let (weights, terms) = (layer.weights(mac), layer.terms(mac, residual));
-                    let input = buffers[mac.input].codes();
+                    let input = self.codes(buffers, mac.input);
                     kernels.conv(&layer.shape, &weights, input, &terms, outputs);
                 });
             }
             Step::MatMul(step) => {
                 self.with_outputs(&step.outputs, buffers, |buffers, outputs| {
                     let operand = |map: MapId| MatrixOperand {
-                        source: Source { codes: buffers[map].codes(), layout: maps[map].layout },
+                        source: Source {
+                            codes: self.codes(buffers, map),
+                            layout: maps[map].layout,
+                        },
                         twice_zero: maps[map].scale().twice_zero() as i32,
                     };
                     kernels.matmul(step.matrices, operand(step.a), operand(step.b), outputs);
                 });
             }
             Step::Island(step) => {
-                let values = step.run(buffers[step.input].codes(), &maps[step.input]);
+                let values = step.run(self.codes(buffers, step.input), &maps[step.input]);
                 for &output in &step.outputs {
                     let scale = maps[output].scale();
-                    store(&mut buffers[output], &maps[output], |k| scale.code(values[k]));
+                    let buffer = &mut buffers[self.arena.slot_of[output]];
+                    store(buffer, &maps[output], |k| scale.code(values[k]));
                 }
             }
             Step::Combine { operands, bias, outputs } => {
@@ -327,7 +306,7 @@ impl<'m> Engine<'m> {
                     let operands: Vec<(Source<'_>, &[i64])> = operands
                         .iter()
                         .map(|(map, multipliers)| {
-                            let (codes, layout) = (buffers[*map].codes(), maps[*map].layout);
+                            let (codes, layout) = (self.codes(buffers, *map), maps[*map].layout);
                             (Source { codes, layout }, &multipliers[..])
                         })
                         .collect();
@@ -337,7 +316,7 @@ impl<'m> Engine<'m> {
             Step::Product { a, b, outputs } => {
                 self.with_outputs(outputs, buffers, |buffers, outputs| {
                     let operand = |map: MapId| {
-                        let (codes, layout) = (buffers[map].codes(), maps[map].layout);
+                        let (codes, layout) = (self.codes(buffers, map), maps[map].layout);
                         (Source { codes, layout }, i32::from(maps[map].fill()))
                     };
                     kernels.product(operand(*a), operand(*b), outputs);
@@ -345,27 +324,27 @@ impl<'m> Engine<'m> {
             }
             Step::Average { input, window, outputs } => {
                 self.with_outputs(outputs, buffers, |buffers, outputs| {
-                    let (codes, layout) = (buffers[*input].codes(), maps[*input].layout);
+                    let (codes, layout) = (self.codes(buffers, *input), maps[*input].layout);
                     let zero = i32::from(maps[*input].fill());
                     kernels.average(Source { codes, layout }, zero, window, outputs);
                 });
             }
             Step::MaxPool { input, window, output } => {
                 self.with_output(*output, buffers, |buffers, output, layout| {
-                    let (codes, from) = (buffers[*input].codes(), maps[*input].layout);
+                    let (codes, from) = (self.codes(buffers, *input), maps[*input].layout);
                     kernels.max_pool(Source { codes, layout: from }, window, output, layout);
                 });
             }
             Step::Lookup { input, table, output } => {
                 self.with_output(*output, buffers, |buffers, output, layout| {
-                    let (codes, from) = (buffers[*input].codes(), maps[*input].layout);
+                    let (codes, from) = (self.codes(buffers, *input), maps[*input].layout);
                     kernels.lookup(Source { codes, layout: from }, table, output, layout);
                 });
             }
             Step::Gather { sources, output } => {
                 for ((source, _), runs) in sources.iter().zip(moves) {
                     self.with_output(*output, buffers, |buffers, output, _| {
-                        kernels.gather(buffers[*source].codes(), runs, output);
+                        kernels.gather(self.codes(buffers, *source), runs, output);
                     });
                 }
             }
@@ -385,11 +364,14 @@ impl<'m> Engine<'m> {
             [a, b] => self.lend([a, b], buffers, run),
             [a, b, c] => self.lend([a, b, c], buffers, run),
             _ => {
-                let mut taken: Vec<Buffer> = outputs.iter().map(|o| take(buffers, o.map)).collect();
+                let mut taken: Vec<Buffer> =
+                    outputs.iter().map(|o| self.take(buffers, o.map)).collect();
                 let mut lent: Vec<Output<'_>> =
                     outputs.iter().zip(&mut taken).map(|(o, b)| self.output(o, b)).collect();
                 run(buffers, &mut lent);
-                outputs.iter().zip(taken).for_each(|(o, buffer)| buffers[o.map] = buffer);
+                for (output, buffer) in outputs.iter().zip(taken) {
+                    buffers[self.arena.slot_of[output.map]] = buffer;
+                }
             }
         }
     }
@@ -400,7 +382,7 @@ impl<'m> Engine<'m> {
         buffers: &mut [Buffer],
         run: impl FnOnce(&[Buffer], &mut [Output<'_>]),
     ) {
-        let mut taken = outputs.map(|output| take(buffers, output.map));
+        let mut taken = outputs.map(|output| self.take(buffers, output.map));
         let mut lent = taken.each_mut().map(Some);
         run(
             buffers,
@@ -409,13 +391,13 @@ impl<'m> Engine<'m> {
             }),
         );
         for (output, buffer) in outputs.into_iter().zip(taken) {
-            buffers[output.map] = buffer;
+            buffers[self.arena.slot_of[output.map]] = buffer;
         }
     }
 
     fn output<'b>(&'b self, output: &'b Requantization, buffer: &'b mut Buffer) -> Output<'b> {
         Output {
-            codes: buffer.codes_mut(),
+            codes: buffer.codes_mut(self.len(output.map)),
             layout: self.model.maps[output.map].layout,
             multipliers: &output.multipliers,
             zero: output.zero,
@@ -430,14 +412,23 @@ impl<'m> Engine<'m> {
         buffers: &mut [Buffer],
         run: impl FnOnce(&[Buffer], CodesMut<'_>, &MapLayout),
     ) {
-        let mut taken = take(buffers, output);
-        run(buffers, taken.codes_mut(), &self.model.maps[output].layout);
-        buffers[output] = taken;
+        let mut taken = self.take(buffers, output);
+        run(buffers, taken.codes_mut(self.len(output)), &self.model.maps[output].layout);
+        buffers[self.arena.slot_of[output]] = taken;
     }
-}
 
-fn take(buffers: &mut [Buffer], map: MapId) -> Buffer {
-    std::mem::replace(&mut buffers[map], Buffer::U8(Vec::new()))
+    /// Elements of a map.
+    fn len(&self, map: MapId) -> usize {
+        self.model.maps[map].layout.len()
+    }
+
+    fn codes<'b>(&self, buffers: &'b [Buffer], map: MapId) -> Codes<'b> {
+        buffers[self.arena.slot_of[map]].codes(self.len(map))
+    }
+
+    fn take(&self, buffers: &mut [Buffer], map: MapId) -> Buffer {
+        std::mem::replace(&mut buffers[self.arena.slot_of[map]], Buffer::U8(Vec::new()))
+    }
 }
 
 /// Writes codes in (y, x, channel) order into a map's memory.

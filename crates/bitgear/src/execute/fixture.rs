@@ -8,7 +8,7 @@ use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use bitgear_core::policy::Gate;
 
-use super::{Engine, IntegerModel, RunningStage, decide, relay};
+use super::{Engine, IntegerModel, Leg, RunningStage, decide, relay};
 use crate::graph::{
     Activation, Binary, Conv, Graph, Linear, Node, Op, Pool, TensorId, TensorInfo, infer,
 };
@@ -131,8 +131,7 @@ pub(crate) fn check(models: &[IntegerModel], shared: &[usize]) {
         let classes = models[0].classes();
         let whole: Vec<Vec<i32>> =
             models.iter().map(|model| Engine::new(model, kernels).scores(samples)).collect();
-        let engines: Vec<Engine<'_>> =
-            legs.iter().map(|leg| Engine::of(leg.model.clone(), kernels)).collect();
+        let (engines, _) = Leg::engines(legs.clone(), kernels);
         // Nobody, about half and everybody is handed on.
         let mut margins: Vec<i32> =
             whole[0].chunks_exact(classes).map(|scores| answer(scores).margin).collect();

@@ -1,5 +1,6 @@
 //! Networks in integers: what they are, and running them.
 
+mod arena;
 mod engine;
 #[cfg(test)]
 pub(crate) mod fixture;

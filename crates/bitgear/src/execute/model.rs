@@ -176,6 +176,46 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Visits the maps that the step reads.
+    pub(super) fn operands(&self, visit: &mut impl FnMut(MapId)) {
+        match self {
+            Self::Mac(mac) => {
+                visit(mac.input);
+                if let Some((map, _)) = &mac.residual {
+                    visit(*map);
+                }
+            }
+            Self::Combine { operands, .. } => operands.iter().for_each(|(map, _)| visit(*map)),
+            Self::MatMul(MatMulStep { a, b, .. }) | Self::Product { a, b, .. } => {
+                visit(*a);
+                visit(*b);
+            }
+            Self::Average { input, .. }
+            | Self::MaxPool { input, .. }
+            | Self::Lookup { input, .. }
+            | Self::Island(IslandStep { input, .. }) => visit(*input),
+            Self::Gather { sources, .. } => sources.iter().for_each(|(map, _)| visit(*map)),
+        }
+    }
+
+    /// Visits the maps that the step writes.
+    pub(super) fn results(&self, visit: &mut impl FnMut(MapId)) {
+        let versions = match self {
+            Self::Mac(MacStep { outputs, .. })
+            | Self::MatMul(MatMulStep { outputs, .. })
+            | Self::Combine { outputs, .. }
+            | Self::Product { outputs, .. }
+            | Self::Average { outputs, .. } => outputs,
+            Self::Island(step) => return step.outputs.iter().for_each(|map| visit(*map)),
+            Self::MaxPool { output, .. }
+            | Self::Lookup { output, .. }
+            | Self::Gather { output, .. } => return visit(*output),
+        };
+        versions.iter().for_each(|version| visit(version.map));
+    }
+}
+
 /// Index of an element that a gather leaves alone.
 pub const NOWHERE: u32 = u32::MAX;
 

@@ -74,10 +74,7 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
                 Start::Input(&pending)
             }
         };
-        let keep = stages.get(index + 1).and_then(|next| next.handoff);
-        let keep = keep.map_or(&[][..], |handoff| &handoff.kept);
-        let (mut scores, kept) =
-            stage.engine.run_batch(start, keep, &|scores| !accepted(answer(scores)));
+        let (mut scores, kept) = stage.engine.run_batch(start, &|scores| !accepted(answer(scores)));
         let classes = stage.engine.model().classes();
         if let Some(factor) = stage.sum {
             for (scores, before) in scores.chunks_exact_mut(classes).zip(&before) {

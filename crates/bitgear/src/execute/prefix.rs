@@ -7,9 +7,9 @@
 
 use std::borrow::Cow;
 
-use bitgear_core::kernels::MapLayout;
+use bitgear_core::kernels::{Kernels, MapLayout};
 
-use super::island::{IslandStep, MatMulStep};
+use super::Engine;
 use super::model::{IntegerModel, Map, MapId, NOWHERE, Requantization, Step};
 
 /// What one stage runs.
@@ -20,6 +20,21 @@ pub struct Leg<'m> {
     pub model: Cow<'m, IntegerModel>,
     /// How it goes on from the stage before; `None` starts anew, from the input.
     pub handoff: Option<Handoff>,
+}
+
+impl<'m> Leg<'m> {
+    /// Engines of the stages, each keeping what the next one goes on from, and how each does.
+    pub fn engines(legs: Vec<Self>, kernels: Kernels) -> (Vec<Engine<'m>>, Vec<Option<Handoff>>) {
+        let (models, handoffs): (Vec<_>, Vec<_>) =
+            legs.into_iter().map(|leg| (leg.model, leg.handoff)).unzip();
+        let kept = |stage: usize| -> &[MapId] {
+            let next: Option<&Handoff> = handoffs.get(stage + 1).and_then(Option::as_ref);
+            next.map_or(&[], |handoff| &handoff.kept)
+        };
+        let numbered = models.into_iter().enumerate();
+        let engines = numbered.map(|(i, model)| Engine::keeping(model, kernels, kept(i))).collect();
+        (engines, handoffs)
+    }
 }
 
 /// The maps that pass from one stage to the next, pair by pair of equal format and layout.
@@ -106,12 +121,8 @@ fn split(
     let mut read = wanted.to_vec();
     read.push(high.scores);
     for step in &rest.steps {
-        let results = versions(step).into_iter().flatten().map(|version| version.map);
-        results.chain(single(step)).for_each(|map| written[map] = true);
-        if let Step::Island(island) = step {
-            island.outputs.iter().for_each(|&map| written[map] = true);
-        }
-        operands(step, &mut |map| read.push(map));
+        step.results(&mut |map| written[map] = true);
+        step.operands(&mut |map| read.push(map));
     }
     read.sort_unstable();
     read.dedup();
@@ -368,30 +379,6 @@ fn single_mut(step: &mut Step) -> Option<&mut MapId> {
         | Step::Combine { .. }
         | Step::Product { .. }
         | Step::Average { .. } => None,
-    }
-}
-
-/// Visits the maps that a step reads.
-fn operands(step: &Step, visit: &mut impl FnMut(MapId)) {
-    match step {
-        Step::Mac(mac) => {
-            visit(mac.input);
-            if let Some((map, _)) = &mac.residual {
-                visit(*map);
-            }
-        }
-        Step::Combine { operands, .. } => operands.iter().for_each(|(map, _)| visit(*map)),
-        Step::MatMul(MatMulStep { a, b, .. }) | Step::Product { a, b, .. } => {
-            visit(*a);
-            visit(*b);
-        }
-        Step::Average { input, .. }
-        | Step::MaxPool { input, .. }
-        | Step::Lookup { input, .. }
-        | Step::Island(IslandStep { input, .. }) => {
-            visit(*input);
-        }
-        Step::Gather { sources, .. } => sources.iter().for_each(|(map, _)| visit(*map)),
     }
 }
 

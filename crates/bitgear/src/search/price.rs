@@ -2,8 +2,8 @@
 
 use super::{Candidate, Candidates, Choice, Kind, PointInfo, Rules};
 use crate::energy::{
-    Energy, EnergyError, Grade, Interval, StageCost, StagePoint, Storage, interval, mean_energy,
-    stage_costs,
+    Energy, EnergyError, Grade, Interval, StageCost, StagePoint, Storage, Workload, interval,
+    mean_energy, stage_costs,
 };
 
 /// What a stage costs when it runs.
@@ -101,6 +101,17 @@ impl Candidates {
         self.price(&choice.stages).iter().map(|price| price.time_us).collect()
     }
 
+    /// What each stage of a choice costs when it runs, taken apart.
+    pub fn stage_costs(&self, choice: &Choice) -> Vec<StageCost> {
+        let (points, storage) = self.stage_points(&choice.stages, &self.shared_layers(choice));
+        stage_costs(&self.profile, &self.workload, &points, storage).expect(PRICED)
+    }
+
+    /// The layers that are priced.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
     /// Leading layers that each stage of a choice leaves to the one before.
     pub fn shared_layers(&self, choice: &Choice) -> Vec<usize> {
         self.shared_in(&choice.stages)
@@ -137,8 +148,7 @@ impl Candidates {
     /// The worst grade among the energies of a MAC that a choice uses.
     pub fn worst_grade(&self, choice: &Choice) -> Grade {
         let (stages, _) = self.runs(choice, &[]);
-        let (points, storage) = self.stage_points(&stages, &self.shared_in(&stages));
-        let costs = stage_costs(&self.profile, &self.workload, &points, storage).expect(PRICED);
+        let costs = self.stage_costs(&Choice { stages, gates: Vec::new() });
         let grades = costs.iter().flat_map(|cost| cost.layers.iter().map(|layer| layer.grade));
         grades.max().expect("a network has layers")
     }

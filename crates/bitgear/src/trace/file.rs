@@ -1,6 +1,7 @@
 //! `trace.parquet`: one row for each sample, point and view; one row group for each block.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,9 +52,21 @@ pub fn write(
     fs::rename(&temporary, path).map_err(|e| TraceError::io(path, e))
 }
 
-fn write_to(
+/// The bytes that [`write`] writes.
+///
+/// # Errors
+///
+/// When the trace is too large for the format.
+pub fn to_bytes(trace: &Trace, provenance: &[(String, String)]) -> Result<Vec<u8>, TraceError> {
+    let mut bytes = Vec::new();
+    write_to(trace, &mut bytes, provenance)
+        .map_err(|e| TraceError::invalid(Path::new("trace"), e))?;
+    Ok(bytes)
+}
+
+fn write_to<W: Write + Send>(
     trace: &Trace,
-    file: File,
+    file: W,
     provenance: &[(String, String)],
 ) -> Result<(), ParquetError> {
     let own = [
@@ -81,25 +94,25 @@ fn write_to(
         let samples: Vec<i64> = trace.samples.iter().map(|&s| s as i64).collect();
         let real: Vec<f64> = margins.iter().map(|&m| f64::from(m) * block.score_scale).collect();
         let mut group = writer.next_row_group()?;
-        column::<Int64Type>(&mut group, &samples, None)?;
-        column::<ByteArrayType>(&mut group, &splits, None)?;
-        column::<Int32Type>(&mut group, &signed(&trace.labels), None)?;
-        column::<ByteArrayType>(&mut group, &repeated(&block.point), None)?;
-        column::<ByteArrayType>(&mut group, &repeated(block.view.name()), None)?;
-        column::<Int32Type>(&mut group, &signed(predicted), None)?;
-        column::<Int32Type>(&mut group, margins, None)?;
-        column::<DoubleType>(&mut group, &vec![block.score_scale; rows], None)?;
-        column::<DoubleType>(&mut group, &real, None)?;
-        column::<Int32Type>(&mut group, scores, Some(rows))?;
-        column::<Int32Type>(&mut group, &signed(score_classes), Some(rows))?;
+        column::<Int64Type, W>(&mut group, &samples, None)?;
+        column::<ByteArrayType, W>(&mut group, &splits, None)?;
+        column::<Int32Type, W>(&mut group, &signed(&trace.labels), None)?;
+        column::<ByteArrayType, W>(&mut group, &repeated(&block.point), None)?;
+        column::<ByteArrayType, W>(&mut group, &repeated(block.view.name()), None)?;
+        column::<Int32Type, W>(&mut group, &signed(predicted), None)?;
+        column::<Int32Type, W>(&mut group, margins, None)?;
+        column::<DoubleType, W>(&mut group, &vec![block.score_scale; rows], None)?;
+        column::<DoubleType, W>(&mut group, &real, None)?;
+        column::<Int32Type, W>(&mut group, scores, Some(rows))?;
+        column::<Int32Type, W>(&mut group, &signed(score_classes), Some(rows))?;
         group.close()?;
     }
     writer.close().map(|_| ())
 }
 
 /// Writes the next column; with `rows` it is one of lists, all equally long.
-fn column<T: parquet::data_type::DataType>(
-    group: &mut SerializedRowGroupWriter<'_, File>,
+fn column<T: parquet::data_type::DataType, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
     values: &[T::T],
     rows: Option<usize>,
 ) -> Result<(), ParquetError> {
@@ -121,12 +134,8 @@ fn column<T: parquet::data_type::DataType>(
     writer.close()
 }
 
-/// Reads a trace.
-///
-/// # Errors
-///
-/// When the file can't be read, or is no trace that [`write`] made.
-pub fn read(path: &Path) -> Result<Trace, TraceError> {
+/// Reads a file, which must be a trace that [`write`] made.
+pub(super) fn read(path: &Path) -> Result<Trace, TraceError> {
     let file = File::open(path).map_err(|e| TraceError::io(path, e))?;
     // The Parquet reader asserts some facts about its metadata, which a damaged file breaks.
     let read = std::panic::catch_unwind(|| read_from(file));
@@ -135,7 +144,7 @@ pub fn read(path: &Path) -> Result<Trace, TraceError> {
 }
 
 /// The value of a provenance entry, if the file is a trace that has it.
-pub fn provenance(path: &Path, key: &str) -> Option<String> {
+pub(super) fn provenance(path: &Path, key: &str) -> Option<String> {
     let file = File::open(path).ok()?;
     let reader = SerializedFileReader::new(file).ok()?;
     let entries = reader.metadata().file_metadata().key_value_metadata()?.clone();

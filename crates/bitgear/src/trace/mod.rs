@@ -2,14 +2,18 @@
 //! decision half.
 
 mod file;
+mod fragments;
 mod parts;
 mod random;
 mod splits;
 
-pub use file::{provenance, read, write};
+pub use file::{to_bytes, write};
+pub use fragments::{provenance, read};
 pub use parts::Parts;
 pub use random::Random;
 pub use splits::{Shares, Split, Splits, deal, members};
+
+use serde::{Deserialize, Serialize};
 
 /// The name under which the float network stands in a trace.
 pub const FLOAT: &str = "float";
@@ -20,7 +24,8 @@ pub const ALL_SCORES: usize = 32;
 pub const TOP: usize = 8;
 
 /// How the input is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum View {
     /// As it is.
     AsIs,
@@ -91,6 +96,16 @@ impl Answers {
         self.margins.append(&mut more.margins);
         self.scores.append(&mut more.scores);
         self.score_classes.append(&mut more.score_classes);
+    }
+
+    /// Takes in one sample's answer from a row of others.
+    fn push_row(&mut self, from: &Self, row: usize) {
+        let kept = from.scores.len() / from.len();
+        let span = row * kept..(row + 1) * kept;
+        self.predicted.push(from.predicted[row]);
+        self.margins.push(from.margins[row]);
+        self.scores.extend_from_slice(&from.scores[span.clone()]);
+        self.score_classes.extend_from_slice(from.score_classes.get(span).unwrap_or(&[]));
     }
 
     /// The class with the highest score but for the predicted one, the lowest on a tie; the predicted

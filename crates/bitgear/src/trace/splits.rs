@@ -1,11 +1,14 @@
 //! Which sample serves what: disjoint, stratified by label, drawn with a seed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Random;
 
 /// What a sample is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Quantization.
@@ -58,7 +61,7 @@ impl Default for Shares {
 }
 
 /// `splits.json`: the samples of each split, by index, ascending.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Splits {
     /// Version of this format: 1.

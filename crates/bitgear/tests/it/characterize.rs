@@ -52,7 +52,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// The first 1,500 test images as a pair of arrays, so that a run takes a second.
-fn small() -> Source {
+pub(crate) fn small() -> Source {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ pub(crate) fn run(job: &Job, watch: &Watch, threads: usize) -> Characterization 
     pool.install(|| characterize(job, watch)).unwrap()
 }
 
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -144,7 +144,14 @@ fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
     let names: Vec<String> = files(whole.path()).into_iter().map(|(name, _)| name).collect();
     assert_eq!(
         names,
-        ["model.bitgear", "policy.json", "splits.json", "summary.json", "trace.parquet"]
+        [
+            "model.bitgear",
+            "policy.json",
+            "report.html",
+            "splits.json",
+            "summary.json",
+            "trace.parquet"
+        ]
     );
 
     // A finished trace is used again: nothing but a new point is traced.
@@ -439,6 +446,10 @@ fn the_files_have_the_published_form() {
         (r"[0-9a-f]{64}", "[sha256]"),
         (r"w\d+a\d+", "[point]"),
         (r#"(?s)"footprint": \{.*?\n    \}"#, r#""footprint": [footprint]"#),
+        // How many stages each target takes rests on the CPU too.
+        (r#"(?s)"frontier": \[.*?\n  \]"#, r#""frontier": [frontier]"#),
+        // One layer stands for all.
+        (r#"(?s)("layers": \[\n        \{.*?\n        \}),.*?\n      \]"#, "$1, [more]\n      ]"),
         (r#""(harmful|helpful)": \d+"#, r#""$1": [count]"#),
         // Quantizing runs in floating point: thresholds repeat on one type of CPU.
         (r#""accept_at_code": \d+"#, r#""accept_at_code": [code]"#),

@@ -3,6 +3,7 @@
 
 mod attention;
 mod characterize;
+mod elsewhere;
 mod import;
 mod integer;
 mod lowering;

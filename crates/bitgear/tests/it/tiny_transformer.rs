@@ -192,7 +192,7 @@ fn a_transformer_gives_the_same_files_at_any_number_of_threads() {
         job.model = folder.path().join("tiny.onnx");
         write_model(&job.model);
         run(&job, &Watch::new(1000), threads);
-        ["model.bitgear", "summary.json", "trace.parquet"]
+        ["model.bitgear", "summary.json", "report.html", "trace.parquet"]
             .map(|f| fs::read(job.out.join(f)).unwrap())
     });
     assert!(files[0] == files[1]);

@@ -1,0 +1,83 @@
+"""Policies that run."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+from ._types import StrPath
+
+if TYPE_CHECKING:
+    from ._run import Run
+
+
+class Answers(NamedTuple):
+    """Answers to N inputs."""
+
+    labels: npt.NDArray[np.int64]
+    """Predicted classes (N)."""
+    scores: npt.NDArray[np.float64]
+    """Scores (N, classes) of the stage that answered, in units of the network's own scores."""
+    stages: npt.NDArray[np.int64]
+    """Index of the stage that answered (N); it and all before it ran."""
+    energies: npt.NDArray[np.float64]
+    """Modelled energy (N) of the stages that ran, off-chip traffic included, in microjoule."""
+
+
+class Runner:
+    """A policy with its integer networks, packed for this CPU.
+
+    `bundle` is a file `model.bitgear`, its bytes, or a run; `threads` is their number, by default all
+    processors. Answers are equal on every CPU and at any number of threads. The interpreter's lock is
+    released while networks run; a runner may be shared by threads, pickled, and used after a fork.
+    """
+
+    def __init__(
+        self, bundle: StrPath | bytes | Run, *, threads: int | None = None
+    ) -> None:
+        source = bundle if isinstance(bundle, (str, bytes, os.PathLike)) else bundle.bundle
+        self._native = _native.Runner(source, threads)
+        self._threads = threads
+
+    def __call__(self, x: npt.ArrayLike, *, preprocessed: bool = False) -> Answers:
+        """Answers to samples (N, sample shape): an array, a tensor, or anything else that NumPy takes.
+
+        Values are preprocessed as the bundle says, unless they are `preprocessed` already.
+        """
+        return Answers(*self._native(x, preprocessed))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self._native.input_shape)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._native.classes
+
+    @property
+    def points(self) -> list[str]:
+        """Names of the stages' operating points, the last resort included."""
+        return self._native.points
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """Stages and thresholds, as in `policy.json`."""
+        found: dict[str, Any] = json.loads(self._native.policy)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._native.to_bytes(), self._threads)
+
+    def __repr__(self) -> str:
+        return f"<bitgear.Runner {' > '.join(self.points)}, input {self.input_shape}>"
+
+
+def _restore(bundle: bytes, threads: int | None) -> Runner:
+    return Runner(bundle, threads=threads)
