@@ -1,6 +1,7 @@
 //! Tracing on other machines: all networks of a run in one file, and what a machine makes of it.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 
 use bitgear_core::kernels::Kernels;
@@ -8,8 +9,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::tracing::{BATCH, answer_float, answer_integer, metadata};
-use super::{CharacterizeError, Progress};
+use super::tracing::{BATCH, Tracing, answer_float, answer_integer, metadata};
+use super::{CharacterizeError, Job, Progress};
 use crate::bundle::weights;
 use crate::data::{Dataset, Preprocess, mirror};
 use crate::energy::Storage;
@@ -17,6 +18,7 @@ use crate::execute::{Engine, IntegerModel};
 use crate::graph::Graph;
 use crate::onnx;
 use crate::policy::Provenance;
+use crate::quantize::Point;
 use crate::tensor::Tensor;
 use crate::trace::{Answers, Block, Split, Splits, Trace, View, to_bytes};
 
@@ -36,6 +38,64 @@ pub enum Origin<'a> {
 
 /// See [`Origin::Elsewhere`].
 pub type TraceElsewhere<'a> = dyn Fn(Vec<u8>, &Path) -> Result<(), CharacterizeError> + 'a;
+
+impl Origin<'_> {
+    /// Where files with the model's weights may lie; other machines have none.
+    pub(super) fn weights<'j>(&self, job: &'j Job) -> Option<&'j Path> {
+        if matches!(self, Self::Elsewhere(_)) { None } else { job.model.parent() }
+    }
+
+    /// Whether a job can get its trace this way.
+    pub(super) fn check(
+        &self,
+        job: &Job,
+        data: &Dataset,
+        calibration: &Dataset,
+    ) -> Result<(), CharacterizeError> {
+        let here = matches!(self, Self::Here);
+        let problem = if !calibration.is_here() || (!data.is_here() && data.labels().is_none()) {
+            "samples on other machines need labels, and calibration samples that are here"
+        } else if !data.is_here() && here {
+            "the samples are on other machines"
+        } else if job.storage == Storage::Nested && !here {
+            "storage `nested` traces its own points, and needs all samples to be traced here"
+        } else {
+            return Ok(());
+        };
+        Err(CharacterizeError::Job(problem.to_owned()))
+    }
+
+    /// The trace of the float network and of all points; `model` is the model's file.
+    pub(super) fn trace(
+        &self,
+        tracing: &Tracing<'_>,
+        points: &[Point],
+        model: &[u8],
+        progress: &dyn Progress,
+    ) -> Result<Trace, CharacterizeError> {
+        let elsewhere = match self {
+            Self::Here => {
+                return tracing.run(points, progress).map_err(|failure| tracing.failed(failure));
+            }
+            Self::Done(path) => return tracing.adopt(path, points),
+            Self::Elsewhere(elsewhere) => elsewhere,
+        };
+        let plan = tracing.plan(points, model, progress);
+        let plan = plan.map_err(|failure| tracing.failed(failure))?;
+        let folder = tracing.job.out.join("fragments");
+        let failed = |e| CharacterizeError::Write(folder.display().to_string(), e);
+        // Those of a run that was ended may be of other shards.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(failed)?;
+        }
+        fs::create_dir_all(&folder).map_err(failed)?;
+        progress.begin("trace elsewhere", 0);
+        elsewhere(plan, &folder)?;
+        let trace = tracing.adopt(&folder, points)?;
+        fs::remove_dir_all(&folder).map_err(failed)?;
+        Ok(trace)
+    }
+}
 
 /// All that it takes to trace samples of a run, but for the samples.
 #[derive(Serialize, Deserialize)]

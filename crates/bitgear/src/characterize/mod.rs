@@ -209,7 +209,7 @@ pub fn characterize_from(
     let bytes = std::fs::read(&job.model).map_err(|reason| {
         CharacterizeError::Import(model.clone(), ImportError::Read { path: model.clone(), reason })
     })?;
-    let graph = onnx::import(&bytes, job.model.parent())
+    let graph = onnx::import(&bytes, origin.weights(job))
         .map_err(|e| CharacterizeError::Import(model.clone(), e))?;
     let profile = AcceleratorProfile::find(&job.accelerator)?;
     let data = Dataset::read(&job.data)?;
@@ -223,21 +223,7 @@ pub fn characterize_from(
             "symmetry `mirror` needs images (C, H, W) as input".to_owned(),
         ));
     }
-    if !calibration.is_here() || (!data.is_here() && data.labels().is_none()) {
-        return Err(CharacterizeError::Job(
-            "samples on other machines need labels, and calibration samples that are here"
-                .to_owned(),
-        ));
-    }
-    if job.storage == Storage::Nested && !matches!(origin, Origin::Here) {
-        return Err(CharacterizeError::Job(
-            "storage `nested` traces its own points, and needs all samples to be traced here"
-                .to_owned(),
-        ));
-    }
-    if !data.is_here() && matches!(origin, Origin::Here) {
-        return Err(CharacterizeError::Job("the samples are on other machines".to_owned()));
-    }
+    origin.check(job, &data, calibration)?;
     if graph.classes() < 2 {
         return Err(CharacterizeError::Job(format!(
             "model `{model}` has a single score that no layer makes directly: expected a convolution or fully connected layer, and at most a sigmoid after it"
@@ -316,27 +302,7 @@ pub fn characterize_from(
         splits: &splits,
         provenance: &provenance,
     };
-    let failed = |failure| match failure {
-        tracing::Failure::Trace(e) => CharacterizeError::Trace(e),
-        tracing::Failure::Quantize(e) => CharacterizeError::Quantize(model.clone(), e),
-        tracing::Failure::Cancelled => CharacterizeError::Cancelled,
-    };
-    let mut trace = match origin {
-        Origin::Here => tracing.run(&points, progress).map_err(failed)?,
-        Origin::Done(path) => tracing.adopt(path, &points)?,
-        Origin::Elsewhere(trace) => {
-            let plan = tracing.plan(&points, &bytes, progress).map_err(failed)?;
-            let folder = job.out.join("fragments");
-            std::fs::create_dir_all(&folder)
-                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
-            progress.begin("trace elsewhere", 0);
-            trace(plan, &folder)?;
-            let trace = tracing.adopt(&folder, &points)?;
-            std::fs::remove_dir_all(&folder)
-                .map_err(|e| CharacterizeError::Write(folder.display().to_string(), e))?;
-            trace
-        }
-    };
+    let mut trace = origin.trace(&tracing, &points, &bytes, progress)?;
 
     progress.begin("search", 0);
     let mut infos: Vec<PointInfo> =
@@ -384,7 +350,7 @@ pub fn characterize_from(
     chosen.dedup();
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
-        tracing.nested(&mut trace, &nested, progress).map_err(failed)?;
+        tracing.nested(&mut trace, &nested, progress).map_err(|failure| tracing.failed(failure))?;
         infos.extend(nested.iter().zip(&chosen).map(|(model, point)| PointInfo {
             point: model.point.clone(),
             view: View::AsIs,

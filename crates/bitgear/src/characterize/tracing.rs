@@ -53,6 +53,17 @@ impl From<TraceError> for Failure {
 }
 
 impl Tracing<'_> {
+    /// The failure, naming the model.
+    pub(super) fn failed(&self, failure: Failure) -> CharacterizeError {
+        match failure {
+            Failure::Trace(error) => CharacterizeError::Trace(error),
+            Failure::Quantize(error) => {
+                CharacterizeError::Quantize(self.job.model.display().to_string(), error)
+            }
+            Failure::Cancelled => CharacterizeError::Cancelled,
+        }
+    }
+
     /// The trace of the float network and of all points, from what an earlier run left and what is
     /// still missing.
     pub(super) fn run(&self, points: &[Point], progress: &dyn Progress) -> Result<Trace, Failure> {
