@@ -1,7 +1,7 @@
 //! Accuracy against energy: all static points, what would be chosen for other targets, and the policy.
 
 use super::svg::{Anchor, Mark, Scale, Svg};
-use super::text::{count, percent, points, round};
+use super::text::{count, loss, percent, round};
 use super::{Figure, Run, Words};
 use crate::summary::{FrontierPoint, Summary};
 
@@ -163,10 +163,14 @@ pub(super) fn figure(run: &Run) -> Figure {
     if line.len() > 1 {
         svg.polyline("chosen-line", &line);
     }
-    for target in &summary.frontier {
-        let place = plane.at(target.policy.energy_uj.chip, target.policy.accuracy).0;
-        labels.avoid(place);
-        svg.mark("chosen", Mark::Circle, place, 3.0, &tip(target, words));
+    // Where several targets give one policy, its mark names the strictest.
+    let mut before = None;
+    for (target, place) in summary.frontier.iter().zip(self::places(summary)) {
+        if before != Some(place) {
+            labels.avoid(place);
+            svg.mark("chosen", Mark::Circle, place, 3.0, &tip(target, words));
+        }
+        before = Some(place);
     }
     let place = plane.at(policy.energy_uj.chip, policy.accuracy).0;
     // The explorer moves this ring from target to target.
@@ -221,7 +225,7 @@ fn tip(target: &FrontierPoint, words: Words) -> String {
         round(100.0 * target.max_accuracy_drop),
         policy.stages.join(", then "),
         words.cost(policy.energy_uj.chip),
-        points(policy.accuracy_drop).trim_start_matches('+')
+        loss(policy.accuracy_drop)
     )
 }
 
