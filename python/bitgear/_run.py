@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILES = ("summary.json", "policy.json", "model.bitgear", "trace.parquet", "splits.json")
+REPORT = "report.html"
 
 
 class Run:
@@ -73,6 +74,11 @@ class Run:
         """The file to deploy: networks and policy."""
         return self.path / "model.bitgear"
 
+    @property
+    def report(self) -> Path:
+        """The page for people, which may be missing: it can be made from the other files."""
+        return self.path / REPORT
+
     def runner(self, threads: int | None = None) -> Runner:
         """The policy, ready to run on so many threads, by default all processors."""
         return Runner(self.bundle, threads=threads)
@@ -82,8 +88,9 @@ class Run:
         there."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES if folder.resolve() != self.path.resolve() else ():
-            shutil.copyfile(self.path / name, folder / name)
+        if folder.resolve() != self.path.resolve():
+            for name in [*FILES, *([REPORT] if self.report.is_file() else [])]:
+                shutil.copyfile(self.path / name, folder / name)
         return Run(folder)
 
     def plot(self, ax: Axes | None = None) -> Axes:

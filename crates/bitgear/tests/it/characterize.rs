@@ -453,6 +453,7 @@ fn the_files_have_the_published_form() {
         (r#""(harmful|helpful)": \d+"#, r#""$1": [count]"#),
         // Quantizing runs in floating point: thresholds repeat on one type of CPU.
         (r#""accept_at_code": \d+"#, r#""accept_at_code": [code]"#),
+        (r#""class": \d+"#, r#""class": [class]"#),
     ];
     insta::with_settings!({filters => filters}, {
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
