@@ -42,7 +42,7 @@ fn show(id: &str) -> Result<(), Failure> {
 
 /// What a profile's numbers are, with their grades.
 pub(crate) fn description(profile: &AcceleratorProfile) -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
     let style = match profile.accelerator.style {
         Style::ChipTotal => "energy of a MAC holds the whole chip",
         Style::BottomUp => {
@@ -51,7 +51,7 @@ pub(crate) fn description(profile: &AcceleratorProfile) -> String {
         Style::Time => "time instead of energy: 1 uJ stands for 1 us",
     };
     let about = &profile.accelerator;
-    text += &format!("{}\n{}\n{style}\n\n", about.name, about.url);
+    parts.push(format!("{}\n{}\n{style}\n\n", about.name, about.url));
     let number = |value: Option<Quantity>| match value {
         Some(Quantity::Known(value)) => value.to_string(),
         Some(Quantity::Unknown(_)) => "unknown".to_owned(),
@@ -74,7 +74,7 @@ pub(crate) fn description(profile: &AcceleratorProfile) -> String {
         .collect();
     if !modes.is_empty() {
         let header = ["mode", "w bits", "a bits", "pJ/MAC", "grade", "MAC/cycle"];
-        text += &format!("{}\n", table(&header, &modes));
+        parts.push(format!("{}\n", table(&header, &modes)));
     }
     if let Some(macs) = &profile.mac_table {
         let header = macs.w_bits.iter().map(|w| format!("w{w}"));
@@ -95,7 +95,7 @@ pub(crate) fn description(profile: &AcceleratorProfile) -> String {
             })
             .collect();
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        text += &format!("{}\n", table(&header, &rows));
+        parts.push(format!("{}\n", table(&header, &rows)));
     }
     let memories: Vec<Vec<String>> = profile
         .memories
@@ -115,13 +115,14 @@ pub(crate) fn description(profile: &AcceleratorProfile) -> String {
         .collect();
     if !memories.is_empty() {
         let header = ["memory", "bytes", "read pJ/bit", "write pJ/bit", "grade"];
-        text += &table(&header, &memories);
+        parts.push(table(&header, &memories));
     }
     if !profile.not_counted.is_empty() {
         let names: Vec<&str> = profile.not_counted.iter().map(|n| n.0.as_str()).collect();
-        text += &format!("\nunknown or out of scope, and so not counted: {}\n", names.join(", "));
+        parts
+            .push(format!("\nunknown or out of scope, and so not counted: {}\n", names.join(", ")));
     }
-    text
+    parts.concat()
 }
 
 fn check(path: &Path) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use crate::root;
 /// The book's pages, in order.
 fn pages() -> Vec<PathBuf> {
     let docs = root().join("docs");
-    let summary = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).expect("the book has a summary");
     links(&summary).map(|link| docs.join(link)).collect()
 }
 
@@ -59,8 +59,8 @@ fn anchor_of(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Runs every `$ bitgear` line of the book, page after page, in one folder: later pages use what earlier
-/// ones made.
+/// Runs every `$ bitgear` line of the book, page after page, and of the README, in one folder: later pages
+/// use what earlier ones made.
 #[test]
 fn every_command_of_the_book_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ fn every_command_of_the_book_runs() {
         fs::copy(example.join(from), folder.path().join(to)).unwrap();
     }
     let mut commands = 0;
-    for page in pages() {
+    for page in pages().into_iter().chain([root().join("README.md")]) {
         let text = fs::read_to_string(&page).unwrap();
         // A profile that a page shows is the file that its commands name.
         if let Some(profile) =
@@ -92,6 +92,7 @@ fn every_command_of_the_book_runs() {
 }
 
 fn run(page: &Path, folder: &Path, line: &str) {
+    let line = line.split(" # ").next().unwrap_or(line);
     let (arguments, output) = match line.split_once(" > ") {
         Some((arguments, file)) => (arguments, Some(folder.join(file))),
         None => (line, None),
@@ -100,10 +101,10 @@ fn run(page: &Path, folder: &Path, line: &str) {
         .args(arguments.split_whitespace())
         .current_dir(folder)
         .output()
-        .unwrap();
+        .expect("the command can be started");
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{}: `bitgear {line}`\n{errors}", page.display());
     if let Some(output) = output {
-        fs::write(output, ran.stdout).unwrap();
+        fs::write(output, ran.stdout).expect("the folder can be written to");
     }
 }

@@ -212,7 +212,9 @@ impl Step {
             | Self::Lookup { output, .. }
             | Self::Gather { output, .. } => return visit(*output),
         };
-        versions.iter().for_each(|version| visit(version.map));
+        for version in versions {
+            visit(version.map);
+        }
     }
 }
 
