@@ -8,6 +8,7 @@ use bitgear::energy::{AcceleratorProfile, SHIPPED};
 use clap::CommandFactory;
 use expect_test::expect_file;
 
+use bitgear::onnx::OPERATORS;
 use bitgear::policy::PolicyFile;
 use bitgear::summary::Summary;
 use bitgear::task::Task;
@@ -39,6 +40,23 @@ fn describe(command: &clap::Command, text: &mut String) {
 /// Without spaces at the ends of lines.
 fn trimmed(text: &str) -> String {
     text.trim_end().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn operators_are_those_that_import_knows() {
+    let mut text = "# Operators\n\n\
+        Opset 11 and later, one input, one output with a row of scores. An operator or attribute that is not \
+        known is an error that names the node; all of a model's are reported at once. `bitgear inspect` shows \
+        what a model became.\n\n\
+        | operators | how they run |\n| --- | --- |\n"
+        .to_owned();
+    for (names, how) in OPERATORS {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        writeln!(text, "| {} | {how} |", names.join(", ")).unwrap();
+    }
+    text += "\nA `Softmax` or `LogSoftmax` at the very end is left out: it changes no answer, and margins are those \
+        of the scores before it.\n";
+    expect_file!["../../../docs/reference/operators.md"].assert_eq(&text);
 }
 
 #[test]

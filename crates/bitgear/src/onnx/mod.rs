@@ -3,9 +3,11 @@
 mod constant;
 mod export;
 mod import;
+mod operators;
 pub mod proto;
 
 pub use export::{ExportError, export_qdq};
+pub use operators::OPERATORS;
 
 use std::fmt;
 use std::path::Path;

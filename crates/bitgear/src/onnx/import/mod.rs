@@ -236,7 +236,7 @@ impl Importer {
         folder: Option<&Path>,
     ) -> Result<Vec<Value>, Option<String>> {
         let own = proto.domain.is_empty() || proto.domain == "ai.onnx";
-        if !own || !is_supported(&proto.op_type) {
+        if !own || !super::operators::is_supported(&proto.op_type) {
             return Err(Some(UNSUPPORTED_OPERATOR.to_owned()));
         }
         let mut inputs = Vec::with_capacity(proto.input.len());
@@ -390,35 +390,4 @@ impl Current<'_> {
     fn required(&self, index: usize) -> Result<&Constant, String> {
         self.known(index)?.ok_or_else(|| format!("operand {index} is missing"))
     }
-}
-
-fn is_supported(operator: &str) -> bool {
-    arithmetic::is_arithmetic(operator)
-        || matches!(
-            operator,
-            "Conv"
-                | "Gemm"
-                | "MatMul"
-                | "BatchNormalization"
-                | "MaxPool"
-                | "GlobalMaxPool"
-                | "AveragePool"
-                | "GlobalAveragePool"
-                | "ReduceMean"
-                | "Relu"
-                | "Clip"
-                | "LeakyRelu"
-                | "Sigmoid"
-                | "HardSigmoid"
-                | "HardSwish"
-                | "Tanh"
-                | "Gelu"
-                | "Erf"
-                | "LayerNormalization"
-                | "Softmax"
-                | "Split"
-                | "Dropout"
-                | "Flatten"
-                | "Pad"
-        )
 }
