@@ -79,9 +79,10 @@ class Run:
         """The page for people, which may be missing: it can be made from the other files."""
         return self.path / REPORT
 
-    def runner(self, threads: int | None = None) -> Runner:
-        """The policy, ready to run on so many threads, by default all processors."""
-        return Runner(self.bundle, threads=threads)
+    def runner(self, threads: int | None = None, policy: str = "main") -> Runner:
+        """A policy, ready to run on so many threads, by default all processors. Those of `also_max_drop`
+        are called `max-drop-` and their target."""
+        return Runner(self.bundle, threads=threads, policy=policy)
 
     def save(self, path: StrPath) -> Run:
         """Copy the run's files into a folder, which is made where it is missing, and give the run
@@ -89,7 +90,8 @@ class Run:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() != self.path.resolve():
-            for name in [*FILES, *([REPORT] if self.report.is_file() else [])]:
+            others = [REPORT, *(path.name for path in self.path.glob("policy-*.json"))]
+            for name in [*FILES, *(name for name in others if (self.path / name).is_file())]:
                 shutil.copyfile(self.path / name, folder / name)
         return Run(folder)
 

@@ -33,15 +33,15 @@ class Runner:
     """A policy with its integer networks, packed for this CPU.
 
     `bundle` is a file `model.bitgear`, its bytes, or a run; `threads` is their number, by default all
-    processors. Answers are equal on every CPU and at any number of threads. The interpreter's lock is
+    processors; `policy` names one of several policies of the bundle. Answers are equal on every CPU and at any number of threads. The interpreter's lock is
     released while networks run; a runner may be shared by threads, pickled, and used after a fork.
     """
 
     def __init__(
-        self, bundle: StrPath | bytes | Run, *, threads: int | None = None
+        self, bundle: StrPath | bytes | Run, *, threads: int | None = None, policy: str = "main"
     ) -> None:
         source = bundle if isinstance(bundle, (str, bytes, os.PathLike)) else bundle.bundle
-        self._native = _native.Runner(source, threads)
+        self._native = _native.Runner(source, threads, policy)
         self._threads = threads
 
     def __call__(self, x: npt.ArrayLike, *, preprocessed: bool = False) -> Answers:
@@ -73,6 +73,7 @@ class Runner:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The bytes are those of the one policy, where it was chosen by name.
         return _restore, (self._native.to_bytes(), self._threads)
 
     def __repr__(self) -> str:

@@ -47,9 +47,14 @@ struct Pool {
 
 #[pymethods]
 impl Runner {
-    /// Reads a bundle's file or bytes and packs its networks for this CPU.
+    /// Reads a bundle's file or bytes and packs the networks of one of its policies for this CPU.
     #[new]
-    fn new(py: Python<'_>, bundle: &Bound<'_, PyAny>, threads: Option<usize>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        bundle: &Bound<'_, PyAny>,
+        threads: Option<usize>,
+        policy: &str,
+    ) -> PyResult<Self> {
         let bundle = if let Ok(bytes) = bundle.cast::<PyBytes>() {
             Bundle::from_bytes(bytes.as_bytes())
                 .map_err(|error| plain(format!("these bytes are no bundle: {error}")))?
@@ -57,11 +62,14 @@ impl Runner {
             let path: PathBuf = bundle.extract()?;
             py.detach(|| Bundle::read(&path)).map_err(plain)?
         };
+        let bundle = bundle.select(policy).map_err(plain)?;
         let packed = py.detach(|| bundle.into_runner(Kernels::detect()));
         let bundle = packed.bundle();
         let preprocess = [bundle.preprocess.clone(), Preprocess::default()];
-        let scales = bundle.models.iter().map(IntegerModel::score_scale).collect();
-        let energies = (0..bundle.models.len()).map(|stage| packed.energy_uj(stage).total);
+        // Networks beyond those of the stages are other policies'.
+        let stages = bundle.policy.points().count();
+        let scales = bundle.models[..stages].iter().map(IntegerModel::score_scale).collect();
+        let energies = (0..stages).map(|stage| packed.energy_uj(stage).total);
         let (energies, pool) = (energies.collect(), Mutex::new(Pool::new(threads)?));
         Ok(Self { packed, preprocess, energies, scales, threads, pool })
     }
@@ -116,11 +124,9 @@ impl Runner {
             }
             py.check_signals()?;
         }
-        // One score stands for two classes.
-        let width = scores.len().checked_div(count).unwrap_or(classes);
         Ok((
             PyArray1::from_vec(py, labels),
-            PyArray1::from_vec(py, scores).reshape([count, width])?,
+            PyArray1::from_vec(py, scores).reshape([count, classes])?,
             PyArray1::from_vec(py, stages),
             PyArray1::from_vec(py, energies),
         ))

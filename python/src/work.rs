@@ -17,7 +17,8 @@ const PULSE: Duration = Duration::from_millis(50);
 
 /// What the work tells the interpreter's thread.
 enum Event {
-    Begin(String, usize),
+    /// A step; the work goes on when the sender is used, and is cancelled when it is gone.
+    Begin(String, usize, Sender<()>),
     Advance(usize),
     Call(Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>),
     End,
@@ -52,8 +53,14 @@ impl Watch {
 }
 
 impl Progress for Watch {
+    /// Waits until the interpreter's thread has looked for signals, so that Ctrl-C ends the work before
+    /// its next step however busy the machine is.
     fn begin(&self, step: &str, total: usize) {
-        self.send(Event::Begin(step.to_owned(), total));
+        let (go, answer) = channel();
+        self.send(Event::Begin(step.to_owned(), total, go));
+        if answer.recv().is_err() {
+            self.cancelled.store(true, Ordering::Relaxed);
+        }
     }
 
     fn advance(&self, samples: usize) {
@@ -112,6 +119,7 @@ fn serve(
         Some(report) if !step.is_empty() => report.call1((step, done, total)).map(|_| ()),
         _ => Ok(()),
     };
+    let mut waiting: Vec<Sender<()>> = Vec::new();
     loop {
         let event;
         (inbox, event) = py.detach(move || {
@@ -122,9 +130,10 @@ fn serve(
         let mut end = event.is_err() && finished();
         for event in event.into_iter().chain(inbox.try_iter()) {
             match event {
-                Event::Begin(name, total) => {
+                Event::Begin(name, total, go) => {
                     tell(&step)?;
                     step = (name, 0, total);
+                    waiting.push(go);
                 }
                 Event::Advance(samples) => step.1 += samples,
                 Event::Call(call) => call(py)?,
@@ -133,6 +142,10 @@ fn serve(
         }
         tell(&step)?;
         py.check_signals()?;
+        for go in waiting.drain(..) {
+            // Nobody begins a step and does not wait.
+            let _ = go.send(());
+        }
         if end {
             return Ok(());
         }

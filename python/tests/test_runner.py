@@ -41,6 +41,23 @@ def test_answers_depend_on_neither_batch_nor_threads_nor_type(run, runner, data)
     assert np.array_equal(runner(ready, preprocessed=True).scores, whole.scores)
 
 
+def test_each_policy_of_a_bundle_runs_and_costs_what_the_summary_says(model, quick, data, tmp_path):
+    options = {**quick, "points": ["w2a2", "w8a8"], "max_drop": 0.0, "also_max_drop": [0.5]}
+    run = bg.characterize(model, out=tmp_path / "run", **options)
+    (other,) = run.summary["options"]
+    assert run.runner().points != run.runner(policy=other["name"]).points
+    x, y = quick["x"], quick["y"]
+    test = run.trace.sample[run.trace.split == "test"]
+    for name, said in [("main", run.summary["policy"]), (other["name"], other)]:
+        runner = pickle.loads(pickle.dumps(run.runner(policy=name)))
+        labels, _, _, energies = runner(x[test])
+        assert (labels == y[test]).mean() == pytest.approx(said["accuracy"])
+        assert energies.mean() == pytest.approx(said["energy_uj"]["total"])
+    assert (run.save(tmp_path / "copy").path / f"policy-{other['name']}.json").is_file()
+    with pytest.raises(bg.Error, match="no policy `third`"):
+        run.runner(policy="third")
+
+
 def test_an_empty_batch_has_empty_answers(runner):
     answers = runner(np.zeros((0, 1, 28, 28), np.uint8))
     assert answers.labels.shape == (0,) and answers.scores.shape == (0, 10)

@@ -38,10 +38,11 @@ impl Chosen {
                 candidates.stages(&verdict.choice).filter_map(|info| named(&info.point)).collect();
             let mut models = Vec::with_capacity(points.len());
             for point in &points {
-                let model = match made.iter().find(|(known, _)| known == point) {
-                    Some((_, model)) => model.clone(),
-                    None => quantizer.quantize(point)?,
-                };
+                if let Some((_, model)) = made.iter().find(|(known, _)| known == point) {
+                    models.push(model.clone());
+                    continue;
+                }
+                let model = quantizer.quantize(point)?;
                 made.push((point.clone(), model.clone()));
                 models.push(model);
             }

@@ -13,8 +13,8 @@ use crate::summary::{Facts, Summary, WIDEST, summarize};
 use crate::trace::{FLOAT, Split};
 
 /// A policy chosen for each profile from the trace of a run in folder `run`, with the run's own target
-/// and seed but default [`Rules`], in the order of the profiles. `model` is the run's ONNX file: its layers are counted, it
-/// isn't run. Every stage has weights of its own, and nothing is repeated: `repeated.n` is 0.
+/// and seed but default [`Rules`], in the order of the profiles. `model` is the run's ONNX file: its
+/// layers are counted, it isn't run. Every stage has weights of its own, and nothing is repeated: `repeated.n` is 0.
 ///
 /// A profile can only choose among the points that were traced, which were picked for the run's own.
 ///

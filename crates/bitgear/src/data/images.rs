@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{DataError, Dataset, Samples};
 use image::{ColorType, ImageReader, Limits};
+
+use super::{DataError, Dataset, Samples};
 
 /// Reads all images below `folder`. Classes are numbered in the order of their folders' names,
 /// images lie in the order of theirs. Grey images have one channel, all others three (RGB), stored

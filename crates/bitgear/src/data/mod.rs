@@ -286,7 +286,8 @@ impl Dataset {
     ///
     /// # Panics
     ///
-    /// When an index is out of range, the samples are not [here](Self::is_here), or the preprocessing does not fit (see [`Self::check`]).
+    /// When an index is out of range, the samples are not [here](Self::is_here), or the preprocessing
+    /// does not fit (see [`Self::check`]).
     pub fn batch(&self, indices: &[usize], preprocess: &Preprocess) -> Tensor {
         let len = self.sample_len();
         let mut values = Vec::with_capacity(indices.len() * len);
