@@ -42,8 +42,9 @@ def test_answers_depend_on_neither_batch_nor_threads_nor_type(run, runner, data)
 
 
 def test_each_policy_of_a_bundle_runs_and_costs_what_the_summary_says(model, quick, data, tmp_path):
-    options = {**quick, "points": ["w2a2", "w8a8"], "max_drop": 0.0, "also_max_drop": [0.5]}
-    run = bg.characterize(model, out=tmp_path / "run", **options)
+    # One stage each, so that the bundle holds more networks than a policy has stages.
+    targets = {"points": ["w2a2", "w8a8"], "stages": 1, "max_drop": 0.0, "also_max_drop": [0.5]}
+    run = bg.characterize(model, out=tmp_path / "run", **{**quick, **targets})
     (other,) = run.summary["options"]
     assert run.runner().points != run.runner(policy=other["name"]).points
     x, y = quick["x"], quick["y"]
