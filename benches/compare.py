@@ -9,10 +9,14 @@ channel, all graph optimizations. Both engines read the same kind of noise, get 
 scores. Every round starts a fresh process of each; a process reports the median of its calls, or with
 --least the shortest, where other work disturbs the machine. The table shows the median over rounds of each
 time, and of the ratios within a round: above 1, bitgear is faster.
+
+--cpu avx2 hides AVX-512, VNNI and AMX from both engines (`only_avx2.c`; needs Linux, a C compiler and a CPU
+with `cpuid_fault`), so that each chooses what it would on a CPU without them.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -96,8 +100,19 @@ def worker(models: list[str], batches: list[int], args: argparse.Namespace) -> N
     print(json.dumps(rows))
 
 
-def output(command: list[str]) -> list:
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def environment(cpu: str | None, folder: Path) -> dict[str, str]:
+    """In which both engines see a CPU of that kind."""
+    if cpu is None:
+        return dict(os.environ)
+    library = folder / "only_avx2.so"
+    source = Path(__file__).with_name("only_avx2.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    return {**os.environ, "LD_PRELOAD": str(library)}
+
+
+def output(command: list[str], env: dict[str, str]) -> list:
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    return json.loads(run.stdout)
 
 
 def main() -> None:
@@ -107,6 +122,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,64")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kernels", help="set of kernels, default the fastest")
+    parser.add_argument("--cpu", choices=["avx2"], help="hide later instructions from both engines")
     parser.add_argument("--escalate", help="also a policy of the first two points")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each figure and round")
@@ -123,6 +139,7 @@ def main() -> None:
     print("{:34} {:10} {:>5} {:>9} {:>9} {:>9} {:>7} {:>7}".format(*header))
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
+            env = environment(args.cpu, Path(folder))
             theirs = [str(quantized(model, Path(folder))), str(model)]
             ours = [str(ROOT / "target/release/bitgear"), "bench", str(model), "--json"]
             ours += ["--points", args.points, *shared]
@@ -132,8 +149,8 @@ def main() -> None:
             peer += ["--least"] if args.least else []
             rounds: dict[tuple, list[list[float]]] = {}
             for _ in range(args.rounds):
-                of_peer = dict(zip(batches, output(peer)))
-                for row in output(ours):
+                of_peer = dict(zip(batches, output(peer, env)))
+                for row in output(ours, env):
                     times = [row["min_us" if args.least else "median_us"], *of_peer[row["batch"]]]
                     rounds.setdefault((row["point"], row["batch"]), []).append(times)
         for (point, batch), times in rounds.items():
