@@ -5,6 +5,7 @@
 )]
 
 use super::types::{Class, ConvShape, step_width};
+use super::winograd;
 use crate::bits::BitWidth;
 
 /// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
@@ -102,6 +103,15 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
 
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
+    let direct = direct(shape, plain, activation);
+    let bound = accumulator_bound(shape, plain, activation);
+    let winograd =
+        winograd::pays(shape, direct) && winograd::is_exact(shape, plain, activation, bound);
+    if winograd { Class::Winograd } else { direct }
+}
+
+/// The fastest exact class of AVX2 that does every multiply-accumulate.
+fn direct(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
     let bound = accumulator_bound(shape, plain, activation);
     if shape.is_depthwise() {
         return if activation.get() <= 8 && fits_i32(bound) {

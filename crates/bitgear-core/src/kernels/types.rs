@@ -1,5 +1,7 @@
 //! What the kernels read and write.
 
+use super::winograd;
+
 /// Geometry of a map in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -256,6 +258,8 @@ pub enum Class {
     Quads,
     /// Products of 16 bits, summed in 32.
     Pairs,
+    /// The same, a quarter as many of them: Winograd's minimal filtering F(4 x 4, 3 x 3).
+    Winograd,
     /// High and low byte of 16-bit activations apart.
     Split,
     /// One channel at a time, four rows of the window at once.
@@ -278,6 +282,7 @@ impl core::fmt::Display for Class {
             Self::Matrix => f.write_str("matrix"),
             Self::Quads => f.write_str("quads"),
             Self::Pairs => f.write_str("pairs"),
+            Self::Winograd => f.write_str("winograd"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
             Self::DepthwisePairs => f.write_str("depthwise pairs"),
@@ -340,7 +345,7 @@ pub(super) const PANEL: usize = 16;
 pub(super) const fn step_width(class: Class) -> usize {
     match class {
         Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => 4,
-        Class::Pairs | Class::Split | Class::DepthwisePairs => 2,
+        Class::Pairs | Class::Winograd | Class::Split | Class::DepthwisePairs => 2,
         Class::Depthwise { .. } | Class::Scalar => 1,
     }
 }
@@ -351,6 +356,7 @@ pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
     match class {
         Class::DepthwiseQuads | Class::DepthwisePairs => height.div_ceil(step_width(class)) * width,
         Class::Depthwise { .. } => height * width,
+        Class::Winograd => winograd::POINTS * shape.input.stride() / step_width(class),
         _ => height * width * shape.input.stride() / step_width(class),
     }
 }
@@ -362,16 +368,18 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => {
             PackedLen::I8(len)
         }
-        Class::Pairs | Class::Split | Class::DepthwisePairs | Class::Depthwise { .. } => {
-            PackedLen::I16(len)
-        }
+        Class::Pairs
+        | Class::Winograd
+        | Class::Split
+        | Class::DepthwisePairs
+        | Class::Depthwise { .. } => PackedLen::I16(len),
         Class::Scalar => PackedLen::None,
     }
 }
 
 /// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
 /// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
-/// groups is zero.
+/// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
     let code = |index| packed_code(class, shape, plain, index);
@@ -395,6 +403,15 @@ fn packed_code(class: Class, shape: &ConvShape, plain: &[i16], index: usize) -> 
     let (panel, step) = (rest / steps(class, shape), rest % steps(class, shape));
     let filter = panel * PANEL + lane;
     let columns = shape.kernel[1];
+    if class == Class::Winograd {
+        let pairs = shape.input.stride() / width;
+        let (point, channel) = (step / pairs, step % pairs * width + within);
+        let channels = shape.input.channels;
+        let inside = filter < shape.out_channels && channel < channels;
+        return inside
+            .then(|| &plain[filter * shape.filter_len()..][..shape.filter_len()])
+            .map_or(0, |filter| winograd::weight(filter, channels, channel, point) as i16);
+    }
     let place = match class {
         Class::DepthwiseQuads | Class::DepthwisePairs | Class::Depthwise { .. } => {
             let row = step / columns * width + within;

@@ -15,11 +15,11 @@ use super::tile::Tile;
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
 /// Calls `$run` with kernel width and horizontal stride as constants where they are usual ones; with
-/// 0, 0 and one pixel at a time otherwise.
+/// 0, 0 and one pixel at a time otherwise. Blocks have at most `$most` pixels.
 macro_rules! with_window {
-    ($shape:expr, $run:ident($($argument:expr),*)) => {
+    ($shape:expr, $most:literal, $run:ident($($argument:expr),*)) => {
         // As few blocks as possible cover a row.
-        let blocks = $shape.out_width.div_ceil(8);
+        let blocks = $shape.out_width.div_ceil($most);
         let block = $shape.out_width.div_ceil(blocks);
         match ($shape.kernel[1], $shape.strides[1], $shape.dilations[1], block) {
             (3, 1, 1, 8) => $run::<8, 3, 1>($($argument),*),
@@ -109,7 +109,7 @@ pub(super) fn quads(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    with_window!(shape, quads_in(shape, packed, input, terms, outputs));
+    with_window!(shape, 8, quads_in(shape, packed, input, terms, outputs));
 }
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
@@ -205,7 +205,7 @@ pub(super) fn pairs(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    with_window!(shape, pairs_in(shape, packed, input, terms, outputs));
+    with_window!(shape, 4, pairs_in(shape, packed, input, terms, outputs));
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -220,7 +220,7 @@ fn pairs_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     let panels = shape.out_channels.div_ceil(PANEL);
     let [height, width] = shape.kernel;
     for panel in 0..panels {
-        epilogue.enter(terms, panel);
+        epilogue.enter(terms, outputs, panel);
         let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
         for y in 0..shape.out_height {
             for x in (0..shape.out_width).step_by(MR) {
@@ -270,13 +270,19 @@ fn multiply_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize, cons
 /// Sixteen codes from `at`; zeros beyond the end of memory.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sixteen(input: &[u8], at: usize) -> __m128i {
-    let mut rest = [0; 16];
-    let sixteen = input.get(at..at + 16).unwrap_or_else(|| {
-        let tail = input.get(at..).unwrap_or_default();
-        rest[..tail.len()].copy_from_slice(tail);
-        &rest
-    });
-    // SAFETY: the slice holds sixteen bytes.
-    unsafe { _mm_loadu_si128(sixteen.as_ptr().cast()) }
+pub(super) fn sixteen(input: &[u8], at: usize) -> __m128i {
+    match input.get(at..at + 16) {
+        // SAFETY: the slice holds sixteen bytes.
+        Some(codes) => unsafe { _mm_loadu_si128(codes.as_ptr().cast()) },
+        None => last(input, at),
+    }
+}
+
+#[cold]
+#[target_feature(enable = "avx2")]
+fn last(input: &[u8], at: usize) -> __m128i {
+    let (mut codes, rest) = ([0; 16], input.get(at..).unwrap_or_default());
+    codes.iter_mut().zip(rest).for_each(|(code, &byte)| *code = byte);
+    // SAFETY: the array holds sixteen bytes.
+    unsafe { _mm_loadu_si128(codes.as_ptr().cast()) }
 }

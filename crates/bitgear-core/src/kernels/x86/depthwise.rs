@@ -45,7 +45,7 @@ pub(super) fn conv<T: Element>(
     let [height, width] = shape.kernel;
     for channel in (0..shape.out_channels).step_by(8) {
         let (panel, lane) = (channel / PANEL, channel % PANEL);
-        epilogue.enter(terms, panel);
+        epilogue.enter(terms, outputs, panel);
         let packed = &packed[panel * height * width * PANEL + lane..];
         let tap = |ky: usize, kx: usize| (ky * width + kx) * PANEL;
         for y in 0..shape.out_height {

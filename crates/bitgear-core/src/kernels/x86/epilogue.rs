@@ -1,17 +1,19 @@
 //! From accumulators to stored codes, eight channels at a time.
 
 use core::arch::x86_64::{
-    __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm256_add_pd,
-    _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd,
-    _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32, _mm256_cvtps_pd,
-    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps,
-    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_min_ps,
-    _mm256_packus_epi32, _mm256_permute4x64_epi64, _mm256_set_m128i, _mm256_set1_epi32,
-    _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_si256,
-    _mm256_sub_epi32, _mm256_sub_pd,
+    __m128i, __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
+    _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm_unpackhi_epi64,
+    _mm256_add_pd, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128,
+    _mm256_cvtepi32_pd, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
+    _mm256_cvtpd_epi32, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256,
+    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd,
+    _mm256_max_ps, _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16,
+    _mm256_permutevar8x32_epi32, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
+    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_setzero_ps,
+    _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_pd,
 };
 
+use super::columns::sixteen;
 use super::tile::Tile;
 use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
 
@@ -40,6 +42,59 @@ pub(super) struct Epilogue {
     residual: [f32; PANEL],
     wide_bias: [f64; PANEL],
     wide_residual: [f64; PANEL],
+    /// For the first versions of the result.
+    roundings: [Rounding; 2],
+    /// Whether all versions have a rounding and are stored in bytes, as the residual is.
+    bytes: bool,
+}
+
+/// How single precision makes codes of t.
+#[derive(Clone, Copy)]
+struct Rounding {
+    multipliers: [f32; PANEL],
+    limits: [f32; 2],
+    /// The rounding constant's bits, less the zero.
+    bits: i32,
+    /// Largest code.
+    high: u8,
+    /// Channels in use.
+    count: usize,
+}
+
+impl Rounding {
+    const NONE: Self =
+        Self { multipliers: [0.0; PANEL], limits: [0.0; 2], bits: 0, high: 0, count: 0 };
+
+    fn new(output: &Output<'_>, panel: usize) -> Self {
+        Self {
+            multipliers: padded(output.multipliers, panel, |&m| m),
+            limits: limits(output),
+            bits: ROUND_F32.to_bits() as i32 - output.zero,
+            high: output.high.clamp(0, 255) as u8,
+            count: (output.layout.channels - panel * PANEL).min(PANEL),
+        }
+    }
+
+    /// Codes of 16 channels of two pixels, each in half a register.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn codes(&self, t: [[__m256; 2]; 2]) -> __m256i {
+        let round = _mm256_set1_ps(ROUND_F32);
+        let (low, bits) = (_mm256_set1_ps(self.limits[0]), _mm256_set1_epi32(self.bits));
+        let [first, second] = t.map(|t| {
+            let [first, second] = [0, 1].map(|half| {
+                let multipliers = load_f32(&self.multipliers, 8 * half);
+                let q = _mm256_max_ps(_mm256_fmadd_ps(t[half], multipliers, round), low);
+                _mm256_sub_epi32(_mm256_castps_si256(q), bits)
+            });
+            _mm256_packs_epi32(first, second)
+        });
+        // What is too large has become 255.
+        let high = _mm256_set1_epi8(self.high.cast_signed());
+        let codes = _mm256_min_epu8(_mm256_packus_epi16(first, second), high);
+        // Packing leaves four channels of each pixel and half panel, in turns.
+        _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+    }
 }
 
 impl Epilogue {
@@ -52,12 +107,14 @@ impl Epilogue {
             residual: [0.0; PANEL],
             wide_bias: [0.0; PANEL],
             wide_residual: [0.0; PANEL],
+            roundings: [Rounding::NONE; 2],
+            bytes: false,
         }
     }
 
-    /// Loads the terms of a panel, unless they are there.
+    /// Loads what a panel needs, unless it is there.
     #[inline]
-    pub(super) fn enter(&mut self, terms: &Terms<'_>, panel: usize) {
+    pub(super) fn enter(&mut self, terms: &Terms<'_>, outputs: &[Output<'_>], panel: usize) {
         if self.panel == panel {
             return;
         }
@@ -66,15 +123,19 @@ impl Epilogue {
             Bias::Narrow { bias, residual } => {
                 self.bias = padded(bias, panel, |&v| v as f32);
                 self.residual = padded(residual, panel, |&v| v as f32);
-                // For sums that come in doubles.
-                self.wide_bias = padded(bias, panel, |&v| f64::from(v));
-                self.wide_residual = padded(residual, panel, |&v| f64::from(v));
             }
             Bias::Wide { bias, residual } => {
                 self.wide_bias = padded(bias, panel, |&v| v as f64);
                 self.wide_residual = padded(residual, panel, |&v| v as f64);
             }
         }
+        for (rounding, output) in self.roundings.iter_mut().zip(outputs) {
+            *rounding = Rounding::new(output, panel);
+        }
+        self.bytes = self.narrow
+            && outputs.len() <= self.roundings.len()
+            && outputs.iter().all(|output| matches!(output.codes, CodesMut::U8(_)))
+            && terms.residual.is_none_or(|source| matches!(source.codes, Codes::U8(_)));
     }
 
     /// Finishes a block of pixels beginning at (y, x).
@@ -87,7 +148,7 @@ impl Epilogue {
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
-        if !self.narrow {
+        if !self.bytes {
             for (r, acc) in acc.iter().enumerate() {
                 for (half, &acc) in acc.iter().enumerate() {
                     self.eight(acc, 8 * half, [y, x + r], terms, outputs);
@@ -97,68 +158,35 @@ impl Epilogue {
         }
         // Every sum of these is an integer below 2^24, or so large that the result saturates.
         let unit = _mm256_set1_ps(self.unit);
-        let bias = [load_f32(&self.bias, 0), load_f32(&self.bias, 8)];
         let mut t = [[_mm256_setzero_ps(); 2]; MR];
         for (t, acc) in t.iter_mut().zip(acc) {
             for half in 0..2 {
-                t[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[half]), unit, bias[half]);
+                let bias = load_f32(&self.bias, 8 * half);
+                t[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[half]), unit, bias);
             }
         }
-        if let Some(source) = &terms.residual {
-            let multipliers = [load_f32(&self.residual, 0), load_f32(&self.residual, 8)];
-            for (r, t) in t.iter_mut().enumerate() {
-                for half in 0..2 {
-                    let channel = self.panel * PANEL + 8 * half;
-                    let codes = _mm256_cvtepi32_ps(residual(source, [y, x + r], channel));
-                    t[half] = _mm256_fmadd_ps(codes, multipliers[half], t[half]);
-                }
-            }
-        }
-        for output in outputs {
-            self.write(&t, [y, x], output);
-        }
-    }
-
-    /// Rounds and stores one version of 16 channels.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn write<const MR: usize>(
-        &self,
-        t: &[[__m256; 2]; MR],
-        [y, x]: [usize; 2],
-        output: &mut Output<'_>,
-    ) {
         let channel = self.panel * PANEL;
-        let multipliers =
-            [load_f32(output.multipliers, channel), load_f32(output.multipliers, channel + 8)];
-        let round = _mm256_set1_ps(ROUND_F32);
-        let [low, high] = limits(output).map(|limit| _mm256_set1_ps(limit));
-        let bits = _mm256_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero);
-        let (at, stride) = (output.layout.offset(y, x) + channel, output.layout.stride());
-        let full = channel + PANEL <= output.layout.channels;
-        for (r, t) in t.iter().enumerate() {
-            let q = [0, 1].map(|half| {
-                let q = _mm256_fmadd_ps(t[half], multipliers[half], round);
-                let q = _mm256_min_ps(_mm256_max_ps(q, low), high);
-                _mm256_sub_epi32(_mm256_castps_si256(q), bits)
-            });
-            match &mut output.codes {
-                CodesMut::U8(codes) if full => {
-                    let pixel = &mut codes[at + r * stride..][..PANEL];
-                    let words = _mm256_packus_epi32(q[0], q[1]);
-                    let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-                    let (first, second) =
-                        (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                    // SAFETY: the slice holds 16 bytes.
-                    unsafe {
-                        let bytes = _mm_packus_epi16(first, second);
-                        _mm_storeu_si128(pixel.as_mut_ptr().cast(), bytes);
-                    }
+        if let Some(Source { codes: Codes::U8(codes), layout }) = &terms.residual {
+            let (at, stride) = (layout.offset(y, x) + channel, layout.stride());
+            for (r, t) in t.iter_mut().enumerate() {
+                let codes = sixteen(codes, at + r * stride);
+                let halves = [codes, _mm_unpackhi_epi64(codes, codes)];
+                for (half, codes) in halves.into_iter().enumerate() {
+                    let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+                    t[half] = _mm256_fmadd_ps(codes, load_f32(&self.residual, 8 * half), t[half]);
                 }
-                _ => {
-                    for (half, q) in q.into_iter().enumerate() {
-                        write(output, [y, x + r], channel + 8 * half, q);
-                    }
+            }
+        }
+        for (output, rounding) in outputs.iter_mut().zip(&self.roundings) {
+            let (at, stride) = (output.layout.offset(y, x) + channel, output.layout.stride());
+            let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
+            for r in (0..MR).step_by(2) {
+                let codes = rounding.codes([t[r], t[MR.min(r + 2) - 1]]);
+                let first = &mut memory[at + r * stride..][..rounding.count];
+                store_bytes(first, _mm256_castsi256_si128(codes));
+                if r + 1 < MR {
+                    let second = &mut memory[at + (r + 1) * stride..][..rounding.count];
+                    store_bytes(second, _mm256_extracti128_si256::<1>(codes));
                 }
             }
         }
@@ -214,8 +242,11 @@ impl Epilogue {
     ) {
         let channel = self.panel * PANEL + lane;
         let unit = _mm256_set1_pd(f64::from(self.unit));
-        let bias = load_f64(&self.wide_bias, lane);
-        let multipliers = load_f64(&self.wide_residual, lane);
+        let [bias, multipliers] = if self.narrow {
+            [&self.bias, &self.residual].map(|values| widened(load_f32(values, lane)))
+        } else {
+            [&self.wide_bias, &self.wide_residual].map(|values| load_f64(values, lane))
+        };
         let codes = match &terms.residual {
             Some(source) => doubles(residual(source, at, channel)),
             None => [_mm256_setzero_pd(); 2],
@@ -228,11 +259,7 @@ impl Epilogue {
         }
         let round = _mm256_set1_pd(ROUND_F64);
         for output in outputs {
-            let multipliers = load_f32(output.multipliers, channel);
-            let multipliers = [
-                _mm256_cvtps_pd(_mm256_castps256_ps128(multipliers)),
-                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(multipliers)),
-            ];
+            let multipliers = widened(load_f32(output.multipliers, channel));
             let zero = _mm256_set1_pd(f64::from(output.zero));
             let (low, high) =
                 (_mm256_set1_pd(f64::from(output.low)), _mm256_set1_pd(f64::from(output.high)));
@@ -252,8 +279,11 @@ fn padded<T, U: Default + Copy>(
     panel: usize,
     convert: impl Fn(&T) -> U,
 ) -> [U; PANEL] {
-    let mut out = [U::default(); PANEL];
     let values = values.get(panel * PANEL..).unwrap_or_default();
+    if let Some(full) = values.first_chunk::<PANEL>() {
+        return full.each_ref().map(convert);
+    }
+    let mut out = [U::default(); PANEL];
     for (out, value) in out.iter_mut().zip(values) {
         *out = convert(value);
     }
@@ -268,6 +298,13 @@ pub(super) fn doubles(v: __m256i) -> [__m256d; 2] {
         _mm256_cvtepi32_pd(_mm256_castsi256_si128(v)),
         _mm256_cvtepi32_pd(_mm256_extracti128_si256::<1>(v)),
     ]
+}
+
+/// Eight floats as doubles.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widened(v: __m256) -> [__m256d; 2] {
+    [_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v))]
 }
 
 #[inline]
@@ -320,6 +357,28 @@ fn residual(source: &Source<'_>, [y, x]: [usize; 2], channel: usize) -> __m256i 
             _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(eight.as_ptr().cast()) })
         }
     }
+}
+
+/// Stores at most sixteen bytes, as many as the pixel has.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_bytes(pixel: &mut [u8], codes: __m128i) {
+    match pixel.len() {
+        // SAFETY: the slice holds sixteen bytes.
+        16 => unsafe { _mm_storeu_si128(pixel.as_mut_ptr().cast(), codes) },
+        // SAFETY: the slice holds eight bytes.
+        8 => unsafe { _mm_storel_epi64(pixel.as_mut_ptr().cast(), codes) },
+        _ => store_some(pixel, codes),
+    }
+}
+
+#[cold]
+#[target_feature(enable = "avx2")]
+fn store_some(pixel: &mut [u8], codes: __m128i) {
+    let mut bytes = [0; PANEL];
+    // SAFETY: the array holds sixteen bytes.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), codes) };
+    pixel.iter_mut().zip(bytes).for_each(|(code, byte)| *code = byte);
 }
 
 /// Stores up to eight channels, as many as there are.

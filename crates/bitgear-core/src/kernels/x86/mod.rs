@@ -10,6 +10,7 @@ mod lanes;
 mod matrix;
 mod quads;
 mod tile;
+mod winograd;
 
 use self::epilogue::Epilogue;
 use super::quantize::{self, Quantization};
@@ -68,6 +69,10 @@ impl Avx2 {
             (Class::Pairs, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
                 unsafe { pairs(shape, packed, codes, terms, outputs) }
+            }
+            (Class::Winograd, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { winograd::conv(shape, packed, codes, terms, outputs) }
             }
             (Class::Split, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
@@ -179,16 +184,21 @@ impl Amx {
     }
 }
 
-/// Visits the result panel by panel, then row by row, `MR` pixels at a time; `tile` computes one
-/// block of at most `MR` pixels beginning at (y, x).
+/// Visits the result part of a row by part of a row, panel by panel, `MR` pixels at a time; `tile` computes
+/// one block of at most `MR` pixels beginning at (y, x).
 fn blocks<const MR: usize>(
     shape: &ConvShape,
     mut tile: impl FnMut(/* panel */ usize, /* y, x */ [usize; 2], /* pixels */ usize),
 ) {
-    for panel in 0..shape.out_channels.div_ceil(PANEL) {
-        for y in 0..shape.out_height {
-            for x in (0..shape.out_width).step_by(MR) {
-                tile(panel, [y, x], MR.min(shape.out_width - x));
+    // All panels of a part are finished while what they read and write is in the nearest cache.
+    const PART: usize = 32;
+    for y in 0..shape.out_height {
+        for part in (0..shape.out_width).step_by(PART) {
+            let end = shape.out_width.min(part + PART);
+            for panel in 0..shape.out_channels.div_ceil(PANEL) {
+                for x in (part..end).step_by(MR) {
+                    tile(panel, [y, x], MR.min(end - x));
+                }
             }
         }
     }
@@ -218,6 +228,8 @@ macro_rules! with_pixels {
     };
 }
 
+use with_pixels;
+
 /// The part of packed weights that belongs to one panel.
 fn panel_of<'w, T>(shape: &ConvShape, packed: &'w [T], panel: usize) -> &'w [T] {
     let len = packed.len() / shape.out_channels.div_ceil(PANEL);
@@ -235,7 +247,7 @@ fn bytes(
 ) {
     let mut epilogue = Epilogue::new(terms);
     blocks::<4>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, panel);
+        epilogue.enter(terms, outputs, panel);
         let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
         with_pixels!(pixels, MR => {
             let acc = tile::bytes::<MR>(shape, weights, input, first, drain);
@@ -254,7 +266,7 @@ fn pairs<T: tile::Element>(
 ) {
     let mut epilogue = Epilogue::new(terms);
     blocks::<4>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, panel);
+        epilogue.enter(terms, outputs, panel);
         let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
         with_pixels!(pixels, MR => {
             let acc = tile::pairs::<MR, T>(shape, weights, input, first);
@@ -274,7 +286,7 @@ fn split(
     let mut epilogue = Epilogue::new(terms);
     // Two accumulators each: half as many pixels fit into registers.
     blocks::<2>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, panel);
+        epilogue.enter(terms, outputs, panel);
         let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
         with_pixels!(pixels, MR => {
             let acc = tile::split::<MR>(shape, weights, input, first);

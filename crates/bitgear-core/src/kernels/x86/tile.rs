@@ -51,6 +51,60 @@ pub(super) fn bytes<const MR: usize>(
     at: usize,
     drain: usize,
 ) -> Tile<MR> {
+    let even = drain.is_multiple_of(2) && runs(shape).all(|(_, len)| len.is_multiple_of(8));
+    match drain {
+        ..8 if even => briefly::<MR, 2>(shape, weights, input, at),
+        ..4 => briefly::<MR, 1>(shape, weights, input, at),
+        _ => drained::<MR>(shape, weights, input, at, drain),
+    }
+}
+
+/// As [`bytes`], widening after `DRAIN` steps; every run has a multiple of so many.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn briefly<const MR: usize, const DRAIN: usize>(
+    shape: &ConvShape,
+    weights: &[i8],
+    input: &[u8],
+    at: usize,
+) -> Tile<MR> {
+    let pixel = shape.strides[1] * shape.input.stride();
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+    let mut step = 0;
+    for (offset, len) in runs(shape) {
+        for done in (0..len).step_by(4 * DRAIN) {
+            let weights: [[__m256i; 2]; DRAIN] =
+                core::array::from_fn(|i| [0, 1].map(|half| load(weights, 2 * (step + i) + half)));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let codes: [__m256i; DRAIN] = core::array::from_fn(|i| {
+                    broadcast(input, at + r * pixel + offset + done + 4 * i)
+                });
+                for (half, acc) in acc.iter_mut().enumerate() {
+                    let mut sum = _mm256_maddubs_epi16(codes[0], weights[0][half]);
+                    for i in 1..DRAIN {
+                        let products = _mm256_maddubs_epi16(codes[i], weights[i][half]);
+                        sum = _mm256_add_epi16(sum, products);
+                    }
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, ones));
+                }
+            }
+            step += DRAIN;
+        }
+    }
+    acc
+}
+
+/// As [`bytes`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn drained<const MR: usize>(
+    shape: &ConvShape,
+    weights: &[i8],
+    input: &[u8],
+    at: usize,
+    drain: usize,
+) -> Tile<MR> {
     let pixel = shape.strides[1] * shape.input.stride();
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
@@ -64,12 +118,7 @@ pub(super) fn bytes<const MR: usize>(
                 let (low, high) =
                     (load(weights, 2 * (step + i)), load(weights, 2 * (step + i) + 1));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let index = at + r * pixel + offset + done + 4 * i;
-                    debug_assert!(index + 4 <= input.len(), "window inside the operand");
-                    // SAFETY: `check_conv` proved that every pixel's window lies inside the operand,
-                    // whose channels come in groups of 4.
-                    let codes = unsafe { input.as_ptr().add(index).cast::<i32>().read_unaligned() };
-                    let codes = _mm256_set1_epi32(codes);
+                    let codes = broadcast(input, at + r * pixel + offset + done + 4 * i);
                     sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(codes, low));
                     sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(codes, high));
                 }
@@ -182,13 +231,13 @@ fn two_pairs<T: Element>(input: &[T], index: usize) -> [__m256i; 2] {
     }
 }
 
-/// Two neighbouring codes in every 32-bit lane.
+/// Neighbouring codes in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast(input: &[u16], index: usize) -> __m256i {
-    debug_assert!(index + 2 <= input.len(), "window inside the operand");
+fn broadcast<T: Element>(input: &[T], index: usize) -> __m256i {
+    debug_assert!(index + 4 / size_of::<T>() <= input.len(), "window inside the operand");
     // SAFETY: `check_conv` proved that every pixel's window lies inside the operand, whose channels
     // come in groups of 4.
-    let pair = unsafe { input.as_ptr().add(index).cast::<i32>().read_unaligned() };
-    _mm256_set1_epi32(pair)
+    let codes = unsafe { input.as_ptr().add(index).cast::<i32>().read_unaligned() };
+    _mm256_set1_epi32(codes)
 }
