@@ -76,13 +76,17 @@ impl SinglePrecision {
     }
 }
 
+fn is_bytes(plain: &[i16]) -> bool {
+    plain.iter().all(|w| i8::try_from(*w).is_ok())
+}
+
 fn fits_i32((low, high): (i64, i64)) -> bool {
     i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX)
 }
 
 /// The class of AVX-512 VNNI, if it is exact.
 pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
-    let bytes = activation.get() <= 8 && plain.iter().all(|w| i8::try_from(*w).is_ok());
+    let bytes = activation.get() <= 8 && is_bytes(plain);
     let exact = bytes && fits_i32(accumulator_bound(shape, plain, activation));
     let class = if shape.is_depthwise() { Class::DepthwiseQuads } else { Class::Quads };
     (exact && (shape.is_depthwise() || shape.groups == 1)).then_some(class)
@@ -114,7 +118,11 @@ pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> C
 fn direct(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
     let bound = accumulator_bound(shape, plain, activation);
     if shape.is_depthwise() {
-        return if activation.get() <= 8 && fits_i32(bound) {
+        // No part of a sum leaves the bounds of the whole.
+        let words = i64::from(i16::MIN) <= bound.0 && bound.1 <= i64::from(i16::MAX);
+        return if activation.get() <= 8 && words && is_bytes(plain) {
+            Class::DepthwiseBytes
+        } else if activation.get() <= 8 && fits_i32(bound) {
             Class::DepthwisePairs
         } else {
             Class::Depthwise { wide: !fits_i32(bound) }
@@ -123,7 +131,7 @@ fn direct(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
     if shape.groups != 1 {
         return Class::Scalar;
     }
-    if activation.get() <= 8 && plain.iter().all(|w| i8::try_from(*w).is_ok()) && fits_i32(bound) {
+    if activation.get() <= 8 && is_bytes(plain) && fits_i32(bound) {
         let drain = drain(shape, plain, activation);
         if drain > 0 {
             return Class::Bytes { drain };

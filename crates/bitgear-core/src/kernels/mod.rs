@@ -20,6 +20,7 @@
 //! | [`Class::Winograd`] | up to 8 bits | about 10 bits | i32 | AVX2, FMA; 3 x 3, stride 1 |
 //! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |
 //! | [`Class::DepthwiseQuads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI, VBMI |
+//! | [`Class::DepthwiseBytes`] | up to 8 bits | up to 8 bits | i16 | AVX2, FMA |
 //! | [`Class::DepthwisePairs`] | up to 8 bits | any | i32 | AVX2, FMA |
 //! | [`Class::Depthwise`] | any | any | i32, or f64 | AVX2, FMA |
 //! | [`Class::Scalar`] | any | any | i64 | nothing |

@@ -371,6 +371,9 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         Expected("12 x 12 bits", dense, 2047, 12, Class::Pairs),
         Expected("16 x 16 bits", dense, 32767, 16, Class::Split),
         Expected("depthwise 8 x 8", depthwise, 127, 8, Class::DepthwisePairs),
+        // 9 · 255 · 14 = 32130; 15 would be 34425.
+        Expected("depthwise 5 x 8", depthwise, 14, 8, Class::DepthwiseBytes),
+        Expected("depthwise, larger weights", depthwise, 15, 8, Class::DepthwisePairs),
         Expected("depthwise 8 x 9", depthwise, 127, 9, Class::Depthwise { wide: false }),
         Expected("depthwise 16 x 16", depthwise, 32767, 16, Class::Depthwise { wide: true }),
         Expected("groups", grouped, 7, 4, Class::Scalar),

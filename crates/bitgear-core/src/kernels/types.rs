@@ -264,7 +264,9 @@ pub enum Class {
     Split,
     /// One channel at a time, four rows of the window at once.
     DepthwiseQuads,
-    /// One channel at a time, two rows of the window at once.
+    /// One channel at a time, two rows of the window at once, summed in 16 bits.
+    DepthwiseBytes,
+    /// One channel at a time, two rows of the window at once, summed in 32 bits.
     DepthwisePairs,
     /// One channel at a time, tap by tap.
     Depthwise {
@@ -285,6 +287,7 @@ impl core::fmt::Display for Class {
             Self::Winograd => f.write_str("winograd"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
+            Self::DepthwiseBytes => f.write_str("depthwise bytes"),
             Self::DepthwisePairs => f.write_str("depthwise pairs"),
             Self::Depthwise { wide } => {
                 f.write_str(if *wide { "depthwise wide" } else { "depthwise" })
@@ -345,7 +348,11 @@ pub(super) const PANEL: usize = 16;
 pub(super) const fn step_width(class: Class) -> usize {
     match class {
         Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => 4,
-        Class::Pairs | Class::Winograd | Class::Split | Class::DepthwisePairs => 2,
+        Class::Pairs
+        | Class::Winograd
+        | Class::Split
+        | Class::DepthwiseBytes
+        | Class::DepthwisePairs => 2,
         Class::Depthwise { .. } | Class::Scalar => 1,
     }
 }
@@ -354,7 +361,9 @@ pub(super) const fn step_width(class: Class) -> usize {
 pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
     let [height, width] = shape.kernel;
     match class {
-        Class::DepthwiseQuads | Class::DepthwisePairs => height.div_ceil(step_width(class)) * width,
+        Class::DepthwiseQuads | Class::DepthwiseBytes | Class::DepthwisePairs => {
+            height.div_ceil(step_width(class)) * width
+        }
         Class::Depthwise { .. } => height * width,
         Class::Winograd => winograd::POINTS * shape.input.stride() / step_width(class),
         _ => height * width * shape.input.stride() / step_width(class),
@@ -365,9 +374,11 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     let panels = shape.out_channels.div_ceil(PANEL);
     let len = panels * steps(class, shape) * PANEL * step_width(class);
     match class {
-        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => {
-            PackedLen::I8(len)
-        }
+        Class::Bytes { .. }
+        | Class::Matrix
+        | Class::Quads
+        | Class::DepthwiseQuads
+        | Class::DepthwiseBytes => PackedLen::I8(len),
         Class::Pairs
         | Class::Winograd
         | Class::Split
@@ -413,7 +424,10 @@ fn packed_code(class: Class, shape: &ConvShape, plain: &[i16], index: usize) -> 
             .map_or(0, |filter| winograd::weight(filter, channels, channel, point) as i16);
     }
     let place = match class {
-        Class::DepthwiseQuads | Class::DepthwisePairs | Class::Depthwise { .. } => {
+        Class::DepthwiseQuads
+        | Class::DepthwiseBytes
+        | Class::DepthwisePairs
+        | Class::Depthwise { .. } => {
             let row = step / columns * width + within;
             (row < shape.kernel[0]).then_some(row * columns + step % columns)
         }

@@ -3,14 +3,16 @@
 
 use core::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_setzero_si128,
-    _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32, _mm256_cvtepu8_epi16,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_setzero_si256, _mm512_castsi128_si512,
-    _mm512_dpbusd_epi32, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_permutexvar_epi8,
-    _mm512_setzero_si512,
+    _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi16, _mm256_add_epi32,
+    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepu8_epi16, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set_m128i,
+    _mm256_setzero_si256, _mm512_castsi128_si512, _mm512_dpbusd_epi32, _mm512_inserti32x4,
+    _mm512_loadu_si512, _mm512_permutexvar_epi8, _mm512_setzero_si512,
 };
 
 use super::epilogue::Epilogue;
 use super::lanes::{Lanes, first};
+use super::panel_of;
 use super::tile::Tile;
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
@@ -196,7 +198,7 @@ fn multiply_quads<const MR: usize, const WIDTH: usize, const STRIDE: usize, cons
     each!(rows, column, multiply);
 }
 
-/// Rows in pairs, with AVX2. `packed` is [panel][pair of rows][column][channel][row].
+/// Rows in pairs, with AVX2, summed in 32 bits. `packed` is [panel][pair of rows][column][channel][row].
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn pairs(
     shape: &ConvShape,
@@ -208,6 +210,18 @@ pub(super) fn pairs(
     with_window!(shape, 4, pairs_in(shape, packed, input, terms, outputs));
 }
 
+/// As [`pairs`], summed in 16 bits.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn bytes(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    with_window!(shape, 8, bytes_in(shape, packed, input, terms, outputs));
+}
+
 #[target_feature(enable = "avx2,fma")]
 fn pairs_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     shape: &ConvShape,
@@ -217,27 +231,21 @@ fn pairs_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let panels = shape.out_channels.div_ceil(PANEL);
     let [height, width] = shape.kernel;
-    for panel in 0..panels {
+    blocks(shape, MR, |panel, at| {
         epilogue.enter(terms, outputs, panel);
-        let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
-        for y in 0..shape.out_height {
-            for x in (0..shape.out_width).step_by(MR) {
-                let at = [y, x.min(shape.out_width - MR)];
-                let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
-                for (ky, taps) in (0..height).step_by(2).zip(weights.chunks_exact(width * 32)) {
-                    let rows = Rows::new(shape, input, at, panel * PANEL, ky);
-                    let acc = &mut acc;
-                    match height - ky {
-                        1 => multiply_pairs::<MR, WIDTH, STRIDE, 1>(acc, taps, rows),
-                        _ => multiply_pairs::<MR, WIDTH, STRIDE, 2>(acc, taps, rows),
-                    }
-                }
-                epilogue.store(&acc, at, terms, outputs);
+        let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
+        let weights = panel_of(shape, packed, panel).chunks_exact(width * 2 * PANEL);
+        for (ky, taps) in (0..height).step_by(2).zip(weights) {
+            let rows = Rows::new(shape, input, at, panel * PANEL, ky);
+            if ky + 1 < height {
+                multiply_pairs::<MR, WIDTH, STRIDE, 2>(&mut acc, taps, rows);
+            } else {
+                multiply_pairs::<MR, WIDTH, STRIDE, 1>(&mut acc, taps, rows);
             }
         }
-    }
+        epilogue.store(&acc, at, terms, outputs);
+    });
 }
 
 #[inline]
@@ -265,6 +273,74 @@ fn multiply_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize, cons
         }
     };
     each!(rows, column, multiply);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn bytes_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    let mut epilogue = Epilogue::new(terms);
+    let [height, width] = shape.kernel;
+    blocks(shape, MR, |panel, at| {
+        epilogue.enter(terms, outputs, panel);
+        let mut sums = [_mm256_setzero_si256(); MR];
+        let weights = panel_of(shape, packed, panel).chunks_exact(width * 2 * PANEL);
+        for (ky, taps) in (0..height).step_by(2).zip(weights) {
+            let rows = Rows::new(shape, input, at, panel * PANEL, ky);
+            if ky + 1 < height {
+                multiply_bytes::<MR, WIDTH, STRIDE, 2>(&mut sums, taps, rows);
+            } else {
+                multiply_bytes::<MR, WIDTH, STRIDE, 1>(&mut sums, taps, rows);
+            }
+        }
+        let acc: Tile<MR> = sums.map(|sums| {
+            [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)]
+                .map(|half| _mm256_cvtepi16_epi32(half))
+        });
+        epilogue.store(&acc, at, terms, outputs);
+    });
+}
+
+/// Sixteen channels.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply_bytes<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
+    sums: &mut [__m256i; MR],
+    taps: &[i8],
+    rows: Rows<'_>,
+) {
+    let column = |j: usize| {
+        let above = sixteen(rows.input, rows.index(0, j));
+        if ROWS == 1 {
+            return _mm256_cvtepu8_epi16(above);
+        }
+        let below = sixteen(rows.input, rows.index(1, j));
+        _mm256_set_m128i(_mm_unpackhi_epi8(above, below), _mm_unpacklo_epi8(above, below))
+    };
+    let mut multiply = |r: usize, kx: usize, column: __m256i| {
+        let tap = &taps[kx * 32..][..32];
+        // SAFETY: the slice is 32 bytes long.
+        let tap = unsafe { _mm256_loadu_si256(tap.as_ptr().cast()) };
+        sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(column, tap));
+    };
+    each!(rows, column, multiply);
+}
+
+/// Visits the result panel by panel, then row by row, `pixels` pixels at a time; a row's last block
+/// overlaps the one before it.
+#[inline]
+fn blocks(shape: &ConvShape, pixels: usize, mut block: impl FnMut(usize, [usize; 2])) {
+    for panel in 0..shape.out_channels.div_ceil(PANEL) {
+        for y in 0..shape.out_height {
+            for x in (0..shape.out_width).step_by(pixels) {
+                block(panel, [y, x.min(shape.out_width - pixels)]);
+            }
+        }
+    }
 }
 
 /// Sixteen codes from `at`; zeros beyond the end of memory.

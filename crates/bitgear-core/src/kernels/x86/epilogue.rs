@@ -9,13 +9,13 @@ use core::arch::x86_64::{
     _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd,
     _mm256_max_ps, _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16,
     _mm256_permutevar8x32_epi32, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
-    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_setzero_ps,
-    _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_pd,
+    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_storeu_si256,
+    _mm256_sub_epi32, _mm256_sub_pd,
 };
 
 use super::columns::sixteen;
 use super::tile::Tile;
-use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
+use crate::kernels::types::{Bias, Codes, CodesMut, MapLayout, Output, PANEL, Source, Terms};
 
 /// Adding 1.5 · 2^23 rounds a float below 2^22 to an integer, half to even, and puts the integer into
 /// the low bits of the significand; with a fused multiply-add the product is rounded nowhere else.
@@ -156,32 +156,40 @@ impl Epilogue {
             }
             return;
         }
+        let channel = self.panel * PANEL;
+        let place = |layout: &MapLayout| (layout.offset(y, x) + channel, layout.stride());
+        let residual = terms.residual.and_then(|source| match source.codes {
+            Codes::U8(codes) => Some((codes, place(&source.layout))),
+            Codes::U16(_) => None,
+        });
+        let mut places = [(0, 0); 2];
+        for (places, output) in places.iter_mut().zip(&*outputs) {
+            *places = place(&output.layout);
+        }
         // Every sum of these is an integer below 2^24, or so large that the result saturates.
         let unit = _mm256_set1_ps(self.unit);
-        let mut t = [[_mm256_setzero_ps(); 2]; MR];
-        for (t, acc) in t.iter_mut().zip(acc) {
-            for half in 0..2 {
-                let bias = load_f32(&self.bias, 8 * half);
-                t[half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[half]), unit, bias);
-            }
-        }
-        let channel = self.panel * PANEL;
-        if let Some(Source { codes: Codes::U8(codes), layout }) = &terms.residual {
-            let (at, stride) = (layout.offset(y, x) + channel, layout.stride());
-            for (r, t) in t.iter_mut().enumerate() {
-                let codes = sixteen(codes, at + r * stride);
-                let halves = [codes, _mm_unpackhi_epi64(codes, codes)];
-                for (half, codes) in halves.into_iter().enumerate() {
-                    let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
-                    t[half] = _mm256_fmadd_ps(codes, load_f32(&self.residual, 8 * half), t[half]);
+        for r in (0..MR).step_by(2) {
+            let mut t = [acc[r], acc[MR.min(r + 2) - 1]].map(|acc| {
+                [0, 1].map(|half| {
+                    let bias = load_f32(&self.bias, 8 * half);
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[half]), unit, bias)
+                })
+            });
+            if let Some((codes, (at, stride))) = residual {
+                for (i, t) in t.iter_mut().enumerate() {
+                    let codes = sixteen(codes, at + (r + i) * stride);
+                    let halves = [codes, _mm_unpackhi_epi64(codes, codes)];
+                    for (half, codes) in halves.into_iter().enumerate() {
+                        let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+                        let multipliers = load_f32(&self.residual, 8 * half);
+                        t[half] = _mm256_fmadd_ps(codes, multipliers, t[half]);
+                    }
                 }
             }
-        }
-        for (output, rounding) in outputs.iter_mut().zip(&self.roundings) {
-            let (at, stride) = (output.layout.offset(y, x) + channel, output.layout.stride());
-            let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
-            for r in (0..MR).step_by(2) {
-                let codes = rounding.codes([t[r], t[MR.min(r + 2) - 1]]);
+            let versions = outputs.iter_mut().zip(&self.roundings).zip(places);
+            for ((output, rounding), (at, stride)) in versions {
+                let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
+                let codes = rounding.codes(t);
                 let first = &mut memory[at + r * stride..][..rounding.count];
                 store_bytes(first, _mm256_castsi256_si128(codes));
                 if r + 1 < MR {

@@ -86,6 +86,10 @@ impl Avx2 {
                 // SAFETY: as above.
                 unsafe { depthwise::conv(shape, packed, codes, wide, terms, outputs) }
             }
+            (Class::DepthwiseBytes, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { columns::bytes(shape, packed, codes, terms, outputs) }
+            }
             (Class::DepthwisePairs, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { columns::pairs(shape, packed, codes, terms, outputs) }
