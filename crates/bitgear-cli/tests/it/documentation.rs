@@ -22,6 +22,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_page_is_in_the_book_and_every_link_leads_somewhere() {
     let docs = root().join("docs");
+    let book = docs.canonicalize().unwrap();
     let listed: BTreeSet<PathBuf> = pages().into_iter().collect();
     for folder in [docs.clone(), docs.join("guides"), docs.join("concepts"), docs.join("reference")]
     {
@@ -43,6 +44,8 @@ fn every_page_is_in_the_book_and_every_link_leads_somewhere() {
             let target =
                 if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(target.exists(), "{}: `{link}` leads nowhere", page.display());
+            let inside = *page == readme || target.canonicalize().unwrap().starts_with(&book);
+            assert!(inside, "{}: `{link}` leads out of the book", page.display());
             if !anchor.is_empty() {
                 let text = fs::read_to_string(&target).unwrap();
                 let anchors = text.lines().filter(|line| line.starts_with('#')).map(anchor_of);

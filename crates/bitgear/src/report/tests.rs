@@ -1,6 +1,7 @@
 //! Reports of small runs made up from random answers, which the library itself decides and sums up.
 
 mod browser;
+mod keyboard;
 
 use super::*;
 use crate::certify::{Demand, Test, Verdict};

@@ -48,12 +48,18 @@ impl Grid {
     /// The code nearest to `value`, saturating; ties go to the even code or, among odd codes, to the
     /// one of even number.
     pub(crate) fn nearest(&self, value: f64) -> i32 {
+        self.round(value) as i32
+    }
+
+    /// [`Self::nearest`] as a float.
+    #[inline]
+    pub(crate) fn round(&self, value: f64) -> f64 {
         let nearest = if self.step == 1 {
-            value.round_ties_even()
+            round_ties_even(value)
         } else {
-            2.0 * ((value - 1.0) / 2.0).round_ties_even() + 1.0
+            2.0 * round_ties_even((value - 1.0) / 2.0) + 1.0
         };
-        nearest.clamp(f64::from(self.low), f64::from(self.high)) as i32
+        nearest.clamp(f64::from(self.low), f64::from(self.high))
     }
 
     /// Whether the only codes are -1 and +1.
@@ -67,6 +73,15 @@ impl Grid {
     }
 }
 
+/// [`f64::round_ties_even`] up to 2^51, and far from 0 beyond; not a call, so that loops of it run on
+/// vectors.
+#[inline]
+fn round_ties_even(value: f64) -> f64 {
+    /// Beside it doubles are the whole numbers.
+    const WHOLE: f64 = 1.5 * (1_u64 << 52) as f64;
+    (value + WHOLE) - WHOLE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +92,10 @@ mod tests {
         assert_eq!([-9.0, -1.2, 0.4, 9.0].map(|v| Grid::new(bits(3)).nearest(v)), [-4, -1, 0, 3]);
         assert_eq!([-9.0, -0.1, 0.1, 9.0].map(|v| Grid::new(bits(1)).nearest(v)), [-1, -1, 1, 1]);
         assert_eq!([-9.0, -2.1, 0.1, 1.9].map(|v| Grid::odd(bits(2)).nearest(v)), [-3, -3, 1, 1]);
+        for value in [0.5_f64, 1.5, -0.5, -2.5, 0.499_999_999_999_999_94, 3.2, -7.7, 1e300, -1e300]
+        {
+            let expected = value.round_ties_even().clamp(-8.0, 7.0);
+            assert_eq!(f64::from(Grid::new(bits(4)).nearest(value)), expected, "{value}");
+        }
     }
 }

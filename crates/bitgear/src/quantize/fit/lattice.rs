@@ -12,6 +12,8 @@ use super::grid::Grid;
 pub(crate) struct Lattice {
     /// (K, K), row-major.
     moments: Vec<f64>,
+    /// Of the moments.
+    diagonal: Vec<f64>,
     /// Which column is rounded when: those of most weight first.
     order: Vec<usize>,
     /// Row j holds R\[i\]\[j\] / R\[j\]\[j\] for the i before j, in rounding order.
@@ -46,12 +48,9 @@ impl Lattice {
         let r = |i: usize, j: usize| factor[(n - 1 - i, n - 1 - j)];
         let ratios = (0..n).map(|j| (0..j).map(|i| r(i, j) / r(j, j)).collect()).collect();
         let weights = (0..n).map(|j| r(j, j) * r(j, j)).collect();
+        let diagonal = (0..n).map(|k| moments[(k, k)]).collect();
         let moments = (0..n * n).map(|i| moments[(i / n, i % n)]).collect();
-        Some(Self { moments, order, ratios, weights })
-    }
-
-    fn diagonal(&self, k: usize) -> f64 {
-        self.moments[k * (self.order.len() + 1)]
+        Some(Self { moments, diagonal, order, ratios, weights })
     }
 
     fn row(&self, k: usize) -> &[f64] {
@@ -97,11 +96,11 @@ impl Lattice {
             // Those of least weight first: they cost least to move.
             for &k in self.order.iter().rev() {
                 let code = i32::from(row.codes[k]);
-                let wanted = f64::from(code) - gradient[k] / (self.diagonal(k) * scale);
+                let wanted = f64::from(code) - gradient[k] / (self.diagonal[k] * scale);
                 let to = clamp(grid.nearest(wanted), limits, k);
                 if to != code {
                     let change = scale * f64::from(to - code);
-                    row.error += change * (2.0 * gradient[k] + change * self.diagonal(k));
+                    row.error += change * (2.0 * gradient[k] + change * self.diagonal[k]);
                     for (g, h) in gradient.iter_mut().zip(self.row(k)) {
                         *g += change * h;
                     }
@@ -155,14 +154,10 @@ impl Lattice {
 
     /// Squared error of nearest codes, each weighted by its second moment alone.
     pub(crate) fn nearest_error(&self, weights: &[f64], scale: f64, grid: Grid) -> f64 {
-        weights
-            .iter()
-            .enumerate()
-            .map(|(k, &w)| {
-                let miss = scale * f64::from(grid.nearest(w / scale)) - w;
-                miss * miss * self.diagonal(k)
-            })
-            .sum()
+        sum_by_lanes(weights, &self.diagonal, |w, moment| {
+            let miss = scale * grid.round(w / scale) - w;
+            miss * miss * moment
+        })
     }
 }
 
@@ -170,18 +165,22 @@ fn clamp(code: i32, limits: Option<&Limits>, k: usize) -> i32 {
     limits.map_or(code, |limits| code.clamp(i32::from(limits[k].0), i32::from(limits[k].1)))
 }
 
-/// Σ a · b over the shorter one, in a fixed order that lets several sums run side by side.
+/// Σ a · b over the shorter one.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
+    sum_by_lanes(&a[..n], &b[..n], |a, b| a * b)
+}
+
+/// Σ term(a, b), in a fixed order that lets several sums run side by side.
+fn sum_by_lanes(a: &[f64], b: &[f64], term: impl Fn(f64, f64) -> f64) -> f64 {
     let mut lanes = [0.0; 8];
     let (whole_a, rest_a) = a.as_chunks::<8>();
     let (whole_b, rest_b) = b.as_chunks::<8>();
     for (a, b) in whole_a.iter().zip(whole_b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += term(a, b);
         }
     }
-    let rest: f64 = rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum();
+    let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| term(a, b)).sum();
     lanes.iter().sum::<f64>() + rest
 }

@@ -1,7 +1,8 @@
 //! Fits the integers of one layer to the moments of its data.
 
+use faer::linalg::matmul::matmul;
 use faer::prelude::Solve;
-use faer::{Mat, Side};
+use faer::{Accum, Mat, Par, Side};
 use rayon::prelude::*;
 
 use super::grid::Grid;
@@ -72,13 +73,15 @@ impl Request<'_> {
     /// The best integers by held-out error, fitted once more to all samples.
     pub(crate) fn fit(&self, moments: &LayerMoments, known: Option<Strategy>) -> LayerFit {
         let strategies = known.map_or_else(|| self.strategies(), |strategy| vec![strategy]);
+        let (fitted, held_out) = (centred(&moments.fitted), centred(&moments.held_out));
         let trial = |strategy: &Strategy| {
-            let (weights, bias) = self.fit_with(*strategy, &moments.fitted, Effort::Quick);
-            self.error(&weights, &bias, &moments.held_out)
+            let (weights, bias) = self.fit_with(*strategy, &fitted, Effort::Quick);
+            self.error(&weights, &bias, &held_out)
         };
         let errors: Vec<f64> = strategies.par_iter().map(trial).collect();
         let best = (0..errors.len()).fold(0, |b, i| if errors[i] < errors[b] { i } else { b });
-        let (weights, bias) = self.fit_with(strategies[best], &moments.all(), Effort::Full);
+        let all = centred(&moments.all());
+        let (weights, bias) = self.fit_with(strategies[best], &all, Effort::Full);
         LayerFit {
             weights,
             odd: self.grid.is_odd(),
@@ -109,8 +112,8 @@ impl Request<'_> {
         let strategies = self.strategies();
         let middle = strategies.iter().find(|s| s.ridge.is_none_or(|r| r == RIDGES[1]));
         let strategy = *middle.unwrap_or(&strategies[0]);
-        let (weights, bias) = self.fit_with(strategy, &moments.fitted, Effort::Quick);
-        self.error(&weights, &bias, &moments.held_out)
+        let (weights, bias) = self.fit_with(strategy, &centred(&moments.fitted), Effort::Quick);
+        self.error(&weights, &bias, &centred(&moments.held_out))
     }
 
     fn strategies(&self) -> Vec<Strategy> {
@@ -134,37 +137,41 @@ impl Request<'_> {
     fn fit_with(
         &self,
         strategy: Strategy,
-        moments: &[Moments],
+        moments: &[Centred],
         effort: Effort,
     ) -> (QuantizedWeights, Vec<f32>) {
-        let centred: Vec<Centred> = moments.iter().map(Centred::new).collect();
         let outputs = self.bias.len() / moments.len();
         let rows = match strategy.rounding {
             Rounding::Nearest => self.nearest(),
-            Rounding::Compensated => self.compensated(strategy.ridge, &centred, effort),
+            Rounding::Compensated => self.compensated(strategy.ridge, moments, effort),
         };
         let mut weights = QuantizedWeights {
             codes: Vec::with_capacity(self.weights.len()),
             scales: Vec::with_capacity(rows.len()),
         };
         let mut bias = Vec::with_capacity(rows.len());
-        for (o, mut row) in rows.into_iter().enumerate() {
-            let moments = &centred[o / outputs];
-            if strategy.correction == Correction::Statistics
-                && !self.constraints.per_tensor_scales
-                && !self.constraints.power_of_two_scales
-            {
-                let variance = moments.variance(&row);
-                if variance > 0.0 {
-                    row.scale *= (moments.tt[o % outputs] / variance).sqrt();
+        let rescaled = strategy.correction == Correction::Statistics
+            && !self.constraints.per_tensor_scales
+            && !self.constraints.power_of_two_scales;
+        let mut rows = rows.into_iter();
+        for (moments, own) in moments.iter().zip(self.bias.chunks_exact(outputs)) {
+            let mut rows: Vec<Row> = rows.by_ref().take(outputs).collect();
+            if rescaled {
+                let variances = moments.variances(&rows);
+                for ((row, variance), wanted) in rows.iter_mut().zip(variances).zip(&moments.tt) {
+                    if variance > 0.0 {
+                        row.scale *= (wanted / variance).sqrt();
+                    }
                 }
             }
-            bias.push(match strategy.correction {
-                Correction::None => self.bias[o],
-                _ => (moments.t[o % outputs] - moments.mean(&row)) as f32,
-            });
-            weights.codes.extend(row.codes);
-            weights.scales.push(row.scale);
+            for ((row, mean), own) in rows.into_iter().zip(&moments.t).zip(own) {
+                bias.push(match strategy.correction {
+                    Correction::None => *own,
+                    _ => (mean - moments.mean(&row)) as f32,
+                });
+                weights.codes.extend(row.codes);
+                weights.scales.push(row.scale);
+            }
         }
         (weights, bias)
     }
@@ -327,25 +334,20 @@ impl Request<'_> {
     }
 
     /// Squared error per row of data over the variance of what is wanted.
-    pub(crate) fn error(
-        &self,
-        weights: &QuantizedWeights,
-        bias: &[f32],
-        moments: &[Moments],
-    ) -> f64 {
+    fn error(&self, weights: &QuantizedWeights, bias: &[f32], moments: &[Centred]) -> f64 {
         let outputs = bias.len() / moments.len();
+        let row =
+            |(codes, &scale): (&[i16], &f64)| Row { codes: codes.to_vec(), scale, error: 0.0 };
+        let mut rows = weights.codes.chunks_exact(self.columns).zip(&weights.scales).map(row);
         let (mut error, mut whole) = (0.0, 0.0);
-        for (group, moments) in moments.iter().enumerate() {
-            let centred = Centred::new(moments);
-            for r in 0..outputs {
-                let o = group * outputs + r;
-                let codes = &weights.codes[o * self.columns..][..self.columns];
-                let row = Row { codes: codes.to_vec(), scale: weights.scales[o], error: 0.0 };
-                let shift = centred.t[r] - centred.mean(&row) - f64::from(bias[o]);
-                error += centred.tt[r] - 2.0 * centred.covariance(&row, r)
-                    + centred.variance(&row)
-                    + shift * shift;
-                whole += centred.tt[r];
+        for (moments, bias) in moments.iter().zip(bias.chunks_exact(outputs)) {
+            let rows: Vec<Row> = rows.by_ref().take(outputs).collect();
+            let variances = moments.variances(&rows);
+            for (r, ((row, variance), bias)) in rows.iter().zip(variances).zip(bias).enumerate() {
+                let shift = moments.t[r] - moments.mean(row) - f64::from(*bias);
+                error +=
+                    moments.tt[r] - 2.0 * moments.covariance(row, r) + variance + shift * shift;
+                whole += moments.tt[r];
             }
         }
         if whole > 0.0 { error / whole } else { error }
@@ -366,6 +368,10 @@ fn best_first(mut scales: Vec<f64>, error: impl Fn(f64) -> f64) -> Vec<f64> {
     let mut rated: Vec<(f64, f64)> = scales.drain(..).map(|scale| (error(scale), scale)).collect();
     rated.sort_by(|a, b| a.0.total_cmp(&b.0));
     rated.into_iter().map(|(_, scale)| scale).collect()
+}
+
+fn centred(moments: &[Moments]) -> Vec<Centred> {
+    moments.iter().map(Centred::new).collect()
 }
 
 /// Means and central second moments of one group.
@@ -398,16 +404,14 @@ impl Centred {
         row.scale * sum
     }
 
-    /// Variance of the result of a row of codes.
-    fn variance(&self, row: &Row) -> f64 {
-        let mut sum = 0.0;
-        for (j, &q) in row.codes.iter().enumerate().filter(|(_, q)| **q != 0) {
-            let column = self.xx.col(j);
-            let along: f64 =
-                row.codes.iter().zip(column.iter()).map(|(&q, h)| f64::from(q) * h).sum();
-            sum += f64::from(q) * along;
-        }
-        row.scale * row.scale * sum
+    /// Variance of the result of each row of codes.
+    fn variances(&self, rows: &[Row]) -> Vec<f64> {
+        let codes = Mat::from_fn(self.x.len(), rows.len(), |k, r| f64::from(rows[r].codes[k]));
+        let mut along = Mat::zeros(codes.nrows(), codes.ncols());
+        matmul(&mut along, Accum::Replace, &self.xx, &codes, 1.0, Par::Seq);
+        let both = codes.col_iter().zip(along.col_iter());
+        let sums = both.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a * b).sum::<f64>());
+        rows.iter().zip(sums).map(|(row, sum)| row.scale * row.scale * sum).collect()
     }
 
     /// Covariance of the result of a row of codes and what is wanted of output `r`.

@@ -9,7 +9,7 @@ use super::super::{Run, explorer};
 use super::{ONE, SUMMED, THREE, TWO, run};
 
 /// The browser; tests that need it name themselves where it is absent.
-fn browser(test: &str) -> Option<PathBuf> {
+pub(super) fn browser(test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let found = std::env::split_paths(&path)
