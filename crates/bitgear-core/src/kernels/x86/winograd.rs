@@ -37,6 +37,7 @@ pub(super) fn conv(
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
+    #[expect(clippy::large_stack_arrays, reason = "74 kB, never cleared; kernels do not allocate")]
     let mut transformed = Transformed([MaybeUninit::uninit(); _]);
     let mut sums = [_mm256_setzero_si256(); POINTS * TILES * 2];
     let across = shape.out_width.div_ceil(TILE);
@@ -92,6 +93,7 @@ fn transform(
                 _mm256_cvtepu8_epi16(sixteen(input, at))
             }))
         });
+        #[expect(clippy::needless_range_loop, reason = "a column of all rows")]
         for j in 0..PATCH {
             let points = six(core::array::from_fn(|i| rows[i][j]));
             for (i, point) in points.into_iter().enumerate() {
@@ -142,12 +144,12 @@ fn multiply<const MR: usize>(
         for (pair, weights) in weights.chunks_exact(2 * PANEL).enumerate() {
             // SAFETY: the slice is 64 bytes long.
             let weights = unsafe {
-                let weights = weights.as_ptr().cast::<__m256i>();
-                [_mm256_loadu_si256(weights), _mm256_loadu_si256(weights.add(1))]
+                let weights = weights.as_ptr();
+                [_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(PANEL).cast())]
             };
             for (acc, codes) in acc.iter_mut().zip(codes) {
                 // SAFETY: there are as many pairs of codes as of weights, and `transform` wrote them.
-                let pair = unsafe { codes.as_ptr().cast::<i32>().add(pair).read_unaligned() };
+                let pair = unsafe { codes.as_ptr().add(2 * pair).cast::<i32>().read_unaligned() };
                 let pair = _mm256_set1_epi32(pair);
                 for half in 0..2 {
                     let products = _mm256_madd_epi16(pair, weights[half]);
