@@ -1,6 +1,6 @@
 """Times networks in bitgear and in ONNX Runtime, float and int8, one after the other.
 
-    pip install numpy onnx onnxruntime
+    pip install numpy onnx onnxruntime sympy
     cargo build --release
     python benches/compare.py [MODEL.onnx ...] [--points w8a8,w4a4 --batch 1,64 --threads 1]
 
