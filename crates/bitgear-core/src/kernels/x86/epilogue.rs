@@ -3,14 +3,15 @@
 use core::arch::x86_64::{
     __m128i, __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
     _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm_unpackhi_epi64,
-    _mm256_add_pd, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128,
-    _mm256_cvtepi32_pd, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
-    _mm256_cvtpd_epi32, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256,
-    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd,
-    _mm256_max_ps, _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16,
+    _mm256_add_epi32, _mm256_add_pd, _mm256_castpd_ps, _mm256_castpd_si256, _mm256_castps_pd,
+    _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd,
+    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32,
+    _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd,
+    _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps,
+    _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permute4x64_pd,
     _mm256_permutevar8x32_epi32, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
-    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_storeu_si256,
-    _mm256_sub_epi32, _mm256_sub_pd,
+    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_shuffle_ps,
+    _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_pd,
 };
 
 use super::columns::sixteen;
@@ -75,18 +76,43 @@ impl Rounding {
         }
     }
 
-    /// Codes of 16 channels of two pixels, each in half a register.
+    /// Rounded results before the zero is added, as sums with the rounding constant, of 8 channels.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn codes(&self, t: [[__m256; 2]; 2]) -> __m256i {
-        let round = _mm256_set1_ps(ROUND_F32);
-        let (low, bits) = (_mm256_set1_ps(self.limits[0]), _mm256_set1_epi32(self.bits));
-        let [first, second] = t.map(|t| {
-            let [first, second] = [0, 1].map(|half| {
-                let multipliers = load_f32(&self.multipliers, 8 * half);
-                let q = _mm256_max_ps(_mm256_fmadd_ps(t[half], multipliers, round), low);
-                _mm256_sub_epi32(_mm256_castps_si256(q), bits)
-            });
+    fn narrow(&self, t: __m256, lane: usize) -> __m256i {
+        let (round, low) = (_mm256_set1_ps(ROUND_F32), _mm256_set1_ps(self.limits[0]));
+        let multipliers = load_f32(&self.multipliers, lane);
+        let q = _mm256_max_ps(_mm256_fmadd_ps(t, multipliers, round), low);
+        _mm256_castps_si256(q)
+    }
+
+    /// The same in double precision, made to look as if it had been single.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn wide(&self, t: [__m256d; 2], lane: usize) -> __m256i {
+        let round = _mm256_set1_pd(ROUND_F64);
+        // The same limits, by another rounding constant.
+        let [low, high] = self
+            .limits
+            .map(|limit| _mm256_set1_pd(f64::from(limit) - f64::from(ROUND_F32) + ROUND_F64));
+        let multipliers = widened(load_f32(&self.multipliers, lane));
+        let [first, second] = [0, 1].map(|i| {
+            let q = _mm256_fmadd_pd(t[i], multipliers[i], round);
+            _mm256_castpd_ps(_mm256_min_pd(_mm256_max_pd(q, low), high))
+        });
+        // Results are the low words of their doubles.
+        let low_words = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(first, second));
+        let results = _mm256_castpd_si256(_mm256_permute4x64_pd::<0xd8>(low_words));
+        _mm256_add_epi32(results, _mm256_set1_epi32(ROUND_F32.to_bits().cast_signed()))
+    }
+
+    /// Codes of 16 channels of two pixels, each in half a register, from rounded results.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn codes(&self, results: [[__m256i; 2]; 2]) -> __m256i {
+        let bits = _mm256_set1_epi32(self.bits);
+        let [first, second] = results.map(|results| {
+            let [first, second] = results.map(|results| _mm256_sub_epi32(results, bits));
             _mm256_packs_epi32(first, second)
         });
         // What is too large has become 255.
@@ -132,9 +158,10 @@ impl Epilogue {
         for (rounding, output) in self.roundings.iter_mut().zip(outputs) {
             *rounding = Rounding::new(output, panel);
         }
-        self.bytes = self.narrow
-            && outputs.len() <= self.roundings.len()
-            && outputs.iter().all(|output| matches!(output.codes, CodesMut::U8(_)))
+        self.bytes = outputs.len() <= self.roundings.len()
+            && outputs
+                .iter()
+                .all(|o| matches!(o.codes, CodesMut::U8(_)) && o.zero.unsigned_abs() < 1 << 16)
             && terms.residual.is_none_or(|source| matches!(source.codes, Codes::U8(_)));
     }
 
@@ -156,6 +183,50 @@ impl Epilogue {
             }
             return;
         }
+        if self.narrow {
+            // Every sum of these is an integer below 2^24, or so large that the result saturates.
+            let unit = _mm256_set1_ps(self.unit);
+            let term = |acc, lane: usize| {
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), unit, load_f32(&self.bias, lane))
+            };
+            let add = |t, codes, lane| {
+                let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+                _mm256_fmadd_ps(codes, load_f32(&self.residual, lane), t)
+            };
+            let round = |rounding: &Rounding, t, lane| rounding.narrow(t, lane);
+            self.store_bytes(acc, [y, x], terms, outputs, term, add, round);
+        } else {
+            // Every sum of these is an integer below 2^53.
+            let unit = _mm256_set1_pd(f64::from(self.unit));
+            let term = |acc, lane: usize| {
+                let (acc, bias) = (doubles(acc), load_f64(&self.wide_bias, lane));
+                [0, 1].map(|i| _mm256_fmadd_pd(acc[i], unit, bias[i]))
+            };
+            let add = |t: [__m256d; 2], codes, lane| {
+                let codes = doubles(_mm256_cvtepu8_epi32(codes));
+                let multipliers = load_f64(&self.wide_residual, lane);
+                [0, 1].map(|i| _mm256_fmadd_pd(codes[i], multipliers[i], t[i]))
+            };
+            let round = |rounding: &Rounding, t, lane| rounding.wide(t, lane);
+            self.store_bytes(acc, [y, x], terms, outputs, term, add, round);
+        }
+    }
+
+    /// As [`Self::store`], where all that is read and written are bytes. For eight channels, of which the
+    /// first is given: `term` makes t of sums, `add` adds codes of the residual, `round` gives the result.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    #[expect(clippy::too_many_arguments, reason = "three steps of one calculation")]
+    fn store_bytes<const MR: usize, T: Copy>(
+        &self,
+        acc: &Tile<MR>,
+        [y, x]: [usize; 2],
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+        term: impl Fn(__m256i, usize) -> T,
+        add: impl Fn(T, __m128i, usize) -> T,
+        round: impl Fn(&Rounding, T, usize) -> __m256i,
+    ) {
         let channel = self.panel * PANEL;
         let place = |layout: &MapLayout| (layout.offset(y, x) + channel, layout.stride());
         let residual = terms.residual.and_then(|source| match source.codes {
@@ -166,35 +237,26 @@ impl Epilogue {
         for (places, output) in places.iter_mut().zip(&*outputs) {
             *places = place(&output.layout);
         }
-        // Every sum of these is an integer below 2^24, or so large that the result saturates.
-        let unit = _mm256_set1_ps(self.unit);
         for r in (0..MR).step_by(2) {
-            let mut t = [acc[r], acc[MR.min(r + 2) - 1]].map(|acc| {
-                [0, 1].map(|half| {
-                    let bias = load_f32(&self.bias, 8 * half);
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[half]), unit, bias)
-                })
-            });
+            let mut t = [acc[r], acc[MR.min(r + 2) - 1]]
+                .map(|acc| [0, 1].map(|half| term(acc[half], 8 * half)));
             if let Some((codes, (at, stride))) = residual {
                 for (i, t) in t.iter_mut().enumerate() {
                     let codes = sixteen(codes, at + (r + i) * stride);
-                    let halves = [codes, _mm_unpackhi_epi64(codes, codes)];
-                    for (half, codes) in halves.into_iter().enumerate() {
-                        let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
-                        let multipliers = load_f32(&self.residual, 8 * half);
-                        t[half] = _mm256_fmadd_ps(codes, multipliers, t[half]);
-                    }
+                    t[0] = add(t[0], codes, 0);
+                    t[1] = add(t[1], _mm_unpackhi_epi64(codes, codes), 8);
                 }
             }
             let versions = outputs.iter_mut().zip(&self.roundings).zip(places);
             for ((output, rounding), (at, stride)) in versions {
                 let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
-                let codes = rounding.codes(t);
+                let results = t.map(|t| [0, 1].map(|half| round(rounding, t[half], 8 * half)));
+                let codes = rounding.codes(results);
                 let first = &mut memory[at + r * stride..][..rounding.count];
-                store_bytes(first, _mm256_castsi256_si128(codes));
+                store_sixteen(first, _mm256_castsi256_si128(codes));
                 if r + 1 < MR {
                     let second = &mut memory[at + (r + 1) * stride..][..rounding.count];
-                    store_bytes(second, _mm256_extracti128_si256::<1>(codes));
+                    store_sixteen(second, _mm256_extracti128_si256::<1>(codes));
                 }
             }
         }
@@ -370,7 +432,7 @@ fn residual(source: &Source<'_>, [y, x]: [usize; 2], channel: usize) -> __m256i 
 /// Stores at most sixteen bytes, as many as the pixel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_bytes(pixel: &mut [u8], codes: __m128i) {
+fn store_sixteen(pixel: &mut [u8], codes: __m128i) {
     match pixel.len() {
         // SAFETY: the slice holds sixteen bytes.
         16 => unsafe { _mm_storeu_si128(pixel.as_mut_ptr().cast(), codes) },
