@@ -2,19 +2,23 @@
 //! once and multiplied with every tap of neighbouring outputs.
 
 use core::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_setzero_si128,
+    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_srli_si128,
     _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepu8_epi16, _mm256_extracti128_si256,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set_m128i,
-    _mm256_setzero_si256, _mm512_castsi128_si512, _mm512_dpbusd_epi32, _mm512_inserti32x4,
-    _mm512_loadu_si512, _mm512_permutexvar_epi8, _mm512_setzero_si512,
+    _mm256_castsi256_si128, _mm256_cvtepi16_epi32, _mm256_cvtepu8_epi16, _mm256_cvtepu8_epi32,
+    _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_set_m128i, _mm256_setzero_si256, _mm512_castsi128_si512, _mm512_dpbusd_epi32,
+    _mm512_inserti32x4, _mm512_loadu_si512, _mm512_permutexvar_epi8, _mm512_setzero_si512,
 };
+use core::ops::Range;
 
 use super::epilogue::Epilogue;
 use super::lanes::{Lanes, first};
 use super::panel_of;
 use super::tile::Tile;
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
+
+/// Most pixels that are multiplied before they are finished.
+const PART: usize = 32;
 
 /// Calls `$run` with kernel width and horizontal stride as constants where they are usual ones; with
 /// 0, 0 and one pixel at a time otherwise. Blocks have at most `$most` pixels.
@@ -52,6 +56,8 @@ struct Rows<'a> {
     row: usize,
     /// Elements from column to column.
     column: usize,
+    /// Rows of a window.
+    height: usize,
     /// Columns of a window.
     width: usize,
 }
@@ -71,6 +77,7 @@ impl<'a> Rows<'a> {
             at: shape.origin(y, x) + channel + shape.tap(ky, 0),
             row: shape.tap(1, 0),
             column: shape.tap(0, 1),
+            height: shape.kernel[0] - ky,
             width: shape.kernel[1],
         }
     }
@@ -78,6 +85,25 @@ impl<'a> Rows<'a> {
     #[inline]
     fn index(&self, row: usize, column: usize) -> usize {
         self.at + row * self.row + column * self.column
+    }
+
+    /// Columns of a window, of which a constant may be known.
+    #[inline]
+    fn columns(&self, known: usize) -> usize {
+        if known > 0 { known } else { self.width }
+    }
+
+    /// Sixteen codes. With a `WIDTH` they are there, without it those beyond the end of memory are zero.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load<const WIDTH: usize>(&self, row: usize, column: usize) -> __m128i {
+        let at = self.index(row, column);
+        if WIDTH == 0 {
+            return sixteen(self.input, at);
+        }
+        debug_assert!(at + 16 <= self.input.len(), "window inside the operand");
+        // SAFETY: the caller has seen that the last pixel's sixteen codes are there.
+        unsafe { _mm_loadu_si128(self.input.as_ptr().add(at).cast()) }
     }
 }
 
@@ -207,7 +233,7 @@ pub(super) fn pairs(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    with_window!(shape, 4, pairs_in(shape, packed, input, terms, outputs));
+    with_window!(shape, 4, in_pairs(shape, packed, input, terms, outputs));
 }
 
 /// As [`pairs`], summed in 16 bits.
@@ -219,125 +245,135 @@ pub(super) fn bytes(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    with_window!(shape, 8, bytes_in(shape, packed, input, terms, outputs));
+    with_window!(shape, 8, in_pairs(shape, packed, input, terms, outputs));
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn pairs_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+fn in_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     shape: &ConvShape,
-    packed: &[i16],
+    packed: &[impl Weight],
     input: &[u8],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
     let mut epilogue = Epilogue::new(terms);
-    let [height, width] = shape.kernel;
-    blocks(shape, MR, |panel, at| {
-        epilogue.enter(terms, outputs, panel);
-        let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
-        let weights = panel_of(shape, packed, panel).chunks_exact(width * 2 * PANEL);
-        for (ky, taps) in (0..height).step_by(2).zip(weights) {
-            let rows = Rows::new(shape, input, at, panel * PANEL, ky);
-            if ky + 1 < height {
-                multiply_pairs::<MR, WIDTH, STRIDE, 2>(&mut acc, taps, rows);
-            } else {
-                multiply_pairs::<MR, WIDTH, STRIDE, 1>(&mut acc, taps, rows);
+    let mut sums = [[_mm256_setzero_si256(); 2]; PART];
+    let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
+    parts(shape, |panel, y, part| {
+        let weights = panel_of(shape, packed, panel);
+        for x in part.clone().step_by(MR) {
+            let x = x.min(part.end - MR);
+            let sums = sums[x - part.start..].first_chunk_mut().expect("parts fit");
+            // SAFETY: only functions compiled for AVX2 call this one.
+            unsafe {
+                if shape.origin(y, x + MR - 1) + last + panel * PANEL + 16 <= input.len() {
+                    let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
+                    Weight::multiply::<MR, WIDTH, STRIDE>(weights, rows, sums);
+                    continue;
+                }
+                for (x, sums) in (x..).zip(sums) {
+                    let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
+                    Weight::multiply::<1, 0, 0>(weights, rows, core::array::from_mut(sums));
+                }
             }
         }
-        epilogue.store(&acc, at, terms, outputs);
+        epilogue.enter(terms, outputs, panel);
+        epilogue.finish(&sums[..part.len()], [y, part.start], terms, outputs);
     });
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn multiply_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
-    acc: &mut Tile<MR>,
-    taps: &[i16],
-    rows: Rows<'_>,
-) {
-    let column = |j: usize| {
-        let above = sixteen(rows.input, rows.index(0, j));
-        let below =
-            if ROWS > 1 { sixteen(rows.input, rows.index(1, j)) } else { _mm_setzero_si128() };
-        [
-            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(above, below)),
-            _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(above, below)),
-        ]
-    };
-    let mut multiply = |r: usize, kx: usize, column: [__m256i; 2]| {
-        for half in 0..2 {
-            let tap = &taps[kx * 32 + 16 * half..][..16];
-            // SAFETY: the slice is 32 bytes long.
-            let tap = unsafe { _mm256_loadu_si256(tap.as_ptr().cast()) };
-            acc[r][half] = _mm256_add_epi32(acc[r][half], _mm256_madd_epi16(column[half], tap));
-        }
-    };
-    each!(rows, column, multiply);
+/// Packed weights, by how their products are summed.
+trait Weight: Copy {
+    /// Sums of `MR` outputs and 16 channels. With a `WIDTH`, sixteen codes can be read at every pixel.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has AVX2.
+    unsafe fn multiply<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+        weights: &[Self],
+        rows: Rows<'_>,
+        sums: &mut Tile<MR>,
+    );
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn bytes_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
-    shape: &ConvShape,
-    packed: &[i8],
-    input: &[u8],
-    terms: &Terms<'_>,
-    outputs: &mut [Output<'_>],
-) {
-    let mut epilogue = Epilogue::new(terms);
-    let [height, width] = shape.kernel;
-    blocks(shape, MR, |panel, at| {
-        epilogue.enter(terms, outputs, panel);
-        let mut sums = [_mm256_setzero_si256(); MR];
-        let weights = panel_of(shape, packed, panel).chunks_exact(width * 2 * PANEL);
-        for (ky, taps) in (0..height).step_by(2).zip(weights) {
-            let rows = Rows::new(shape, input, at, panel * PANEL, ky);
-            if ky + 1 < height {
-                multiply_bytes::<MR, WIDTH, STRIDE, 2>(&mut sums, taps, rows);
-            } else {
-                multiply_bytes::<MR, WIDTH, STRIDE, 1>(&mut sums, taps, rows);
-            }
+impl Weight for i16 {
+    #[inline(never)]
+    #[target_feature(enable = "avx2")]
+    unsafe fn multiply<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+        weights: &[Self],
+        rows: Rows<'_>,
+        sums: &mut Tile<MR>,
+    ) {
+        let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+        let taps = weights.as_chunks::<{ 2 * PANEL }>().0;
+        for (ky, taps) in (0..rows.height).step_by(2).zip(taps.chunks_exact(rows.columns(WIDTH))) {
+            let column = |j: usize| {
+                let above = rows.load::<WIDTH>(ky, j);
+                if ky + 1 == rows.height {
+                    return [above, _mm_srli_si128::<8>(above)].map(|v| _mm256_cvtepu8_epi32(v));
+                }
+                let below = rows.load::<WIDTH>(ky + 1, j);
+                [_mm_unpacklo_epi8(above, below), _mm_unpackhi_epi8(above, below)]
+                    .map(|v| _mm256_cvtepu8_epi16(v))
+            };
+            let mut multiply = |r: usize, kx: usize, column: [__m256i; 2]| {
+                for half in 0..2 {
+                    // SAFETY: half a tap is 32 bytes long.
+                    let tap =
+                        unsafe { _mm256_loadu_si256(taps[kx].as_ptr().add(16 * half).cast()) };
+                    acc[r][half] =
+                        _mm256_add_epi32(acc[r][half], _mm256_madd_epi16(column[half], tap));
+                }
+            };
+            each!(rows, column, multiply);
         }
-        let acc: Tile<MR> = sums.map(|sums| {
-            [_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums)]
+        *sums = acc;
+    }
+}
+
+impl Weight for i8 {
+    #[inline(never)]
+    #[target_feature(enable = "avx2")]
+    unsafe fn multiply<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
+        weights: &[Self],
+        rows: Rows<'_>,
+        sums: &mut Tile<MR>,
+    ) {
+        let mut words = [_mm256_setzero_si256(); MR];
+        let taps = weights.as_chunks::<{ 2 * PANEL }>().0;
+        for (ky, taps) in (0..rows.height).step_by(2).zip(taps.chunks_exact(rows.columns(WIDTH))) {
+            let column = |j: usize| {
+                let above = rows.load::<WIDTH>(ky, j);
+                if ky + 1 == rows.height {
+                    return _mm256_cvtepu8_epi16(above);
+                }
+                let below = rows.load::<WIDTH>(ky + 1, j);
+                _mm256_set_m128i(_mm_unpackhi_epi8(above, below), _mm_unpacklo_epi8(above, below))
+            };
+            let mut multiply = |r: usize, kx: usize, column: __m256i| {
+                // SAFETY: a tap is 32 bytes long.
+                let tap = unsafe { _mm256_loadu_si256(taps[kx].as_ptr().cast()) };
+                words[r] = _mm256_add_epi16(words[r], _mm256_maddubs_epi16(column, tap));
+            };
+            each!(rows, column, multiply);
+        }
+        *sums = words.map(|words| {
+            [_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words)]
                 .map(|half| _mm256_cvtepi16_epi32(half))
         });
-        epilogue.store(&acc, at, terms, outputs);
-    });
+    }
 }
 
-/// Sixteen channels.
+/// Visits the result row by row, in equal parts of at most [`PART`] pixels, panel by panel.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn multiply_bytes<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
-    sums: &mut [__m256i; MR],
-    taps: &[i8],
-    rows: Rows<'_>,
-) {
-    let column = |j: usize| {
-        let above = sixteen(rows.input, rows.index(0, j));
-        if ROWS == 1 {
-            return _mm256_cvtepu8_epi16(above);
-        }
-        let below = sixteen(rows.input, rows.index(1, j));
-        _mm256_set_m128i(_mm_unpackhi_epi8(above, below), _mm_unpacklo_epi8(above, below))
-    };
-    let mut multiply = |r: usize, kx: usize, column: __m256i| {
-        let tap = &taps[kx * 32..][..32];
-        // SAFETY: the slice is 32 bytes long.
-        let tap = unsafe { _mm256_loadu_si256(tap.as_ptr().cast()) };
-        sums[r] = _mm256_add_epi16(sums[r], _mm256_maddubs_epi16(column, tap));
-    };
-    each!(rows, column, multiply);
-}
-
-/// Visits the result panel by panel, then row by row, `pixels` pixels at a time; a row's last block
-/// overlaps the one before it.
-#[inline]
-fn blocks(shape: &ConvShape, pixels: usize, mut block: impl FnMut(usize, [usize; 2])) {
-    for panel in 0..shape.out_channels.div_ceil(PANEL) {
-        for y in 0..shape.out_height {
-            for x in (0..shape.out_width).step_by(pixels) {
-                block(panel, [y, x.min(shape.out_width - pixels)]);
+fn parts(shape: &ConvShape, mut part: impl FnMut(usize, usize, Range<usize>)) {
+    let length = shape.out_width.div_ceil(shape.out_width.div_ceil(PART));
+    for y in 0..shape.out_height {
+        for x in (0..shape.out_width).step_by(length) {
+            // What is left over at the end of a row may be shorter: it overlaps the part before it.
+            let x = x.min(shape.out_width - length);
+            for panel in 0..shape.out_channels.div_ceil(PANEL) {
+                part(panel, y, x..x + length);
             }
         }
     }

@@ -2,19 +2,18 @@
 
 use core::arch::x86_64::{
     __m128i, __m256, __m256d, __m256i, _mm_cvtepu8_epi16, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm_unpackhi_epi64,
-    _mm256_add_epi32, _mm256_add_pd, _mm256_castpd_ps, _mm256_castpd_si256, _mm256_castps_pd,
-    _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd,
-    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32,
-    _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd,
-    _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps,
-    _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permute4x64_pd,
-    _mm256_permutevar8x32_epi32, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
-    _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_shuffle_ps,
-    _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_pd,
+    _mm_packus_epi16, _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm256_add_epi32,
+    _mm256_add_pd, _mm256_castpd_ps, _mm256_castpd_si256, _mm256_castps_pd, _mm256_castps_si256,
+    _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtpd_epi32, _mm256_cvtps_pd,
+    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps,
+    _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps, _mm256_min_epu8, _mm256_min_pd,
+    _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permute4x64_pd, _mm256_permutevar8x32_epi32,
+    _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_pd, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_setzero_pd, _mm256_shuffle_ps, _mm256_storeu_si256, _mm256_sub_epi32,
+    _mm256_sub_pd,
 };
 
-use super::columns::sixteen;
 use super::tile::Tile;
 use crate::kernels::types::{Bias, Codes, CodesMut, MapLayout, Output, PANEL, Source, Terms};
 
@@ -76,37 +75,8 @@ impl Rounding {
         }
     }
 
-    /// Rounded results before the zero is added, as sums with the rounding constant, of 8 channels.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn narrow(&self, t: __m256, lane: usize) -> __m256i {
-        let (round, low) = (_mm256_set1_ps(ROUND_F32), _mm256_set1_ps(self.limits[0]));
-        let multipliers = load_f32(&self.multipliers, lane);
-        let q = _mm256_max_ps(_mm256_fmadd_ps(t, multipliers, round), low);
-        _mm256_castps_si256(q)
-    }
-
-    /// The same in double precision, made to look as if it had been single.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn wide(&self, t: [__m256d; 2], lane: usize) -> __m256i {
-        let round = _mm256_set1_pd(ROUND_F64);
-        // The same limits, by another rounding constant.
-        let [low, high] = self
-            .limits
-            .map(|limit| _mm256_set1_pd(f64::from(limit) - f64::from(ROUND_F32) + ROUND_F64));
-        let multipliers = widened(load_f32(&self.multipliers, lane));
-        let [first, second] = [0, 1].map(|i| {
-            let q = _mm256_fmadd_pd(t[i], multipliers[i], round);
-            _mm256_castpd_ps(_mm256_min_pd(_mm256_max_pd(q, low), high))
-        });
-        // Results are the low words of their doubles.
-        let low_words = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(first, second));
-        let results = _mm256_castpd_si256(_mm256_permute4x64_pd::<0xd8>(low_words));
-        _mm256_add_epi32(results, _mm256_set1_epi32(ROUND_F32.to_bits().cast_signed()))
-    }
-
-    /// Codes of 16 channels of two pixels, each in half a register, from rounded results.
+    /// Codes of 16 channels of two pixels, each in half a register, from sums of results before the zero is
+    /// added and the rounding constant.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn codes(&self, results: [[__m256i; 2]; 2]) -> __m256i {
@@ -121,6 +91,14 @@ impl Rounding {
         // Packing leaves four channels of each pixel and half panel, in turns.
         _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
+}
+
+/// Codes of neighbouring pixels, from the panel's first channel of the first one on.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    codes: &'a [u8],
+    /// From pixel to pixel.
+    stride: usize,
 }
 
 impl Epilogue {
@@ -165,104 +143,119 @@ impl Epilogue {
             && terms.residual.is_none_or(|source| matches!(source.codes, Codes::U8(_)));
     }
 
-    /// Finishes a block of pixels beginning at (y, x).
-    #[inline]
+    /// Finishes neighbouring pixels, beginning at (y, x), from their sums of 16 channels.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn store<const MR: usize>(
+    pub(super) fn finish(
         &self,
-        acc: &Tile<MR>,
+        sums: &[[__m256i; 2]],
         [y, x]: [usize; 2],
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
         if !self.bytes {
-            for (r, acc) in acc.iter().enumerate() {
-                for (half, &acc) in acc.iter().enumerate() {
-                    self.eight(acc, 8 * half, [y, x + r], terms, outputs);
+            for (r, sums) in sums.iter().enumerate() {
+                for (half, &sums) in sums.iter().enumerate() {
+                    self.eight(sums, 8 * half, [y, x + r], terms, outputs);
                 }
             }
             return;
         }
-        if self.narrow {
-            // Every sum of these is an integer below 2^24, or so large that the result saturates.
-            let unit = _mm256_set1_ps(self.unit);
-            let term = |acc, lane: usize| {
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc), unit, load_f32(&self.bias, lane))
-            };
-            let add = |t, codes, lane| {
-                let codes = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
-                _mm256_fmadd_ps(codes, load_f32(&self.residual, lane), t)
-            };
-            let round = |rounding: &Rounding, t, lane| rounding.narrow(t, lane);
-            self.store_bytes(acc, [y, x], terms, outputs, term, add, round);
-        } else {
-            // Every sum of these is an integer below 2^53.
-            let unit = _mm256_set1_pd(f64::from(self.unit));
-            let term = |acc, lane: usize| {
-                let (acc, bias) = (doubles(acc), load_f64(&self.wide_bias, lane));
-                [0, 1].map(|i| _mm256_fmadd_pd(acc[i], unit, bias[i]))
-            };
-            let add = |t: [__m256d; 2], codes, lane| {
-                let codes = doubles(_mm256_cvtepu8_epi32(codes));
-                let multipliers = load_f64(&self.wide_residual, lane);
-                [0, 1].map(|i| _mm256_fmadd_pd(codes[i], multipliers[i], t[i]))
-            };
-            let round = |rounding: &Rounding, t, lane| rounding.wide(t, lane);
-            self.store_bytes(acc, [y, x], terms, outputs, term, add, round);
-        }
-    }
-
-    /// As [`Self::store`], where all that is read and written are bytes. For eight channels, of which the
-    /// first is given: `term` makes t of sums, `add` adds codes of the residual, `round` gives the result.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    #[expect(clippy::too_many_arguments, reason = "three steps of one calculation")]
-    fn store_bytes<const MR: usize, T: Copy>(
-        &self,
-        acc: &Tile<MR>,
-        [y, x]: [usize; 2],
-        terms: &Terms<'_>,
-        outputs: &mut [Output<'_>],
-        term: impl Fn(__m256i, usize) -> T,
-        add: impl Fn(T, __m128i, usize) -> T,
-        round: impl Fn(&Rounding, T, usize) -> __m256i,
-    ) {
-        let channel = self.panel * PANEL;
-        let place = |layout: &MapLayout| (layout.offset(y, x) + channel, layout.stride());
+        let place = |layout: &MapLayout| layout.offset(y, x) + self.panel * PANEL;
         let residual = terms.residual.and_then(|source| match source.codes {
-            Codes::U8(codes) => Some((codes, place(&source.layout))),
+            Codes::U8(codes) => {
+                let (at, stride) = (place(&source.layout), source.layout.stride());
+                Some(Pixels { codes: &codes[at..], stride })
+            }
             Codes::U16(_) => None,
         });
-        let mut places = [(0, 0); 2];
-        for (places, output) in places.iter_mut().zip(&*outputs) {
-            *places = place(&output.layout);
-        }
-        for r in (0..MR).step_by(2) {
-            let mut t = [acc[r], acc[MR.min(r + 2) - 1]]
-                .map(|acc| [0, 1].map(|half| term(acc[half], 8 * half)));
-            if let Some((codes, (at, stride))) = residual {
-                for (i, t) in t.iter_mut().enumerate() {
-                    let codes = sixteen(codes, at + (r + i) * stride);
-                    t[0] = add(t[0], codes, 0);
-                    t[1] = add(t[1], _mm_unpackhi_epi64(codes, codes), 8);
+        for (output, rounding) in outputs.iter_mut().zip(&self.roundings) {
+            let (at, stride) = (place(&output.layout), output.layout.stride());
+            let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
+            let memory = &mut memory[at..];
+            match residual {
+                Some(residual) if self.narrow => {
+                    self.narrow::<true>(sums, residual, rounding, memory, stride);
                 }
-            }
-            let versions = outputs.iter_mut().zip(&self.roundings).zip(places);
-            for ((output, rounding), (at, stride)) in versions {
-                let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
-                let results = t.map(|t| [0, 1].map(|half| round(rounding, t[half], 8 * half)));
-                let codes = rounding.codes(results);
-                let first = &mut memory[at + r * stride..][..rounding.count];
-                store_sixteen(first, _mm256_castsi256_si128(codes));
-                if r + 1 < MR {
-                    let second = &mut memory[at + (r + 1) * stride..][..rounding.count];
-                    store_sixteen(second, _mm256_extracti128_si256::<1>(codes));
+                Some(residual) => self.wide::<true>(sums, residual, rounding, memory, stride),
+                None => {
+                    let nothing = Pixels { codes: &[], stride: 0 };
+                    if self.narrow {
+                        self.narrow::<false>(sums, nothing, rounding, memory, stride);
+                    } else {
+                        self.wide::<false>(sums, nothing, rounding, memory, stride);
+                    }
                 }
             }
         }
     }
 
-    /// As [`Self::store`], for accumulators of low and high bytes.
+    /// In single precision: every sum is an integer below 2^24, or so large that the result saturates.
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    fn narrow<const RESIDUAL: bool>(
+        &self,
+        sums: &[[__m256i; 2]],
+        residual: Pixels<'_>,
+        rounding: &Rounding,
+        memory: &mut [u8],
+        stride: usize,
+    ) {
+        let unit = _mm256_set1_ps(self.unit);
+        let halves = |values: &[f32; PANEL]| [load_f32(values, 0), load_f32(values, 8)];
+        let (bias, factors) = (halves(&self.bias), halves(&self.residual));
+        let multipliers = halves(&rounding.multipliers);
+        let (round, low) = (_mm256_set1_ps(ROUND_F32), _mm256_set1_ps(rounding.limits[0]));
+        store(sums, rounding, memory, stride, |pixel, half, sums| {
+            let mut t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), unit, bias[half]);
+            if RESIDUAL {
+                let codes = eight_of(residual, pixel, half);
+                t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), factors[half], t);
+            }
+            let result = _mm256_fmadd_ps(t, multipliers[half], round);
+            _mm256_castps_si256(_mm256_max_ps(result, low))
+        });
+    }
+
+    /// In double precision: every sum is an integer below 2^53.
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    fn wide<const RESIDUAL: bool>(
+        &self,
+        sums: &[[__m256i; 2]],
+        residual: Pixels<'_>,
+        rounding: &Rounding,
+        memory: &mut [u8],
+        stride: usize,
+    ) {
+        let unit = _mm256_set1_pd(f64::from(self.unit));
+        let round = _mm256_set1_pd(ROUND_F64);
+        // The same limits, by another rounding constant.
+        let [low, high] = rounding
+            .limits
+            .map(|limit| _mm256_set1_pd(f64::from(limit) - f64::from(ROUND_F32) + ROUND_F64));
+        let single = _mm256_set1_epi32(ROUND_F32.to_bits().cast_signed());
+        store(sums, rounding, memory, stride, |pixel, half, sums| {
+            let (lane, sums) = (8 * half, doubles(sums));
+            let bias = load_f64(&self.wide_bias, lane);
+            let mut t = [0, 1].map(|i| _mm256_fmadd_pd(sums[i], unit, bias[i]));
+            if RESIDUAL {
+                let codes = doubles(eight_of(residual, pixel, half));
+                let factors = load_f64(&self.wide_residual, lane);
+                t = [0, 1].map(|i| _mm256_fmadd_pd(codes[i], factors[i], t[i]));
+            }
+            let multipliers = widened(load_f32(&rounding.multipliers, lane));
+            let [first, second] = [0, 1].map(|i| {
+                let result = _mm256_fmadd_pd(t[i], multipliers[i], round);
+                _mm256_castpd_ps(_mm256_min_pd(_mm256_max_pd(result, low), high))
+            });
+            // Integers are the low words of such doubles.
+            let words = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(first, second));
+            let results = _mm256_castpd_si256(_mm256_permute4x64_pd::<0xd8>(words));
+            _mm256_add_epi32(results, single)
+        });
+    }
+
+    /// As [`Self::finish`], for accumulators of low and high bytes.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn store_split<const MR: usize>(
@@ -339,6 +332,52 @@ impl Epilogue {
                 _mm256_cvtpd_epi32(_mm256_min_pd(q, high))
             });
             write(output, at, channel, _mm256_set_m128i(second, first));
+        }
+    }
+}
+
+/// Stores codes of the pixels whose sums are given. `result` gives, for the number of a pixel and a half of the
+/// panel, the sums of results and rounding constant.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn store(
+    sums: &[[__m256i; 2]],
+    rounding: &Rounding,
+    memory: &mut [u8],
+    stride: usize,
+    result: impl Fn(usize, usize, __m256i) -> __m256i,
+) {
+    let results = |pixel, sums: [__m256i; 2]| [0, 1].map(|half| result(pixel, half, sums[half]));
+    let (pairs, last) = sums.as_chunks::<2>();
+    for (i, &[first, second]) in pairs.iter().enumerate() {
+        let codes = rounding.codes([results(2 * i, first), results(2 * i + 1, second)]);
+        let first = &mut memory[2 * i * stride..][..rounding.count];
+        store_sixteen(first, _mm256_castsi256_si128(codes));
+        let second = &mut memory[(2 * i + 1) * stride..][..rounding.count];
+        store_sixteen(second, _mm256_extracti128_si256::<1>(codes));
+    }
+    if let &[last] = last {
+        let pixel = sums.len() - 1;
+        let codes = rounding.codes([results(pixel, last); 2]);
+        let last = &mut memory[pixel * stride..][..rounding.count];
+        store_sixteen(last, _mm256_castsi256_si128(codes));
+    }
+}
+
+/// Codes of half a panel of a pixel; beyond memory zeros.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight_of(pixels: Pixels<'_>, pixel: usize, half: usize) -> __m256i {
+    let at = pixel * pixels.stride + 8 * half;
+    match pixels.codes.get(at..at + 8) {
+        // SAFETY: the slice holds eight bytes.
+        Some(codes) => unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) },
+        None => {
+            let mut codes = [0; 8];
+            let rest = pixels.codes.get(at..).unwrap_or_default();
+            codes.iter_mut().zip(rest).for_each(|(code, &byte)| *code = byte);
+            // SAFETY: the array holds eight bytes.
+            unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) }
         }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "see above; each block names its proof")]
 
 mod columns;
+mod dense;
 mod depthwise;
 mod epilogue;
 mod lanes;
@@ -12,7 +13,6 @@ mod quads;
 mod tile;
 mod winograd;
 
-use self::epilogue::Epilogue;
 use super::quantize::{self, Quantization};
 use super::types::{
     Class, Codes, CodesMut, ConvShape, MapLayout, Output, PANEL, Packed, PoolShape, Source, Terms,
@@ -60,15 +60,15 @@ impl Avx2 {
         match (weights.class, weights.packed, input) {
             (Class::Bytes { drain }, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: `self` exists only when `detect` saw AVX2 and FMA on this CPU.
-                unsafe { bytes(shape, packed, codes, drain, terms, outputs) }
+                unsafe { dense::bytes(shape, packed, codes, drain, terms, outputs) }
             }
             (Class::Pairs, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
-                unsafe { pairs(shape, packed, codes, terms, outputs) }
+                unsafe { dense::widened(shape, packed, codes, terms, outputs) }
             }
             (Class::Pairs, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
-                unsafe { pairs(shape, packed, codes, terms, outputs) }
+                unsafe { dense::pairs(shape, packed, codes, terms, outputs) }
             }
             (Class::Winograd, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
@@ -76,7 +76,7 @@ impl Avx2 {
             }
             (Class::Split, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
-                unsafe { split(shape, packed, codes, terms, outputs) }
+                unsafe { dense::split(shape, packed, codes, terms, outputs) }
             }
             (Class::Depthwise { wide }, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
@@ -188,26 +188,6 @@ impl Amx {
     }
 }
 
-/// Visits the result part of a row by part of a row, panel by panel, `MR` pixels at a time; `tile` computes
-/// one block of at most `MR` pixels beginning at (y, x).
-fn blocks<const MR: usize>(
-    shape: &ConvShape,
-    mut tile: impl FnMut(/* panel */ usize, /* y, x */ [usize; 2], /* pixels */ usize),
-) {
-    // All panels of a part are finished while what they read and write is in the nearest cache.
-    const PART: usize = 32;
-    for y in 0..shape.out_height {
-        for part in (0..shape.out_width).step_by(PART) {
-            let end = shape.out_width.min(part + PART);
-            for panel in 0..shape.out_channels.div_ceil(PANEL) {
-                for x in (part..end).step_by(MR) {
-                    tile(panel, [y, x], MR.min(end - x));
-                }
-            }
-        }
-    }
-}
-
 /// Evaluates an expression with `$mr`, the number of pixels of a block, as a constant.
 macro_rules! with_pixels {
     ($pixels:expr, $mr:ident => $body:expr) => {
@@ -238,63 +218,4 @@ use with_pixels;
 fn panel_of<'w, T>(shape: &ConvShape, packed: &'w [T], panel: usize) -> &'w [T] {
     let len = packed.len() / shape.out_channels.div_ceil(PANEL);
     &packed[panel * len..][..len]
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn bytes(
-    shape: &ConvShape,
-    packed: &[i8],
-    input: &[u8],
-    drain: usize,
-    terms: &Terms<'_>,
-    outputs: &mut [Output<'_>],
-) {
-    let mut epilogue = Epilogue::new(terms);
-    blocks::<4>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, outputs, panel);
-        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
-        with_pixels!(pixels, MR => {
-            let acc = tile::bytes::<MR>(shape, weights, input, first, drain);
-            epilogue.store(&acc, at, terms, outputs);
-        });
-    });
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn pairs<T: tile::Element>(
-    shape: &ConvShape,
-    packed: &[i16],
-    input: &[T],
-    terms: &Terms<'_>,
-    outputs: &mut [Output<'_>],
-) {
-    let mut epilogue = Epilogue::new(terms);
-    blocks::<4>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, outputs, panel);
-        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
-        with_pixels!(pixels, MR => {
-            let acc = tile::pairs::<MR, T>(shape, weights, input, first);
-            epilogue.store(&acc, at, terms, outputs);
-        });
-    });
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn split(
-    shape: &ConvShape,
-    packed: &[i16],
-    input: &[u16],
-    terms: &Terms<'_>,
-    outputs: &mut [Output<'_>],
-) {
-    let mut epilogue = Epilogue::new(terms);
-    // Two accumulators each: half as many pixels fit into registers.
-    blocks::<2>(shape, |panel, at, pixels| {
-        epilogue.enter(terms, outputs, panel);
-        let (weights, first) = (panel_of(shape, packed, panel), shape.origin(at[0], at[1]));
-        with_pixels!(pixels, MR => {
-            let acc = tile::split::<MR>(shape, weights, input, first);
-            epilogue.store_split(&acc, at, terms, outputs);
-        });
-    });
 }

@@ -21,9 +21,9 @@ impl Element for u16 {}
 /// 32 bytes of packed weights.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load<T>(weights: &[T], step: usize) -> __m256i {
+fn load<T>(weights: &[T], index: usize) -> __m256i {
     let len = 32 / size_of::<T>();
-    let chunk = &weights[step * len..][..len];
+    let chunk = &weights[index * len..][..len];
     // SAFETY: the slice is 32 bytes long.
     unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
 }
@@ -32,149 +32,185 @@ fn load<T>(weights: &[T], step: usize) -> __m256i {
 /// Without horizontal dilation the taps of a row are one run.
 #[inline]
 pub(super) fn runs(shape: &ConvShape) -> impl Iterator<Item = (usize, usize)> + use<'_> {
-    let stride = shape.input.stride();
-    let (per_row, len) = if shape.dilations[1] == 1 {
-        (1, shape.kernel[1] * stride)
-    } else {
-        (shape.kernel[1], stride)
-    };
-    (0..shape.kernel[0]).flat_map(move |ky| (0..per_row).map(move |kx| (shape.tap(ky, kx), len)))
+    let windows = Windows::new(shape, 0, 0);
+    (0..windows.rows).flat_map(move |ky| {
+        (0..windows.runs).map(move |kx| (ky * windows.row + kx * windows.column, windows.len))
+    })
 }
 
-/// Byte products, summed in 16 bits over `drain` steps. `at` is the first pixel's window.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn bytes<const MR: usize>(
-    shape: &ConvShape,
-    weights: &[i8],
-    input: &[u8],
-    at: usize,
-    drain: usize,
-) -> Tile<MR> {
-    let even = drain.is_multiple_of(2) && runs(shape).all(|(_, len)| len.is_multiple_of(8));
-    match drain {
-        ..8 if even => briefly::<MR, 2>(shape, weights, input, at),
-        ..4 => briefly::<MR, 1>(shape, weights, input, at),
-        _ => drained::<MR>(shape, weights, input, at, drain),
+/// Where the windows of neighbouring outputs lie in memory, in elements.
+#[derive(Clone, Copy)]
+pub(super) struct Windows {
+    /// First element of the first window.
+    pub(super) at: usize,
+    /// From a window to the next.
+    pub(super) pixel: usize,
+    /// Rows of a window.
+    pub(super) rows: usize,
+    /// From row to row of a window.
+    pub(super) row: usize,
+    /// Runs of memory that a row of a window reads: the whole row, or with dilation its taps.
+    pub(super) runs: usize,
+    /// From run to run.
+    pub(super) column: usize,
+    /// Elements of a run.
+    pub(super) len: usize,
+}
+
+impl Windows {
+    /// Those of outputs from (y, x) on.
+    #[inline]
+    pub(super) fn new(shape: &ConvShape, y: usize, x: usize) -> Self {
+        let stride = shape.input.stride();
+        let (runs, len) = if shape.dilations[1] == 1 {
+            (1, shape.kernel[1] * stride)
+        } else {
+            (shape.kernel[1], stride)
+        };
+        Self {
+            at: shape.origin(y, x),
+            pixel: shape.strides[1] * stride,
+            rows: shape.kernel[0],
+            row: shape.tap(1, 0),
+            runs,
+            column: shape.tap(0, 1),
+            len,
+        }
+    }
+
+    /// Those from some outputs further on.
+    #[inline]
+    pub(super) fn after(self, outputs: usize) -> Self {
+        Self { at: self.at + outputs * self.pixel, ..self }
+    }
+
+    /// Elements from the first to the last of a row of a window.
+    pub(super) fn width(&self) -> usize {
+        (self.runs - 1) * self.column + self.len
     }
 }
 
-/// As [`bytes`], widening after `DRAIN` steps; every run has a multiple of so many.
-#[inline]
+/// Evaluates `$body` for every run of the first of `$windows`, with the index of its first element.
+macro_rules! each_run {
+    ($windows:ident, $at:ident => $body:expr) => {
+        for ky in 0..$windows.rows {
+            for kx in 0..$windows.runs {
+                let $at = $windows.at + ky * $windows.row + kx * $windows.column;
+                $body
+            }
+        }
+    };
+}
+
+/// Byte products, summed in 16 bits over `DRAIN` steps; every run has a multiple of so many.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
-fn briefly<const MR: usize, const DRAIN: usize>(
-    shape: &ConvShape,
+pub(super) fn briefly<const MR: usize, const DRAIN: usize>(
+    windows: &Windows,
     weights: &[i8],
     input: &[u8],
-    at: usize,
-) -> Tile<MR> {
-    let pixel = shape.strides[1] * shape.input.stride();
+    sums: &mut Tile<MR>,
+) {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut step = 0;
-    for (offset, len) in runs(shape) {
-        for done in (0..len).step_by(4 * DRAIN) {
-            let weights: [[__m256i; 2]; DRAIN] =
-                core::array::from_fn(|i| [0, 1].map(|half| load(weights, 2 * (step + i) + half)));
+    let mut weights = weights.chunks_exact(64 * DRAIN);
+    each_run!(windows, at => {
+        for (done, weights) in (0..windows.len).step_by(4 * DRAIN).zip(&mut weights) {
             for (r, acc) in acc.iter_mut().enumerate() {
                 let codes: [__m256i; DRAIN] = core::array::from_fn(|i| {
-                    broadcast(input, at + r * pixel + offset + done + 4 * i)
+                    broadcast(input, at + r * windows.pixel + done + 4 * i)
                 });
                 for (half, acc) in acc.iter_mut().enumerate() {
-                    let mut sum = _mm256_maddubs_epi16(codes[0], weights[0][half]);
+                    let mut sum = _mm256_maddubs_epi16(codes[0], load(weights, half));
                     for i in 1..DRAIN {
-                        let products = _mm256_maddubs_epi16(codes[i], weights[i][half]);
-                        sum = _mm256_add_epi16(sum, products);
+                        let weights = load(weights, 2 * i + half);
+                        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[i], weights));
                     }
                     *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, ones));
                 }
             }
-            step += DRAIN;
         }
-    }
-    acc
+    });
+    *sums = acc;
 }
 
-/// As [`bytes`].
-#[inline]
+/// Byte products, summed in 16 bits over `drain` steps.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
-fn drained<const MR: usize>(
-    shape: &ConvShape,
+pub(super) fn drained<const MR: usize>(
+    windows: &Windows,
     weights: &[i8],
     input: &[u8],
-    at: usize,
     drain: usize,
-) -> Tile<MR> {
-    let pixel = shape.strides[1] * shape.input.stride();
+    sums: &mut Tile<MR>,
+) {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut sums = [[_mm256_setzero_si256(); 2]; MR];
-    let (mut step, mut left) = (0, drain);
-    for (offset, len) in runs(shape) {
+    let mut words = [[_mm256_setzero_si256(); 2]; MR];
+    let mut weights = weights.chunks_exact(64);
+    let mut left = drain;
+    each_run!(windows, at => {
         let mut done = 0;
-        while done < len {
-            let count = left.min((len - done) / 4);
-            for i in 0..count {
-                let (low, high) =
-                    (load(weights, 2 * (step + i)), load(weights, 2 * (step + i) + 1));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let codes = broadcast(input, at + r * pixel + offset + done + 4 * i);
-                    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(codes, low));
-                    sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(codes, high));
+        while done < windows.len {
+            let end = windows.len.min(done + 4 * left);
+            left -= (end - done) / 4;
+            for (done, weights) in (done..end).step_by(4).zip(&mut weights) {
+                let weights = [load(weights, 0), load(weights, 1)];
+                for (r, words) in words.iter_mut().enumerate() {
+                    let codes = broadcast(input, at + r * windows.pixel + done);
+                    for (words, weights) in words.iter_mut().zip(weights) {
+                        *words = _mm256_add_epi16(*words, _mm256_maddubs_epi16(codes, weights));
+                    }
                 }
             }
-            step += count;
-            done += 4 * count;
-            left -= count;
+            done = end;
             if left == 0 {
-                widen(&mut acc, &mut sums, ones);
+                widen(&mut acc, &mut words, ones);
                 left = drain;
             }
         }
-    }
-    widen(&mut acc, &mut sums, ones);
-    acc
+    });
+    widen(&mut acc, &mut words, ones);
+    *sums = acc;
 }
 
 /// Adds the 16-bit sums to the accumulators and clears them.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen<const MR: usize>(acc: &mut Tile<MR>, sums: &mut Tile<MR>, ones: __m256i) {
-    for (acc, sums) in acc.iter_mut().zip(sums) {
-        for (acc, sum) in acc.iter_mut().zip(sums) {
-            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*sum, ones));
-            *sum = _mm256_setzero_si256();
+fn widen<const MR: usize>(acc: &mut Tile<MR>, words: &mut Tile<MR>, ones: __m256i) {
+    for (acc, words) in acc.iter_mut().zip(words) {
+        for (acc, words) in acc.iter_mut().zip(words) {
+            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*words, ones));
+            *words = _mm256_setzero_si256();
         }
     }
 }
 
 /// 16-bit products summed in 32 bits.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx2")]
 pub(super) fn pairs<const MR: usize, T: Element>(
-    shape: &ConvShape,
+    windows: &Windows,
     weights: &[i16],
     input: &[T],
-    at: usize,
-) -> Tile<MR> {
-    let pixel = shape.strides[1] * shape.input.stride();
+    sums: &mut Tile<MR>,
+) {
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut step = 0;
-    for (offset, len) in runs(shape) {
-        for done in (0..len).step_by(4) {
-            let weights: [__m256i; 4] = core::array::from_fn(|i| load(weights, 2 * step + i));
+    let mut weights = weights.chunks_exact(64);
+    each_run!(windows, at => {
+        for (done, weights) in (0..windows.len).step_by(4).zip(&mut weights) {
+            let weights: [__m256i; 4] = core::array::from_fn(|i| load(weights, i));
             for (r, acc) in acc.iter_mut().enumerate() {
-                let codes = two_pairs(input, at + r * pixel + offset + done);
+                let codes = two_pairs(input, at + r * windows.pixel + done);
                 for half in 0..2 {
                     let first = _mm256_madd_epi16(codes[0], weights[half]);
                     let second = _mm256_madd_epi16(codes[1], weights[2 + half]);
                     acc[half] = _mm256_add_epi32(acc[half], _mm256_add_epi32(first, second));
                 }
             }
-            step += 2;
         }
-    }
-    acc
+    });
+    *sums = acc;
 }
 
 /// As [`pairs`], with low and high byte of each activation in accumulators of their own:
@@ -182,20 +218,18 @@ pub(super) fn pairs<const MR: usize, T: Element>(
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn split<const MR: usize>(
-    shape: &ConvShape,
+    windows: Windows,
     weights: &[i16],
     input: &[u16],
-    at: usize,
 ) -> [Tile<2>; MR] {
-    let pixel = shape.strides[1] * shape.input.stride();
     let byte = _mm256_set1_epi16(0xff);
     let mut acc = [[[_mm256_setzero_si256(); 2]; 2]; MR];
-    let mut step = 0;
-    for (offset, len) in runs(shape) {
-        for done in (0..len).step_by(2) {
-            let weights = [load(weights, 2 * step), load(weights, 2 * step + 1)];
+    let mut weights = weights.chunks_exact(32);
+    each_run!(windows, at => {
+        for (done, weights) in (0..windows.len).step_by(2).zip(&mut weights) {
+            let weights = [load(weights, 0), load(weights, 1)];
             for (r, acc) in acc.iter_mut().enumerate() {
-                let codes = broadcast(input, at + r * pixel + offset + done);
+                let codes = broadcast(input, at + r * windows.pixel + done);
                 let bytes = [_mm256_and_si256(codes, byte), _mm256_srli_epi16::<8>(codes)];
                 for (acc, bytes) in acc.iter_mut().zip(bytes) {
                     for (acc, weights) in acc.iter_mut().zip(weights) {
@@ -203,9 +237,8 @@ pub(super) fn split<const MR: usize>(
                     }
                 }
             }
-            step += 1;
         }
-    }
+    });
     acc
 }
 

@@ -40,6 +40,7 @@ pub(super) fn conv(
     #[expect(clippy::large_stack_arrays, reason = "74 kB, never cleared; kernels do not allocate")]
     let mut transformed = Transformed([MaybeUninit::uninit(); _]);
     let mut sums = [_mm256_setzero_si256(); POINTS * TILES * 2];
+    let mut rows = [[[_mm256_setzero_si256(); 2]; TILES * TILE]; TILE];
     let across = shape.out_width.div_ceil(TILE);
     let tiles = across * shape.out_height.div_ceil(TILE);
     for first in (0..tiles).step_by(TILES) {
@@ -58,11 +59,21 @@ pub(super) fn conv(
             for panel in 0..shape.out_channels.div_ceil(PANEL) {
                 epilogue.enter(terms, outputs, panel);
                 multiply::<MR>(shape, panel_of(shape, packed, panel), &transformed, &mut sums);
-                for (tile, &[y, x]) in at[..MR].iter().enumerate() {
-                    let rows = finish::<MR>(&sums, tile);
-                    for (row, acc) in rows.iter().enumerate() {
-                        epilogue.store(acc, [y + row, x], terms, outputs);
+                let mut tile = 0;
+                while tile < MR {
+                    // Neighbouring tiles are finished together.
+                    let [y, x] = at[tile];
+                    let next = |&(i, at): &(usize, &[usize; 2])| *at == [y, x + TILE * i];
+                    let count = at[tile..MR].iter().enumerate().take_while(next).count();
+                    for i in 0..count {
+                        for (row, acc) in finish::<MR>(&sums, tile + i).iter().enumerate() {
+                            rows[row][TILE * i..][..TILE].copy_from_slice(acc);
+                        }
                     }
+                    for (row, sums) in rows.iter().enumerate() {
+                        epilogue.finish(&sums[..TILE * count], [y + row, x], terms, outputs);
+                    }
+                    tile += count;
                 }
             }
         });
