@@ -4,8 +4,8 @@
     allow(dead_code, reason = "only SIMD kernels have a choice")
 )]
 
-use super::types::{Class, ConvShape, step_width};
-use super::winograd;
+use super::types::{Class, ConvShape, PANEL, step_width};
+use super::{winograd, winograd_bytes};
 use crate::bits::BitWidth;
 
 /// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
@@ -108,10 +108,29 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
     let direct = direct(shape, plain, activation);
+    let Some(cost) = cost(shape, direct) else { return direct };
     let bound = accumulator_bound(shape, plain, activation);
-    let winograd =
-        winograd::pays(shape, direct) && winograd::is_exact(shape, plain, activation, bound);
-    if winograd { Class::Winograd } else { direct }
+    let bytes = winograd_bytes::is_exact(shape, plain, activation).then(|| {
+        let offset = winograd_bytes::offset(activation);
+        (winograd_bytes::cost(shape), Class::WinogradBytes { offset })
+    });
+    let words = winograd::is_exact(shape, plain, activation, bound)
+        .then(|| (winograd::cost(shape), Class::Winograd));
+    let least = [bytes, words].into_iter().flatten().min_by_key(|&(cost, _)| cost);
+    least.filter(|&(least, _)| least < cost).map_or(direct, |(_, class)| class)
+}
+
+/// About how many vector instructions a dense layer takes that does every multiply-accumulate, what finishes
+/// sums left out.
+fn cost(shape: &ConvShape, class: Class) -> Option<usize> {
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let codes = shape.kernel[0] * shape.kernel[1] * shape.input.stride();
+    let steps = shape.out_height * shape.out_width * panels * codes / step_width(class);
+    match class {
+        Class::Bytes { drain } => Some(4 * steps + 4 * steps / drain),
+        Class::Pairs => Some(4 * steps),
+        _ => None,
+    }
 }
 
 /// The fastest exact class of AVX2 that does every multiply-accumulate.

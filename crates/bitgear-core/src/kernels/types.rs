@@ -1,6 +1,6 @@
 //! What the kernels read and write.
 
-use super::winograd;
+use super::{winograd, winograd_bytes};
 
 /// Geometry of a map in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +260,11 @@ pub enum Class {
     Pairs,
     /// The same, a quarter as many of them: Winograd's minimal filtering F(4 x 4, 3 x 3).
     Winograd,
+    /// Products of bytes, four ninths as many of them, summed in 16 bits: F(2 x 2, 3 x 3).
+    WinogradBytes {
+        /// Added to transformed codes.
+        offset: u8,
+    },
     /// High and low byte of 16-bit activations apart.
     Split,
     /// One channel at a time, four rows of the window at once.
@@ -285,6 +290,7 @@ impl core::fmt::Display for Class {
             Self::Quads => f.write_str("quads"),
             Self::Pairs => f.write_str("pairs"),
             Self::Winograd => f.write_str("winograd"),
+            Self::WinogradBytes { .. } => f.write_str("winograd bytes"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
             Self::DepthwiseBytes => f.write_str("depthwise bytes"),
@@ -347,7 +353,11 @@ pub(super) const PANEL: usize = 16;
 /// Channels that one step of a dense class reads at once; rows of a depthwise one.
 pub(super) const fn step_width(class: Class) -> usize {
     match class {
-        Class::Bytes { .. } | Class::Matrix | Class::Quads | Class::DepthwiseQuads => 4,
+        Class::Bytes { .. }
+        | Class::Matrix
+        | Class::Quads
+        | Class::WinogradBytes { .. }
+        | Class::DepthwiseQuads => 4,
         Class::Pairs
         | Class::Winograd
         | Class::Split
@@ -372,11 +382,15 @@ pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
 
 pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     let panels = shape.out_channels.div_ceil(PANEL);
+    if let Class::WinogradBytes { .. } = class {
+        return PackedLen::I8(panels * winograd_bytes::POINTS * winograd_bytes::point_len(shape));
+    }
     let len = panels * steps(class, shape) * PANEL * step_width(class);
     match class {
         Class::Bytes { .. }
         | Class::Matrix
         | Class::Quads
+        | Class::WinogradBytes { .. }
         | Class::DepthwiseQuads
         | Class::DepthwiseBytes => PackedLen::I8(len),
         Class::Pairs
@@ -390,13 +404,17 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
 
 /// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
 /// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
-/// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points.
+/// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points; for
+/// [`Class::WinogradBytes`] as its module says.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
     let code = |index| packed_code(class, shape, plain, index);
     match (packed_len(class, shape), out) {
         (PackedLen::None, PackedMut::None) => {}
         (PackedLen::I8(len), PackedMut::I8(out)) if len == out.len() => {
+            if let Class::WinogradBytes { offset } = class {
+                return winograd_bytes::pack(shape, plain, offset, out);
+            }
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index) as i8);
         }
         (PackedLen::I16(len), PackedMut::I16(out)) if len == out.len() => {

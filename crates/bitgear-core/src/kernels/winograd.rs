@@ -7,7 +7,7 @@
 //! inverse, and dividing by 64 an arithmetic shift. So products and sums may wrap: the result is exact if
 //! 64 times it fits into 32 bits.
 
-use super::types::{Class, ConvShape, PANEL, step_width};
+use super::types::{ConvShape, PANEL};
 use crate::bits::BitWidth;
 
 /// Rows and columns of a tile of outputs.
@@ -24,7 +24,18 @@ const G: [[i32; 3]; PATCH] = [[3, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -
 
 /// A transformed weight. `filter` is one output channel's, (ky, kx, channel).
 pub(super) fn weight(filter: &[i16], channels: usize, channel: usize, point: usize) -> i32 {
-    let (rows, columns) = (G[point / PATCH], G[point % PATCH]);
+    transformed(&G, filter, channels, channel, point)
+}
+
+/// A point of `g` times a channel's weights times the transpose of `g`.
+pub(super) fn transformed<const PATCH: usize>(
+    g: &[[i32; 3]; PATCH],
+    filter: &[i16],
+    channels: usize,
+    channel: usize,
+    point: usize,
+) -> i32 {
+    let (rows, columns) = (g[point / PATCH], g[point % PATCH]);
     (0..9)
         .map(|tap| {
             let weight = i32::from(filter[tap * channels + channel]);
@@ -59,18 +70,10 @@ pub(super) fn is_exact(
     fits && -RESULT <= low && high < RESULT && words()
 }
 
-/// Whether the class takes fewer instructions than `direct`, a dense class. Counted for each input
-/// channel, or once a tile, and each panel.
-pub(super) fn pays(shape: &ConvShape, direct: Class) -> bool {
+/// About how many vector instructions a layer takes, what finishes sums left out.
+pub(super) fn cost(shape: &ConvShape) -> usize {
     let panels = shape.out_channels.div_ceil(PANEL);
     let channels = shape.input.stride();
     let tiles = shape.out_height.div_ceil(TILE) * shape.out_width.div_ceil(TILE);
-    let winograd = tiles * (15 * channels + panels * (2 * POINTS * channels + 400));
-    let steps = shape.out_height * shape.out_width * panels * 9 * channels / step_width(direct);
-    let direct = match direct {
-        Class::Bytes { drain } => 4 * steps + 2 * steps / drain,
-        Class::Pairs => 5 * steps,
-        _ => return false,
-    };
-    winograd < direct
+    tiles * (15 * channels + panels * (2 * POINTS * channels + 400))
 }

@@ -12,6 +12,7 @@ mod matrix;
 mod quads;
 mod tile;
 mod winograd;
+mod winograd_bytes;
 
 use super::quantize::{self, Quantization};
 use super::types::{
@@ -73,6 +74,10 @@ impl Avx2 {
             (Class::Winograd, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { winograd::conv(shape, packed, codes, terms, outputs) }
+            }
+            (Class::WinogradBytes { offset }, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { winograd_bytes::conv(shape, packed, codes, offset, terms, outputs) }
             }
             (Class::Split, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
