@@ -3,14 +3,14 @@
 //! transformed, multiplied and finished, so nothing leaves the cache.
 
 use core::arch::x86_64::{
-    __m128i, __m256i, _mm_add_epi8, _mm_loadu_si128, _mm_set1_epi8, _mm_storeu_si128, _mm_sub_epi8,
-    _mm256_add_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi32,
-    _mm256_sub_epi16,
+    __m128i, __m256i, _mm_add_epi8, _mm_loadu_si128, _mm_set1_epi8, _mm_setzero_si128,
+    _mm_storeu_si128, _mm_sub_epi8, _mm256_add_epi8, _mm256_add_epi16, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi32, _mm256_storeu_si256,
+    _mm256_sub_epi8, _mm256_sub_epi16,
 };
 use core::mem::MaybeUninit;
 
-use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::tile::Tile;
 use super::{panel_of, with_pixels};
@@ -29,8 +29,8 @@ const LANES: usize = 16;
 /// Transformed codes of a strip of tiles: [point][tile][channel], channels rounded up to whole vectors.
 struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
 
-/// Products summed over channels: [point][tile][half of the panel], in 16 bits.
-type Products = [[[__m256i; 2]; GROUP]; POINTS];
+/// Products of a tile summed over channels: [point][half of the panel], in 16 bits.
+type Products = [[__m256i; 2]; POINTS];
 
 /// `packed` is laid out by [`pack`](crate::kernels::winograd_bytes::pack).
 #[target_feature(enable = "avx2,fma")]
@@ -45,7 +45,7 @@ pub(super) fn conv(
     const { assert!(MOST_CHANNELS * GROUP <= ROOM) }
     let mut epilogue = Epilogue::new(terms);
     let mut strip = Strip([MaybeUninit::uninit(); _]);
-    let mut products = [[[_mm256_setzero_si256(); 2]; GROUP]; POINTS];
+    let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; GROUP];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILE * MOST]; TILE];
     let most = (ROOM / lanes(shape)).min(MOST);
     for y in (0..shape.out_height).step_by(TILE) {
@@ -56,16 +56,19 @@ pub(super) fn conv(
             let width = (TILE * tiles).min(shape.out_width);
             let x = x.min(shape.out_width - width);
             let column = |tile: usize| (TILE * tile).min(width - TILE);
-            for tile in 0..tiles {
-                transform(shape, input, [y, x + column(tile)], offset, [tile, tiles], &mut strip);
+            if lanes(shape).is_multiple_of(32) {
+                transform_32(shape, input, [y, x, width], offset, &mut strip);
+            } else {
+                transform_16(shape, input, [y, x, width], offset, &mut strip);
             }
             for panel in 0..shape.out_channels.div_ceil(PANEL) {
                 let weights = panel_of(shape, packed, panel);
                 for first in (0..tiles).step_by(GROUP) {
                     with_pixels!(GROUP.min(tiles - first), MR => {
-                        multiply::<MR>(shape, weights, &strip, [first, tiles], &mut products);
-                        for tile in 0..MR {
-                            inverse(&products, tile, &mut rows, column(first + tile));
+                        let products = products.first_chunk_mut().expect("at most a group");
+                        multiply::<MR>(shape, weights, &strip, [first, tiles], products);
+                        for (tile, products) in (first..).zip(products) {
+                            inverse(products, &mut rows, column(tile));
                         }
                     });
                 }
@@ -83,60 +86,97 @@ fn lanes(shape: &ConvShape) -> usize {
     shape.input.stride().next_multiple_of(LANES)
 }
 
-/// Bᵀ d B of what the tile at (y, x) reads, with the offset.
-#[target_feature(enable = "avx2")]
-fn transform(
-    shape: &ConvShape,
-    input: &[u8],
-    [y, x]: [usize; 2],
-    offset: u8,
-    [tile, tiles]: [usize; 2],
-    strip: &mut Strip,
-) {
-    let (row, column) = (shape.tap(1, 0), shape.tap(0, 1));
-    let len = lanes(shape);
-    let first = shape.origin(y, x);
-    let inside = first + 3 * (row + column) + len <= input.len();
-    let offset = _mm_set1_epi8(offset.cast_signed());
-    for channel in (0..len).step_by(LANES) {
-        let patch: [[__m128i; PATCH]; PATCH] = core::array::from_fn(|i| {
-            core::array::from_fn(|j| {
-                let at = first + channel + i * row + j * column;
+/// A function that transforms a strip of `width` outputs, at least 2, beginning at (y, x): Bᵀ d B of what each tile
+/// reads, with the offset, `$lanes` channels at a time.
+macro_rules! transform {
+    ($name:ident, $lanes:literal, $vector:ty, $zero:ident, $set:ident, $load:ident, $store:ident,
+     $add:ident, $sub:ident) => {
+        #[inline(never)]
+        #[target_feature(enable = "avx2")]
+        fn $name(
+            shape: &ConvShape,
+            input: &[u8],
+            [y, x, width]: [usize; 3],
+            offset: u8,
+            strip: &mut Strip,
+        ) {
+            let (row, column) = (shape.tap(1, 0), shape.tap(0, 1));
+            let (len, tiles) = (lanes(shape), width.div_ceil(TILE));
+            assert!(tiles * len <= ROOM && len % $lanes == 0, "a strip fits");
+            let first = shape.origin(y, x);
+            let inside = first + 3 * row + (width + 1) * column + len <= input.len();
+            let offset = $set(offset.cast_signed());
+            let load = |at: usize| {
                 if inside {
-                    // SAFETY: the last of these loads has been seen to end inside.
-                    unsafe { _mm_loadu_si128(input.as_ptr().add(at).cast()) }
-                } else {
-                    sixteen(input, at)
+                    // SAFETY: the last of all loads has been seen to end inside.
+                    return unsafe { $load(input.as_ptr().add(at).cast()) };
                 }
-            })
-        });
-        let columns: [[__m128i; PATCH]; PATCH] =
-            core::array::from_fn(|j| four(core::array::from_fn(|i| patch[i][j])));
-        for i in 0..PATCH {
-            let points = four(core::array::from_fn(|j| columns[j][i]));
-            for (j, &point) in points.iter().enumerate() {
-                let index = i * PATCH + j;
-                let point = if index == ADDED { point } else { _mm_add_epi8(point, offset) };
-                let at = (index * tiles + tile) * len + channel;
-                let lanes = &mut strip.0[at..at + LANES];
-                // SAFETY: the slice is 16 bytes long.
-                unsafe { _mm_storeu_si128(lanes.as_mut_ptr().cast(), point) };
+                let mut codes = [0_u8; $lanes];
+                let rest = input.get(at..).unwrap_or_default();
+                codes.iter_mut().zip(rest).for_each(|(code, &byte)| *code = byte);
+                // SAFETY: the array is as long as a vector.
+                unsafe { $load(codes.as_ptr().cast()) }
+            };
+            // Bᵀ d.
+            let four = |d: [$vector; PATCH]| {
+                [$sub(d[0], d[2]), $add(d[1], d[2]), $sub(d[2], d[1]), $sub(d[1], d[3])]
+            };
+            for channel in (0..len).step_by($lanes) {
+                let column = |x: usize| {
+                    let at = first + channel + x * column;
+                    four([load(at), load(at + row), load(at + 2 * row), load(at + 3 * row)])
+                };
+                let mut columns = [[$zero(); PATCH]; PATCH];
+                [columns[2], columns[3]] = [column(0), column(1)];
+                for tile in 0..tiles {
+                    let x = (TILE * tile).min(width - TILE);
+                    // The last tile of an odd width overlaps the one before it by a column more.
+                    let known = if x == TILE * tile { 2 } else { 3 };
+                    columns = match known {
+                        2 => [columns[2], columns[3], column(x + 2), column(x + 3)],
+                        _ => [columns[1], columns[2], columns[3], column(x + 3)],
+                    };
+                    for i in 0..PATCH {
+                        let points =
+                            four([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
+                        for (j, &point) in points.iter().enumerate() {
+                            let index = i * PATCH + j;
+                            let point = if index == ADDED { point } else { $add(point, offset) };
+                            // SAFETY: points, tiles and channels are below those of the assertion.
+                            unsafe {
+                                let at = (index * tiles + tile) * len + channel;
+                                $store(strip.0.as_mut_ptr().add(at).cast(), point);
+                            }
+                        }
+                    }
+                }
             }
         }
-    }
+    };
 }
 
-/// Bᵀ d.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn four(d: [__m128i; PATCH]) -> [__m128i; PATCH] {
-    [
-        _mm_sub_epi8(d[0], d[2]),
-        _mm_add_epi8(d[1], d[2]),
-        _mm_sub_epi8(d[2], d[1]),
-        _mm_sub_epi8(d[1], d[3]),
-    ]
-}
+transform!(
+    transform_16,
+    16,
+    __m128i,
+    _mm_setzero_si128,
+    _mm_set1_epi8,
+    _mm_loadu_si128,
+    _mm_storeu_si128,
+    _mm_add_epi8,
+    _mm_sub_epi8
+);
+transform!(
+    transform_32,
+    32,
+    __m256i,
+    _mm256_setzero_si256,
+    _mm256_set1_epi8,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    _mm256_add_epi8,
+    _mm256_sub_epi8
+);
 
 /// Sums over channels for each point of `MR` tiles.
 #[inline(never)]
@@ -146,12 +186,13 @@ fn multiply<const MR: usize>(
     weights: &[i8],
     strip: &Strip,
     [first, tiles]: [usize; 2],
-    products: &mut Products,
+    products: &mut [Products; MR],
 ) {
     let len = lanes(shape);
     let points = weights.chunks_exact(point_len(shape));
-    for (point, (weights, products)) in points.zip(products).enumerate() {
-        let codes = &strip.0[(point * tiles + first) * len..][..MR * len];
+    let strips = strip.0.chunks_exact(tiles * len);
+    for (point, (weights, strip)) in points.zip(strips).take(POINTS).enumerate() {
+        let codes = &strip[first * len..][..MR * len];
         let load = |weights: &[i8; 64], half: usize| {
             // SAFETY: either half of the array is 32 bytes long.
             unsafe { _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast()) }
@@ -161,8 +202,8 @@ fn multiply<const MR: usize>(
         for (step, weights) in steps.iter().enumerate() {
             let weights = [load(weights, 0), load(weights, 1)];
             for (tile, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: `codes` has `len` of each tile, at least four for each step, and `transform` wrote
-                // them.
+                // SAFETY: `codes` has `len` of each tile, at least four for each step, and the transform
+                // wrote them.
                 let codes = unsafe {
                     let codes = codes.as_ptr().add(tile * len + 4 * step);
                     _mm256_set1_epi32(codes.cast::<i32>().read_unaligned())
@@ -172,27 +213,25 @@ fn multiply<const MR: usize>(
                 }
             }
         }
-        products[..MR].copy_from_slice(&acc);
+        for (products, acc) in products.iter_mut().zip(acc) {
+            products[point] = acc;
+        }
     }
 }
 
 /// Aᵀ m A of a tile, divided by 4, as the sums of pixels from `column` on.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-fn inverse(
-    products: &Products,
-    tile: usize,
-    rows: &mut [[[__m256i; 2]; TILE * MOST]; TILE],
-    column: usize,
-) {
+fn inverse(products: &Products, rows: &mut [[[__m256i; 2]; TILE * MOST]; TILE], column: usize) {
     let ones = _mm256_set1_epi16(1);
-    let [first, second] = rows.each_mut().map(|row| &mut row[column..column + TILE]);
+    let [first, second] = rows;
+    let mut rows = [&mut first[column..][..TILE], &mut second[column..][..TILE]];
     for half in 0..2 {
-        let columns: [[__m256i; TILE]; PATCH] = core::array::from_fn(|j| {
-            two(core::array::from_fn(|i| products[i * PATCH + j][tile][half]))
-        });
-        for (i, row) in [&mut *first, &mut *second].into_iter().enumerate() {
-            let results = two(core::array::from_fn(|j| columns[j][i]));
+        let m = |point: usize| products[point][half];
+        let column = |j: usize| two([m(j), m(PATCH + j), m(2 * PATCH + j), m(3 * PATCH + j)]);
+        let columns = [column(0), column(1), column(2), column(3)];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let results = two([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
             for (sums, result) in row.iter_mut().zip(results) {
                 // Channels of either half are summed by themselves until here.
                 sums[half] = _mm256_srai_epi32::<2>(_mm256_madd_epi16(result, ones));
