@@ -3,9 +3,10 @@
 //! finished, so nothing leaves the cache.
 
 use core::arch::x86_64::{
-    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_cvtepu8_epi16, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_mullo_epi32, _mm256_set1_epi32, _mm256_setzero_si256,
-    _mm256_slli_epi16, _mm256_srai_epi32, _mm256_storeu_si256, _mm256_sub_epi16, _mm256_sub_epi32,
+    __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_cvtepu8_epi16,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mullo_epi32, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi32, _mm256_storeu_si256,
+    _mm256_sub_epi16, _mm256_sub_epi32,
 };
 use core::mem::MaybeUninit;
 
@@ -21,11 +22,11 @@ const TILES: usize = 4;
 /// Channels that are transformed at once.
 const LANES: usize = 16;
 
-/// Transformed codes: [tile][point][channel].
+/// Transformed codes: [point][tile][channel], channels rounded up to whole vectors.
 struct Transformed([MaybeUninit<i16>; TILES * POINTS * MOST_CHANNELS]);
 
-/// Products summed over channels: [point][tile][half of the panel], tiles without gaps.
-type Sums = [__m256i; POINTS * TILES * 2];
+/// Products of a tile summed over channels: [point][half of the panel].
+type Products = [[__m256i; 2]; POINTS];
 
 /// `packed` is [panel][point][pair of channels][output channel][within the pair].
 #[target_feature(enable = "avx2,fma")]
@@ -39,7 +40,7 @@ pub(super) fn conv(
     let mut epilogue = Epilogue::new(terms);
     #[expect(clippy::large_stack_arrays, reason = "74 kB, never cleared; kernels do not allocate")]
     let mut transformed = Transformed([MaybeUninit::uninit(); _]);
-    let mut sums = [_mm256_setzero_si256(); POINTS * TILES * 2];
+    let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; TILES];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILES * TILE]; TILE];
     let across = shape.out_width.div_ceil(TILE);
     let tiles = across * shape.out_height.div_ceil(TILE);
@@ -58,7 +59,9 @@ pub(super) fn conv(
             }
             for panel in 0..shape.out_channels.div_ceil(PANEL) {
                 epilogue.enter(terms, outputs, panel);
-                multiply::<MR>(shape, panel_of(shape, packed, panel), &transformed, &mut sums);
+                let weights = panel_of(shape, packed, panel);
+                let products = products.first_chunk_mut().expect("at most all tiles");
+                multiply::<MR>(shape, weights, &transformed, products);
                 let mut tile = 0;
                 while tile < MR {
                     // Neighbouring tiles are finished together.
@@ -66,9 +69,7 @@ pub(super) fn conv(
                     let next = |&(i, at): &(usize, &[usize; 2])| *at == [y, x + TILE * i];
                     let count = at[tile..MR].iter().enumerate().take_while(next).count();
                     for i in 0..count {
-                        for (row, acc) in finish::<MR>(&sums, tile + i).iter().enumerate() {
-                            rows[row][TILE * i..][..TILE].copy_from_slice(acc);
-                        }
+                        inverse(&products[tile + i], &mut rows, TILE * i);
                     }
                     for (row, sums) in rows.iter().enumerate() {
                         epilogue.finish(&sums[..TILE * count], [y + row, x], terms, outputs);
@@ -86,6 +87,7 @@ const fn point_len(shape: &ConvShape) -> usize {
 }
 
 /// Bᵀ d B of what the tile at (y, x) reads.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
 fn transform(
     shape: &ConvShape,
@@ -97,21 +99,33 @@ fn transform(
     let (row, column) = (shape.tap(1, 0), shape.tap(0, 1));
     let first = shape.origin(y, x);
     let len = point_len(shape);
+    assert!(tile < TILES && len <= MOST_CHANNELS, "tiles fit");
+    let inside = first + (PATCH - 1) * (row + column) + len <= input.len();
     for channel in (0..len).step_by(LANES) {
-        let rows: [[__m256i; PATCH]; PATCH] = core::array::from_fn(|i| {
-            six(core::array::from_fn(|j| {
+        let mut rows = [[_mm256_setzero_si256(); PATCH]; PATCH];
+        for (i, points) in rows.iter_mut().enumerate() {
+            let mut d = [_mm256_setzero_si256(); PATCH];
+            for (j, d) in d.iter_mut().enumerate() {
                 let at = first + channel + i * row + j * column;
-                _mm256_cvtepu8_epi16(sixteen(input, at))
-            }))
-        });
-        #[expect(clippy::needless_range_loop, reason = "a column of all rows")]
+                let codes = if inside {
+                    // SAFETY: the last of all loads has been seen to end inside.
+                    unsafe { _mm_loadu_si128(input.as_ptr().add(at).cast()) }
+                } else {
+                    sixteen(input, at)
+                };
+                *d = _mm256_cvtepu8_epi16(codes);
+            }
+            *points = six(d);
+        }
         for j in 0..PATCH {
-            let points = six(core::array::from_fn(|i| rows[i][j]));
+            let column = |i: usize| rows[i][j];
+            let points = six([column(0), column(1), column(2), column(3), column(4), column(5)]);
             for (i, point) in points.into_iter().enumerate() {
-                let at = (tile * POINTS + i * PATCH + j) * len + channel;
-                let lanes = &mut transformed.0[at..at + LANES];
-                // SAFETY: the slice is 32 bytes long.
-                unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), point) };
+                // SAFETY: points, tiles and channels are below what there is memory for.
+                unsafe {
+                    let at = ((i * PATCH + j) * TILES + tile) * len + channel;
+                    _mm256_storeu_si256(transformed.0.as_mut_ptr().add(at).cast(), point);
+                }
             }
         }
     }
@@ -137,61 +151,65 @@ fn six(d: [__m256i; PATCH]) -> [__m256i; PATCH] {
 }
 
 /// Sums over channels for each point of `MR` tiles.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
 fn multiply<const MR: usize>(
     shape: &ConvShape,
     weights: &[i16],
     transformed: &Transformed,
-    sums: &mut Sums,
+    products: &mut [Products; MR],
 ) {
     let len = point_len(shape);
     let points = weights.chunks_exact(shape.input.stride() * PANEL);
-    for (point, (weights, sums)) in points.zip(sums.chunks_exact_mut(2 * MR)).enumerate() {
-        let mut codes: [&[MaybeUninit<i16>]; MR] = [&[]; MR];
-        for (tile, codes) in codes.iter_mut().enumerate() {
-            *codes = &transformed.0[(tile * POINTS + point) * len..][..shape.input.stride()];
-        }
+    let all_codes = transformed.0.chunks_exact(TILES * len);
+    for (point, (weights, codes)) in points.zip(all_codes).take(POINTS).enumerate() {
         let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
-        for (pair, weights) in weights.chunks_exact(2 * PANEL).enumerate() {
-            // SAFETY: the slice is 64 bytes long.
+        for (pair, weights) in weights.as_chunks::<{ 2 * PANEL }>().0.iter().enumerate() {
+            // SAFETY: the array is 64 bytes long.
             let weights = unsafe {
                 let weights = weights.as_ptr();
                 [_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(PANEL).cast())]
             };
-            for (acc, codes) in acc.iter_mut().zip(codes) {
-                // SAFETY: there are as many pairs of codes as of weights, and `transform` wrote them.
-                let pair = unsafe { codes.as_ptr().add(2 * pair).cast::<i32>().read_unaligned() };
-                let pair = _mm256_set1_epi32(pair);
-                for half in 0..2 {
-                    let products = _mm256_madd_epi16(pair, weights[half]);
-                    acc[half] = _mm256_add_epi32(acc[half], products);
+            for (tile, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: `codes` has `len` of each tile, at least two for each pair of weights, and
+                // `transform` wrote them.
+                let pair = unsafe {
+                    let codes = codes.as_ptr().add(tile * len + 2 * pair);
+                    _mm256_set1_epi32(codes.cast::<i32>().read_unaligned())
+                };
+                for (acc, weights) in acc.iter_mut().zip(weights) {
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pair, weights));
                 }
             }
         }
-        sums.copy_from_slice(acc.as_flattened());
+        for (products, acc) in products.iter_mut().zip(acc) {
+            products[point] = acc;
+        }
     }
 }
 
-/// The sums of a direct convolution for each row of a tile.
+/// The sums of a direct convolution for each row of a tile, in pixels from `column` on.
+#[inline(never)]
 #[target_feature(enable = "avx2")]
-fn finish<const MR: usize>(sums: &Sums, tile: usize) -> [Tile<TILE>; TILE] {
+fn inverse(products: &Products, rows: &mut [[[__m256i; 2]; TILES * TILE]; TILE], column: usize) {
     /// The inverse of 9 modulo 2^32.
     const NINTH: i32 = 0x38e3_8e39;
-    let mut rows = [[[_mm256_setzero_si256(); 2]; TILE]; TILE];
     for half in 0..2 {
-        let columns: [[__m256i; TILE]; PATCH] = core::array::from_fn(|j| {
-            four(core::array::from_fn(|i| sums[((i * PATCH + j) * MR + tile) * 2 + half]))
-        });
+        let mut columns = [[_mm256_setzero_si256(); TILE]; PATCH];
+        for (j, column) in columns.iter_mut().enumerate() {
+            let m = |i: usize| products[i * PATCH + j][half];
+            *column = four([m(0), m(1), m(2), m(3), m(4), m(5)]);
+        }
         for (i, row) in rows.iter_mut().enumerate() {
-            let results = four(core::array::from_fn(|j| columns[j][i]));
-            for (j, (sum, result)) in row.iter_mut().zip(results).enumerate() {
+            let m = |j: usize| columns[j][i];
+            let results = four([m(0), m(1), m(2), m(3), m(4), m(5)]);
+            for (j, (sums, result)) in row[column..][..TILE].iter_mut().zip(results).enumerate() {
                 // 576 times the sum, without the factors that `four` left out.
                 let ninth = _mm256_set1_epi32(NINTH << (LEFT_OUT[i] + LEFT_OUT[j]));
-                sum[half] = _mm256_srai_epi32::<6>(_mm256_mullo_epi32(result, ninth));
+                sums[half] = _mm256_srai_epi32::<6>(_mm256_mullo_epi32(result, ninth));
             }
         }
     }
-    rows
 }
 
 /// Logarithms of the powers of two by which the results of [`four`] are too small.
