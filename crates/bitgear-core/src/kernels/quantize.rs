@@ -53,6 +53,18 @@ impl Quantization {
         }
         factor.is_normal() && !unclear
     }
+
+    /// Codes of up to 8 bits of at most [`BLOCK`] values.
+    #[inline(always)]
+    fn block(self, values: &[f32]) -> [u8; BLOCK] {
+        let mut codes = [0; BLOCK];
+        if !self.quickly(values, &mut codes) {
+            for (code, &value) in codes.iter_mut().zip(values) {
+                *code = self.code(value) as u8;
+            }
+        }
+        codes
+    }
 }
 
 /// Values that are converted together.
@@ -68,15 +80,12 @@ pub(super) fn quantize(
     layout: &MapLayout,
 ) {
     match output {
+        CodesMut::U8(codes) if planar && layout.stride() == 4 => {
+            interleaved(values, quantization, codes, layout);
+        }
         CodesMut::U8(codes) => each_run(layout, planar, |first, run, step| {
-            let mut block = [0; BLOCK];
-            let (values, block) = (&values[first..first + run.len()], &mut block[..run.len()]);
-            if !quantization.quickly(values, block) {
-                for (code, &value) in block.iter_mut().zip(values) {
-                    *code = quantization.code(value) as u8;
-                }
-            }
-            for (code, &quantized) in codes[run.start..].iter_mut().step_by(step).zip(&*block) {
+            let block = quantization.block(&values[first..first + run.len()]);
+            for (code, &quantized) in codes[run].iter_mut().step_by(step).zip(&block) {
                 *code = quantized;
             }
         }),
@@ -87,6 +96,29 @@ pub(super) fn quantize(
             }
         }),
         CodesMut::I32(_) => panic!("scores are computed, not quantized"),
+    }
+}
+
+/// As [`quantize`], channel by channel, for up to four of them: pixels are put together in registers.
+#[inline(always)]
+fn interleaved(values: &[f32], quantization: Quantization, codes: &mut [u8], layout: &MapLayout) {
+    let MapLayout { height, width, channels, .. } = *layout;
+    // Spare channels are left as they are.
+    let spare = u32::MAX.checked_shl(8 * channels as u32).unwrap_or(0);
+    for y in 0..height {
+        let row = &mut codes[layout.offset(y, 0)..][..4 * width];
+        for (first, pixels) in (0..).step_by(BLOCK).zip(row.chunks_mut(4 * BLOCK)) {
+            let mut blocks = [[0; BLOCK]; 4];
+            for (channel, block) in blocks.iter_mut().take(channels).enumerate() {
+                let first = (channel * height + y) * width + first;
+                *block = quantization.block(&values[first..first + pixels.len() / 4]);
+            }
+            for (i, pixel) in pixels.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let code = |channel: usize| u32::from(blocks[channel][i]) << (8 * channel);
+                let together = code(0) | code(1) | code(2) | code(3);
+                *pixel = (u32::from_le_bytes(*pixel) & spare | together).to_le_bytes();
+            }
+        }
     }
 }
 

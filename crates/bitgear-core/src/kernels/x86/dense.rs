@@ -8,7 +8,7 @@ use core::slice;
 
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
-use super::tile::{self, Element, Windows};
+use super::tile::{self, Element, Tile, Windows};
 use super::{panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
@@ -18,31 +18,56 @@ const PART: usize = 32;
 const WIDENED: usize = 12 * 1024;
 
 /// Computes and stores everything. `$part` gives windows and codes of the outputs `$x..$end` of row `$y`, of
-/// which there are at most `$length`; `$tile` sums up `$mr` neighbouring outputs, at most `$most`, for a
-/// panel's `$weights`, from `$windows` in `$codes`; `$store` is what finishes sums.
+/// which there are at most `$length`. `$sum` computes `$sums`, blocks of `$mr` neighbouring outputs and so many
+/// halves of a panel as are in use, from the panel's `$weights`, and `$windows` in `$codes`.
 macro_rules! tiles {
     ($shape:ident, $packed:ident, $terms:ident, $outputs:ident; $length:expr;
      ($y:ident, $x:ident .. $end:ident) => $part:expr;
-     ($mr:ident <= $most:literal, $weights:ident, $windows:ident, $codes:ident, $sums:ident) => $tile:expr) => {
+     ($mr:ident, $halves:ident, $weights:ident, $windows:ident, $codes:ident, $sums:ident) => $sum:expr) => {
         let mut epilogue = Epilogue::new($terms);
         let mut sums = [[_mm256_setzero_si256(); 2]; PART];
         for $y in 0..$shape.out_height {
             for $x in (0..$shape.out_width).step_by($length) {
                 let $end = $shape.out_width.min($x + $length);
+                let sums = &mut sums[..$end - $x];
                 let (part, $codes): (Windows, _) = $part;
                 for panel in 0..$shape.out_channels.div_ceil(PANEL) {
-                    epilogue.enter($terms, $outputs, panel);
                     let $weights = panel_of($shape, $packed, panel);
-                    for x in (0..$end - $x).step_by($most) {
-                        let $windows = &part.after(x);
-                        with_pixels!($most.min($end - $x - x), $mr => {
-                            let $sums = sums[x..].first_chunk_mut().expect("parts fit");
-                            $tile;
-                        });
-                    }
-                    epilogue.finish(&sums[..$end - $x], [$y, $x], $terms, $outputs);
+                    let in_use = $shape.out_channels - panel * PANEL;
+                    with_halves!(in_use, $halves => {
+                        let (blocks, rest) = sums.as_chunks_mut::<4>();
+                        let ($windows, after) = (&part, part.after(4 * blocks.len()));
+                        {
+                            const $mr: usize = 4;
+                            let $sums = blocks;
+                            $sum;
+                        }
+                        let $windows = &after;
+                        if !rest.is_empty() {
+                            with_pixels!(rest.len(), $mr => {
+                                let $sums = rest.as_chunks_mut().0;
+                                $sum;
+                            });
+                        }
+                    });
+                    epilogue.enter($terms, $outputs, panel);
+                    epilogue.finish(sums, [$y, $x], $terms, $outputs);
                 }
             }
+        }
+    };
+}
+
+/// Evaluates an expression with `$halves`, the number of halves of a panel that so many channels need, as a
+/// constant.
+macro_rules! with_halves {
+    ($channels:expr, $halves:ident => $body:expr) => {
+        if $channels <= PANEL / 2 {
+            const $halves: usize = 1;
+            $body
+        } else {
+            const $halves: usize = 2;
+            $body
         }
     };
 }
@@ -57,7 +82,18 @@ pub(super) fn bytes(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let steps = Windows::new(shape, 0, 0).len / 4;
+    let one = Windows::new(shape, 0, 0);
+    let steps = one.len / 4;
+    if drain >= one.rows * one.runs * steps {
+        match (one.rows, one.runs, steps) {
+            (1, 1, 4) => return few::<1, 4>(shape, packed, input, terms, outputs),
+            (1, 1, 6) => return few::<1, 6>(shape, packed, input, terms, outputs),
+            (1, 1, 8) => return few::<1, 8>(shape, packed, input, terms, outputs),
+            (1, 1, 10) => return few::<1, 10>(shape, packed, input, terms, outputs),
+            (3, 1, 3) => return few::<3, 3>(shape, packed, input, terms, outputs),
+            _ => {}
+        }
+    }
     let even = |n| drain.is_multiple_of(n) && steps.is_multiple_of(n);
     match drain {
         4..8 if even(4) => briefly::<4>(shape, packed, input, terms, outputs),
@@ -66,8 +102,8 @@ pub(super) fn bytes(
         _ => {
             tiles!(shape, packed, terms, outputs; PART;
                 (y, x.._end) => (Windows::new(shape, y, x), input);
-                (MR <= 4, weights, windows, codes, sums) =>
-                    tile::drained::<MR>(windows, weights, codes, drain, sums));
+                (MR, HALVES, weights, windows, codes, sums) =>
+                    tile::drained::<MR, HALVES>(windows, weights, codes, drain, sums));
         }
     }
 }
@@ -82,8 +118,24 @@ fn briefly<const DRAIN: usize>(
 ) {
     tiles!(shape, packed, terms, outputs; PART;
         (y, x.._end) => (Windows::new(shape, y, x), input);
-        (MR <= 4, weights, windows, codes, sums) =>
-            tile::briefly::<MR, DRAIN>(windows, weights, codes, sums));
+        (MR, HALVES, weights, windows, codes, sums) =>
+            tile::briefly::<MR, HALVES, DRAIN>(windows, weights, codes, sums));
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn few<const ROWS: usize, const STEPS: usize>(
+    shape: &ConvShape,
+    packed: &[i8],
+    input: &[u8],
+    terms: &Terms<'_>,
+    outputs: &mut [Output<'_>],
+) {
+    tiles!(shape, packed, terms, outputs; PART;
+    (y, x.._end) => (Windows::new(shape, y, x), input);
+    (MR, HALVES, weights, windows, codes, sums) => {
+        let sums: &mut [tile::Tile<MR>] = sums;
+        tile::few::<HALVES, ROWS, STEPS>(windows, weights, codes, sums.as_flattened_mut());
+    });
 }
 
 /// Products of 16-bit codes, summed in 32 bits.
@@ -97,7 +149,7 @@ pub(super) fn pairs<T: Element>(
 ) {
     tiles!(shape, packed, terms, outputs; PART;
         (y, x.._end) => (Windows::new(shape, y, x), input);
-        (MR <= 4, weights, windows, codes, sums) => tile::pairs::<MR, T>(windows, weights, codes, sums));
+        (MR, HALVES, weights, windows, codes, sums) => tile::pairs::<MR, HALVES, T>(windows, weights, codes, sums));
 }
 
 /// As [`pairs`], for bytes, which are widened once for all panels.
@@ -110,26 +162,31 @@ pub(super) fn widened(
     outputs: &mut [Output<'_>],
 ) {
     let one = Windows::new(shape, 0, 0);
-    // Codes in a row of neighbouring windows.
-    let row = |pixels: usize| ((pixels - 1) * one.pixel + one.width()).next_multiple_of(16);
-    let fits = |&pixels: &usize| one.rows * row(pixels) <= WIDENED;
+    let fits = |&pixels: &usize| one.rows * widened_row(&one, pixels) <= WIDENED;
     let Some(length) = [PART, 24, 16, 12, 8, 4].into_iter().find(fits) else {
         return pairs(shape, packed, input, terms, outputs);
     };
-    let mut memory = [MaybeUninit::<u16>::uninit(); WIDENED];
+    let mut memory = [MaybeUninit::uninit(); WIDENED];
     tiles!(shape, packed, terms, outputs; length;
-        (y, x..end) => widen(Windows::new(shape, y, x), row(end - x), input, &mut memory);
-        (MR <= 4, weights, windows, codes, sums) => tile::pairs::<MR, u16>(windows, weights, codes, sums));
+        (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory);
+        (MR, HALVES, weights, windows, codes, sums) =>
+            tile::pairs::<MR, HALVES, u16>(windows, weights, codes, sums));
 }
 
-/// 16-bit copies of the first `row` codes from where each row of a window begins, and where windows lie there.
+/// Codes from the first to the last of a row of so many neighbouring windows, rounded up to whole vectors.
+fn widened_row(windows: &Windows, pixels: usize) -> usize {
+    ((pixels - 1) * windows.pixel + windows.width()).next_multiple_of(16)
+}
+
+/// 16-bit copies of all codes in so many neighbouring windows, and where the windows lie there.
 #[target_feature(enable = "avx2,fma")]
 fn widen<'m>(
     windows: Windows,
-    row: usize,
+    pixels: usize,
     input: &[u8],
     memory: &'m mut [MaybeUninit<u16>],
 ) -> (Windows, &'m [u16]) {
+    let row = widened_row(&windows, pixels);
     let memory = &mut memory[..windows.rows * row];
     for (ky, out) in memory.chunks_exact_mut(row).enumerate() {
         for (i, out) in out.chunks_exact_mut(16).enumerate() {

@@ -105,73 +105,114 @@ macro_rules! each_run {
 /// Byte products, summed in 16 bits over `DRAIN` steps; every run has a multiple of so many.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-pub(super) fn briefly<const MR: usize, const DRAIN: usize>(
+pub(super) fn briefly<const MR: usize, const HALVES: usize, const DRAIN: usize>(
     windows: &Windows,
     weights: &[i8],
     input: &[u8],
-    sums: &mut Tile<MR>,
+    sums: &mut [Tile<MR>],
 ) {
     let ones = _mm256_set1_epi16(1);
-    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut weights = weights.chunks_exact(64 * DRAIN);
-    each_run!(windows, at => {
-        for (done, weights) in (0..windows.len).step_by(4 * DRAIN).zip(&mut weights) {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let codes: [__m256i; DRAIN] = core::array::from_fn(|i| {
-                    broadcast(input, at + r * windows.pixel + done + 4 * i)
-                });
-                for (half, acc) in acc.iter_mut().enumerate() {
-                    let mut sum = _mm256_maddubs_epi16(codes[0], load(weights, half));
-                    for i in 1..DRAIN {
-                        let weights = load(weights, 2 * i + half);
-                        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[i], weights));
+    for (block, sums) in sums.iter_mut().enumerate() {
+        let windows = windows.after(block * MR);
+        let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+        let mut weights = weights.chunks_exact(64 * DRAIN);
+        each_run!(windows, at => {
+            for (done, weights) in (0..windows.len).step_by(4 * DRAIN).zip(&mut weights) {
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let mut codes = [ones; DRAIN];
+                    for (i, codes) in codes.iter_mut().enumerate() {
+                        *codes = broadcast(input, at + r * windows.pixel + done + 4 * i);
                     }
-                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, ones));
+                    for (half, acc) in acc[..HALVES].iter_mut().enumerate() {
+                        let mut sum = _mm256_maddubs_epi16(codes[0], load(weights, half));
+                        for i in 1..DRAIN {
+                            let weights = load(weights, 2 * i + half);
+                            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[i], weights));
+                        }
+                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, ones));
+                    }
                 }
             }
-        }
-    });
-    *sums = acc;
+        });
+        *sums = acc;
+    }
 }
 
 /// Byte products, summed in 16 bits over `drain` steps.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-pub(super) fn drained<const MR: usize>(
+pub(super) fn drained<const MR: usize, const HALVES: usize>(
     windows: &Windows,
     weights: &[i8],
     input: &[u8],
     drain: usize,
-    sums: &mut Tile<MR>,
+    sums: &mut [Tile<MR>],
 ) {
     let ones = _mm256_set1_epi16(1);
-    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut words = [[_mm256_setzero_si256(); 2]; MR];
-    let mut weights = weights.chunks_exact(64);
-    let mut left = drain;
-    each_run!(windows, at => {
-        let mut done = 0;
-        while done < windows.len {
-            let end = windows.len.min(done + 4 * left);
-            left -= (end - done) / 4;
-            for (done, weights) in (done..end).step_by(4).zip(&mut weights) {
-                let weights = [load(weights, 0), load(weights, 1)];
-                for (r, words) in words.iter_mut().enumerate() {
-                    let codes = broadcast(input, at + r * windows.pixel + done);
-                    for (words, weights) in words.iter_mut().zip(weights) {
-                        *words = _mm256_add_epi16(*words, _mm256_maddubs_epi16(codes, weights));
+    for (block, sums) in sums.iter_mut().enumerate() {
+        let windows = windows.after(block * MR);
+        let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+        let mut words = [[_mm256_setzero_si256(); 2]; MR];
+        let mut weights = weights.chunks_exact(64);
+        let mut left = drain;
+        each_run!(windows, at => {
+            let mut done = 0;
+            while done < windows.len {
+                let end = windows.len.min(done + 4 * left);
+                left -= (end - done) / 4;
+                for (done, weights) in (done..end).step_by(4).zip(&mut weights) {
+                    for (r, words) in words.iter_mut().enumerate() {
+                        let codes = broadcast(input, at + r * windows.pixel + done);
+                        for (half, words) in words[..HALVES].iter_mut().enumerate() {
+                            let products = _mm256_maddubs_epi16(codes, load(weights, half));
+                            *words = _mm256_add_epi16(*words, products);
+                        }
                     }
                 }
+                done = end;
+                if left == 0 {
+                    widen(&mut acc, &mut words, ones);
+                    left = drain;
+                }
             }
-            done = end;
-            if left == 0 {
-                widen(&mut acc, &mut words, ones);
-                left = drain;
+        });
+        widen(&mut acc, &mut words, ones);
+        *sums = acc;
+    }
+}
+
+/// The same for windows of `ROWS` runs of `STEPS` steps each, all of which can be summed in 16 bits: with few steps,
+/// counting them would take longer than multiplying.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+pub(super) fn few<const HALVES: usize, const ROWS: usize, const STEPS: usize>(
+    windows: &Windows,
+    weights: &[i8],
+    input: &[u8],
+    sums: &mut [[__m256i; 2]],
+) {
+    let ones = _mm256_set1_epi16(1);
+    let weights: &[[[i8; 64]; STEPS]; ROWS] = weights
+        .as_chunks()
+        .0
+        .as_chunks()
+        .0
+        .first_chunk()
+        .expect("a panel has as many steps as a window");
+    for (pixel, sums) in sums.iter_mut().enumerate() {
+        let at = windows.at + pixel * windows.pixel;
+        let mut words = [_mm256_setzero_si256(); 2];
+        for (ky, weights) in weights.iter().enumerate() {
+            for (step, weights) in weights.iter().enumerate() {
+                let codes = broadcast(input, at + ky * windows.row + 4 * step);
+                for (half, words) in words[..HALVES].iter_mut().enumerate() {
+                    let products = _mm256_maddubs_epi16(codes, load(weights, half));
+                    *words = _mm256_add_epi16(*words, products);
+                }
             }
         }
-    });
-    widen(&mut acc, &mut words, ones);
-    *sums = acc;
+        *sums = words.map(|words| _mm256_madd_epi16(words, ones));
+    }
 }
 
 /// Adds the 16-bit sums to the accumulators and clears them.
@@ -189,28 +230,30 @@ fn widen<const MR: usize>(acc: &mut Tile<MR>, words: &mut Tile<MR>, ones: __m256
 /// 16-bit products summed in 32 bits.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-pub(super) fn pairs<const MR: usize, T: Element>(
+pub(super) fn pairs<const MR: usize, const HALVES: usize, T: Element>(
     windows: &Windows,
     weights: &[i16],
     input: &[T],
-    sums: &mut Tile<MR>,
+    sums: &mut [Tile<MR>],
 ) {
-    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
-    let mut weights = weights.chunks_exact(64);
-    each_run!(windows, at => {
-        for (done, weights) in (0..windows.len).step_by(4).zip(&mut weights) {
-            let weights: [__m256i; 4] = core::array::from_fn(|i| load(weights, i));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let codes = two_pairs(input, at + r * windows.pixel + done);
-                for half in 0..2 {
-                    let first = _mm256_madd_epi16(codes[0], weights[half]);
-                    let second = _mm256_madd_epi16(codes[1], weights[2 + half]);
-                    acc[half] = _mm256_add_epi32(acc[half], _mm256_add_epi32(first, second));
+    for (block, sums) in sums.iter_mut().enumerate() {
+        let windows = windows.after(block * MR);
+        let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+        let mut weights = weights.chunks_exact(64);
+        each_run!(windows, at => {
+            for (done, weights) in (0..windows.len).step_by(4).zip(&mut weights) {
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let codes = two_pairs(input, at + r * windows.pixel + done);
+                    for (half, acc) in acc[..HALVES].iter_mut().enumerate() {
+                        let first = _mm256_madd_epi16(codes[0], load(weights, half));
+                        let second = _mm256_madd_epi16(codes[1], load(weights, 2 + half));
+                        *acc = _mm256_add_epi32(*acc, _mm256_add_epi32(first, second));
+                    }
                 }
             }
-        }
-    });
-    *sums = acc;
+        });
+        *sums = acc;
+    }
 }
 
 /// As [`pairs`], with low and high byte of each activation in accumulators of their own:
