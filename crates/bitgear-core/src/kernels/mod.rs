@@ -17,6 +17,7 @@
 //! | [`Class::Quads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI |
 //! | [`Class::Bytes`] | up to 8 bits | up to 8 bits | i16, widened after `drain` steps | AVX2 |
 //! | [`Class::Pairs`] | up to 15 bits | any | i32 | AVX2 |
+//! | [`Class::BytePairs`] | up to 8 bits | up to 8 bits | i32 | AVX2 |
 //! | [`Class::Winograd`] | up to 8 bits | about 10 bits | i32 | AVX2, FMA; 3 x 3, stride 1 |
 //! | [`Class::WinogradBytes`] | up to 6 bits | about 6 bits | i16 | AVX2, FMA; 3 x 3, stride 1 |
 //! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |

@@ -349,6 +349,12 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
     };
     let unit = ConvShape { out_height: 4, out_width: 4, strides: [1, 1], ..dense };
     let small = ConvShape { out_height: 3, ..unit };
+    let many = ConvShape {
+        input: MapLayout { height: 20, width: 20, ..input },
+        out_height: 10,
+        out_width: 10,
+        ..dense
+    };
     let depthwise = ConvShape { groups: 16, ..dense };
     let grouped = ConvShape { groups: 4, ..dense };
     let class = |shape: &ConvShape, weight: i16, activation: u8| {
@@ -361,13 +367,17 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         Expected("4 x 4 bits", dense, 7, 4, Class::Bytes { drain: 36 }),
         // 255 · 63 · 2 = 32130: one step fits, two don't.
         Expected("8 x 7 bits", dense, 63, 8, Class::Bytes { drain: 1 }),
-        Expected("8 x 8 bits", dense, 127, 8, Class::Pairs),
+        Expected("8 x 8 bits", dense, 127, 8, Class::BytePairs),
+        Expected("8 x 8 bits, more pixels", many, 127, 8, Class::Pairs),
         Expected("stride 1", unit, -128, 8, Class::Winograd),
+        // 15 · 7 · 9 · 8 = 7560 for half of the channels, below 2^13; with -8 8640.
+        Expected("stride 1, 4 x 4 bits", unit, 7, 4, Class::WinogradBytes { offset: 30 }),
+        Expected("stride 1, one code more", unit, -8, 4, Class::Winograd),
         // Transformed weights of 49 · 668 = 32732 are the largest.
         Expected("stride 1, wide weights", unit, 668, 8, Class::Winograd),
         Expected("stride 1, wider weights", unit, 669, 8, Class::Pairs),
         Expected("stride 1, 9-bit activations", unit, 127, 9, Class::Pairs),
-        Expected("smaller than a tile", small, 127, 8, Class::Pairs),
+        Expected("smaller than a tile", small, 127, 8, Class::BytePairs),
         Expected("12 x 12 bits", dense, 2047, 12, Class::Pairs),
         Expected("16 x 16 bits", dense, 32767, 16, Class::Split),
         Expected("depthwise 8 x 8", depthwise, 127, 8, Class::DepthwisePairs),
@@ -462,6 +472,57 @@ fn single(t: i64, multiplier: f32, narrow: bool) -> Case {
         narrow,
         versions: vec![Version { multiplier, zero: 0, storage: Storage::I32, halo: 0 }],
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    /// Terms of every size, so that each way to the proof is met next to where it ends.
+    #[test]
+    fn what_is_proved_for_single_precision_holds(
+        (weight, code, residual_code) in (-128_i16..128, 0_u16..256, 0_u16..256),
+        (bias, factor, shift) in (any_size(28), any_size(24), 0_u32..12),
+        (mantissa, exponent) in (1.0_f32..2.0, -26..2),
+        zero in 0..256,
+    ) {
+        let version = Version {
+            multiplier: mantissa * 2.0_f32.powi(exponent),
+            zero,
+            storage: Storage::U8,
+            halo: 0,
+        };
+        let residual = Residual {
+            codes: vec![residual_code, 0, 0, 0],
+            multipliers: vec![factor],
+            bytes: true,
+            halo: 0,
+        };
+        let case = Case {
+            plain: vec![weight],
+            input: vec![code, 0, 0, 0],
+            shift,
+            bias: vec![bias],
+            residual: Some(residual),
+            narrow: true,
+            versions: vec![version.clone()],
+            ..single(1, 1.0, true)
+        };
+        let proof = SinglePrecision {
+            acc: channel_bound(&case.shape, &case.plain, case.activation_bits, 0),
+            shift,
+            bias,
+            residual: factor.abs() * 255,
+        };
+        let [multiplier] = spread(version.multiplier, 1)[..] else { unreachable!("one channel") };
+        if proof.is_exact(multiplier, zero, version.storage.limits()) {
+            check(&case)?;
+        }
+    }
+}
+
+/// Numbers of up to so many bits, of either sign; as many of each size.
+fn any_size(bits: u32) -> impl Strategy<Value = i64> {
+    (any::<i64>(), 64 - bits..64).prop_map(|(value, shift)| value >> shift)
 }
 
 /// Where float arithmetic would first go wrong: the largest t and products that the contract

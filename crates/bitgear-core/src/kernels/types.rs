@@ -258,7 +258,9 @@ pub enum Class {
     Quads,
     /// Products of 16 bits, summed in 32.
     Pairs,
-    /// The same, a quarter as many of them: Winograd's minimal filtering F(4 x 4, 3 x 3).
+    /// The same of bytes, which are widened when they are read.
+    BytePairs,
+    /// Products of 16 bits, summed in 32, a quarter as many of them: Winograd's minimal filtering F(4 x 4, 3 x 3).
     Winograd,
     /// Products of bytes, four ninths as many of them, summed in 16 bits: F(2 x 2, 3 x 3).
     WinogradBytes {
@@ -289,6 +291,7 @@ impl core::fmt::Display for Class {
             Self::Matrix => f.write_str("matrix"),
             Self::Quads => f.write_str("quads"),
             Self::Pairs => f.write_str("pairs"),
+            Self::BytePairs => f.write_str("pairs of bytes"),
             Self::Winograd => f.write_str("winograd"),
             Self::WinogradBytes { .. } => f.write_str("winograd bytes"),
             Self::Split => f.write_str("split"),
@@ -359,6 +362,7 @@ pub(super) const fn step_width(class: Class) -> usize {
         | Class::WinogradBytes { .. }
         | Class::DepthwiseQuads => 4,
         Class::Pairs
+        | Class::BytePairs
         | Class::Winograd
         | Class::Split
         | Class::DepthwiseBytes
@@ -390,6 +394,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         Class::Bytes { .. }
         | Class::Matrix
         | Class::Quads
+        | Class::BytePairs
         | Class::WinogradBytes { .. }
         | Class::DepthwiseQuads
         | Class::DepthwiseBytes => PackedLen::I8(len),

@@ -8,7 +8,7 @@ use core::slice;
 
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
-use super::tile::{self, Element, Tile, Windows};
+use super::tile::{self, Element, Weight, Windows};
 use super::{panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
@@ -142,21 +142,21 @@ fn few<const ROWS: usize, const STEPS: usize>(
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn pairs<T: Element>(
     shape: &ConvShape,
-    packed: &[i16],
+    packed: &[impl Weight],
     input: &[T],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
     tiles!(shape, packed, terms, outputs; PART;
         (y, x.._end) => (Windows::new(shape, y, x), input);
-        (MR, HALVES, weights, windows, codes, sums) => tile::pairs::<MR, HALVES, T>(windows, weights, codes, sums));
+        (MR, HALVES, weights, windows, codes, sums) => tile::pairs::<MR, HALVES, T, _>(windows, weights, codes, sums));
 }
 
 /// As [`pairs`], for bytes, which are widened once for all panels.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn widened(
     shape: &ConvShape,
-    packed: &[i16],
+    packed: &[impl Weight],
     input: &[u8],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
@@ -170,7 +170,7 @@ pub(super) fn widened(
     tiles!(shape, packed, terms, outputs; length;
         (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory);
         (MR, HALVES, weights, windows, codes, sums) =>
-            tile::pairs::<MR, HALVES, u16>(windows, weights, codes, sums));
+            tile::pairs::<MR, HALVES, u16, _>(windows, weights, codes, sums));
 }
 
 /// Codes from the first to the last of a row of so many neighbouring windows, rounded up to whole vectors.

@@ -7,6 +7,7 @@ mod columns;
 mod dense;
 mod depthwise;
 mod epilogue;
+mod general;
 mod lanes;
 mod matrix;
 mod quads;
@@ -64,6 +65,10 @@ impl Avx2 {
                 unsafe { dense::bytes(shape, packed, codes, drain, terms, outputs) }
             }
             (Class::Pairs, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { dense::widened(shape, packed, codes, terms, outputs) }
+            }
+            (Class::BytePairs, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { dense::widened(shape, packed, codes, terms, outputs) }
             }

@@ -1,9 +1,10 @@
 //! Accumulators of a block of `MR` neighbouring pixels and 16 output channels.
 
 use core::arch::x86_64::{
-    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16,
+    __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256,
+    _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_srli_epi16,
 };
 
 use crate::kernels::types::ConvShape;
@@ -26,6 +27,28 @@ fn load<T>(weights: &[T], index: usize) -> __m256i {
     let chunk = &weights[index * len..][..len];
     // SAFETY: the slice is 32 bytes long.
     unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) }
+}
+
+/// Packed weights of 16-bit products.
+pub(super) trait Weight: Copy {}
+
+impl Weight for i8 {}
+
+impl Weight for i16 {}
+
+/// Sixteen packed weights as 16-bit words.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn words<W: Weight>(weights: &[W], index: usize) -> __m256i {
+    let chunk = &weights[16 * index..][..16];
+    // SAFETY: the slice holds sixteen weights of one or two bytes.
+    unsafe {
+        if size_of::<W>() == 2 {
+            _mm256_loadu_si256(chunk.as_ptr().cast())
+        } else {
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(chunk.as_ptr().cast()))
+        }
+    }
 }
 
 /// The runs of memory that a window reads, as (offset from the window's first element, elements).
@@ -230,9 +253,9 @@ fn widen<const MR: usize>(acc: &mut Tile<MR>, words: &mut Tile<MR>, ones: __m256
 /// 16-bit products summed in 32 bits.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-pub(super) fn pairs<const MR: usize, const HALVES: usize, T: Element>(
+pub(super) fn pairs<const MR: usize, const HALVES: usize, T: Element, W: Weight>(
     windows: &Windows,
-    weights: &[i16],
+    weights: &[W],
     input: &[T],
     sums: &mut [Tile<MR>],
 ) {
@@ -242,11 +265,12 @@ pub(super) fn pairs<const MR: usize, const HALVES: usize, T: Element>(
         let mut weights = weights.chunks_exact(64);
         each_run!(windows, at => {
             for (done, weights) in (0..windows.len).step_by(4).zip(&mut weights) {
+                let weights = [0, 1, 2, 3].map(|half| words(weights, half));
                 for (r, acc) in acc.iter_mut().enumerate() {
                     let codes = two_pairs(input, at + r * windows.pixel + done);
                     for (half, acc) in acc[..HALVES].iter_mut().enumerate() {
-                        let first = _mm256_madd_epi16(codes[0], load(weights, half));
-                        let second = _mm256_madd_epi16(codes[1], load(weights, 2 + half));
+                        let first = _mm256_madd_epi16(codes[0], weights[half]);
+                        let second = _mm256_madd_epi16(codes[1], weights[2 + half]);
                         *acc = _mm256_add_epi32(*acc, _mm256_add_epi32(first, second));
                     }
                 }
