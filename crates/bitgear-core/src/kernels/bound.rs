@@ -50,22 +50,36 @@ pub struct SinglePrecision {
     pub shift: u32,
     /// Bias.
     pub bias: i64,
-    /// Largest |residual multiplier · code|.
+    /// Largest |residual multiplier · code|; that code is odd, as 2^bits - 1 is.
     pub residual: i64,
 }
 
 impl SinglePrecision {
-    /// Whether an output clamp(round(t · multiplier) + zero, low, high) is exact.
-    pub fn is_exact(&self, multiplier: f32, zero: i32, [low, high]: [i32; 2]) -> bool {
+    /// Whether an output clamp(round(t · multiplier) + zero, low, high) is exact, the bias being one of
+    /// [`Bias::Narrow`](super::Bias::Narrow).
+    pub fn is_exact(&self, multiplier: f32, zero: i32, limits: [i32; 2]) -> bool {
+        if i32::try_from(self.bias).is_err() {
+            return false;
+        }
+        // Floats that are multiples of a power of two are as exact as what is left without it.
+        let zeros = |value: i64| if value == 0 { u32::MAX } else { value.trailing_zeros() };
+        let common = self.shift.min(zeros(self.bias)).min(zeros(self.residual));
+        let rest = Self {
+            acc: self.acc,
+            shift: self.shift - common,
+            bias: self.bias >> common,
+            residual: self.residual >> common,
+        };
+        rest.is_exact_without_power(multiplier * (1_u32 << common) as f32, zero, limits)
+    }
+
+    fn is_exact_without_power(&self, multiplier: f32, zero: i32, [low, high]: [i32; 2]) -> bool {
         const TERM: i128 = 1 << 24;
         const RESULT: f64 = (1 << 22) as f64;
         let sum = i128::from(self.acc.0).abs().max(i128::from(self.acc.1).abs());
         let shifted = sum << self.shift;
         let (bias, residual) = (i128::from(self.bias).abs(), i128::from(self.residual));
         let most = shifted + bias + residual;
-        if bias.max(residual) > i128::from(i32::MAX) {
-            return false;
-        }
         let limits = [low, high].map(|code| (i64::from(code) - i64::from(zero)) as f64);
         let reach = limits[0].abs().max(limits[1].abs());
         if most <= TERM {

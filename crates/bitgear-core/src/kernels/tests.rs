@@ -482,9 +482,11 @@ proptest! {
     fn what_is_proved_for_single_precision_holds(
         (weight, code, residual_code) in (-128_i16..128, 0_u16..256, 0_u16..256),
         (bias, factor, shift) in (any_size(28), any_size(24), 0_u32..12),
+        common in 0_u32..4,
         (mantissa, exponent) in (1.0_f32..2.0, -26..2),
         zero in 0..256,
     ) {
+        let (bias, factor) = (bias >> common << common, factor >> common << common);
         let version = Version {
             multiplier: mantissa * 2.0_f32.powi(exponent),
             zero,

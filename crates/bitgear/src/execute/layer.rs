@@ -131,7 +131,11 @@ fn terms(model: &IntegerModel, step: &MacStep) -> LayerTerms {
                 .get(channel)
                 .map_or(0, |&m| m.saturating_abs().saturating_mul(code_max)),
         };
-        step.outputs.iter().all(|o| proof.is_exact(o.multipliers[channel], o.zero, [o.low, o.high]))
+        residual.get(channel).is_none_or(|&m| i32::try_from(m).is_ok())
+            && step
+                .outputs
+                .iter()
+                .all(|o| proof.is_exact(o.multipliers[channel], o.zero, [o.low, o.high]))
     });
     if !narrow {
         return LayerTerms::Wide;

@@ -16,6 +16,8 @@ const UNIT_ERROR: f64 = 1.0 / 16.0;
 const MAX_SHIFT: u32 = 24;
 /// |t| stays below 2 to this power, where doubles still count every integer.
 const TERM_BITS: u32 = 50;
+/// Where |t| stays below 2 to this power, so do single-precision floats.
+const SINGLE_BITS: u32 = 24;
 
 impl Lowering<'_> {
     /// Gives the convolution's input the halo that its padding reads.
@@ -98,39 +100,51 @@ impl Lowering<'_> {
         let side = residual.map(|map| *self.maps[map].scale());
         let residual_codes = side.map_or(0, |scale| i64::from(scale.bits.code_max()));
 
-        let terms = |shift: u32| -> Vec<(i64, i64)> {
-            (0..channels)
-                .map(|c| {
-                    let unit = unit(c, shift);
-                    let multiplier =
-                        side.map_or(0, |scale| (scale.scale / unit).round_ties_even() as i64);
-                    let side_zero = side.map_or(0, |scale| scale.twice_zero() / 2);
-                    let zeros = (in_scale.twice_zero() * sums[c] * (1_i64 << shift)) / 2;
-                    let bias = (f64::from(bias[c]) / unit).round_ties_even() as i64;
-                    (bias - zeros - multiplier * side_zero, multiplier)
-                })
-                .collect()
+        // In whole units of 2^coarse.
+        let term = |c: usize, shift: u32, coarse: u32| -> (i64, i64) {
+            let unit = unit(c, shift);
+            let whole = |value: f64| {
+                let units = f64::from(1_u32 << coarse);
+                (value / unit / units).round_ties_even() as i64 * (1 << coarse)
+            };
+            let multiplier = side.map_or(0, |scale| whole(scale.scale));
+            let side_zero = side.map_or(0, |scale| scale.twice_zero() / 2);
+            let zeros = (in_scale.twice_zero() * sums[c] * (1_i64 << shift)) / 2;
+            (whole(f64::from(bias[c])) - zeros - multiplier * side_zero, multiplier)
         };
-        let fits = |terms: &[(i64, i64)], shift: u32| {
-            terms.iter().zip(&bounds).all(|(&(bias, multiplier), &(low, high))| {
-                let acc = i128::from(low.unsigned_abs().max(high.unsigned_abs())) << shift;
-                let side = i128::from(multiplier.abs()) * i128::from(residual_codes);
-                acc + i128::from(bias.abs()) + side < 1 << TERM_BITS
-            })
+        let most = |c: usize, (bias, multiplier): (i64, i64), shift: u32| {
+            let (low, high) = bounds[c];
+            let acc = i128::from(low.unsigned_abs().max(high.unsigned_abs())) << shift;
+            let side = i128::from(multiplier.abs()) * i128::from(residual_codes);
+            acc + i128::from(bias.abs()) + side
         };
+        let fits =
+            |shift: u32| (0..channels).all(|c| most(c, term(c, shift, 0), shift) < 1 << TERM_BITS);
         let steps = self.result_steps(group);
-        let fine_enough = |shift: u32| {
+        let is_fine = |unit: f64| {
             let error = (1 + residual_codes) as f64 / 2.0;
-            steps.iter().all(|step| {
-                (0..channels).all(|c| unit(c, shift).abs() / step * error <= UNIT_ERROR)
-            })
+            steps.iter().all(|step| unit.abs() / step * error <= UNIT_ERROR)
         };
+        let fine_enough = |shift: u32| (0..channels).all(|c| is_fine(unit(c, shift)));
         // A sign's zero point is half a code, so its accumulator needs halves.
-        let mut shift = u32::from(in_scale.is_sign());
-        while shift < MAX_SHIFT && !fine_enough(shift) && fits(&terms(shift + 1), shift + 1) {
+        let least = u32::from(in_scale.is_sign());
+        let mut shift = least;
+        while shift < MAX_SHIFT && !fine_enough(shift) && fits(shift + 1) {
             shift += 1;
         }
-        let (bias, multipliers) = terms(shift).into_iter().unzip();
+        // A channel of small weights has a small unit, and large terms: they are counted no more finely than
+        // they must be, so that single precision is exact for them, too.
+        let single = |c: usize| {
+            let term = |&coarse: &u32| most(c, term(c, shift, coarse), shift) >> coarse;
+            (0..=shift - least).find(|coarse| term(coarse) < 1 << SINGLE_BITS)
+        };
+        let (bias, multipliers) = (0..channels)
+            .map(|c| {
+                let is_allowed =
+                    |&coarse: &u32| is_fine(unit(c, shift) * f64::from(1_u32 << coarse));
+                term(c, shift, single(c).filter(is_allowed).unwrap_or(0))
+            })
+            .unzip();
         MacStep {
             name: self.graph.nodes[group.head].name.clone(),
             input,
