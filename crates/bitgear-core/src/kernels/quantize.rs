@@ -54,16 +54,14 @@ impl Quantization {
         factor.is_normal() && !unclear
     }
 
-    /// Codes of up to 8 bits of at most [`BLOCK`] values.
+    /// Codes of up to 8 bits.
     #[inline(always)]
-    fn block(self, values: &[f32]) -> [u8; BLOCK] {
-        let mut codes = [0; BLOCK];
-        if !self.quickly(values, &mut codes) {
+    fn bytes(self, values: &[f32], codes: &mut [u8]) {
+        if !self.quickly(values, codes) {
             for (code, &value) in codes.iter_mut().zip(values) {
                 *code = self.code(value) as u8;
             }
         }
-        codes
     }
 }
 
@@ -84,8 +82,9 @@ pub(super) fn quantize(
             interleaved(values, quantization, codes, layout);
         }
         CodesMut::U8(codes) => each_run(layout, planar, |first, run, step| {
-            let block = quantization.block(&values[first..first + run.len()]);
-            for (code, &quantized) in codes[run].iter_mut().step_by(step).zip(&block) {
+            let block = &mut [0; BLOCK][..run.len()];
+            quantization.bytes(&values[first..first + run.len()], block);
+            for (code, &quantized) in codes[run.start..].iter_mut().step_by(step).zip(&*block) {
                 *code = quantized;
             }
         }),
@@ -105,17 +104,20 @@ fn interleaved(values: &[f32], quantization: Quantization, codes: &mut [u8], lay
     let MapLayout { height, width, channels, .. } = *layout;
     // Spare channels are left as they are.
     let spare = u32::MAX.checked_shl(8 * channels as u32).unwrap_or(0);
+    let mut blocks = [[0; BLOCK]; 4];
     for y in 0..height {
         let row = &mut codes[layout.offset(y, 0)..][..4 * width];
         for (first, pixels) in (0..).step_by(BLOCK).zip(row.chunks_mut(4 * BLOCK)) {
-            let mut blocks = [[0; BLOCK]; 4];
+            let pixels = pixels.as_chunks_mut::<4>().0;
             for (channel, block) in blocks.iter_mut().take(channels).enumerate() {
                 let first = (channel * height + y) * width + first;
-                *block = quantization.block(&values[first..first + pixels.len() / 4]);
+                let values = &values[first..first + pixels.len()];
+                quantization.bytes(values, &mut block[..pixels.len()]);
             }
-            for (i, pixel) in pixels.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let code = |channel: usize| u32::from(blocks[channel][i]) << (8 * channel);
-                let together = code(0) | code(1) | code(2) | code(3);
+            let [first, second, third, fourth] = &blocks;
+            let codes = first.iter().zip(second).zip(third).zip(fourth);
+            for (pixel, (((&a, &b), &c), &d)) in pixels.iter_mut().zip(codes) {
+                let together = u32::from_le_bytes([a, b, c, d]);
                 *pixel = (u32::from_le_bytes(*pixel) & spare | together).to_le_bytes();
             }
         }

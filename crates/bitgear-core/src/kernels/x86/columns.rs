@@ -364,16 +364,22 @@ impl Weight for i8 {
     }
 }
 
-/// Visits the result row by row, in equal parts of at most [`PART`] pixels, panel by panel.
+/// Visits the result in equal parts of rows, of at most [`PART`] pixels: all panels of a part, or where the operand
+/// fits into the nearest cache, all parts of a panel.
 #[inline]
 fn parts(shape: &ConvShape, mut part: impl FnMut(usize, usize, Range<usize>)) {
+    const CACHED: usize = 1 << 14;
     let length = shape.out_width.div_ceil(shape.out_width.div_ceil(PART));
-    for y in 0..shape.out_height {
-        for x in (0..shape.out_width).step_by(length) {
-            // What is left over at the end of a row may be shorter: it overlaps the part before it.
-            let x = x.min(shape.out_width - length);
-            for panel in 0..shape.out_channels.div_ceil(PANEL) {
-                part(panel, y, x..x + length);
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let inner = if shape.input.len() <= CACHED { 1 } else { panels };
+    for outer in (0..panels).step_by(inner) {
+        for y in 0..shape.out_height {
+            for x in (0..shape.out_width).step_by(length) {
+                // What is left over at the end of a row may be shorter: it overlaps the part before it.
+                let x = x.min(shape.out_width - length);
+                for panel in outer..outer + inner {
+                    part(panel, y, x..x + length);
+                }
             }
         }
     }

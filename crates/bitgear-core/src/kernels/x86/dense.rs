@@ -17,7 +17,7 @@ const PART: usize = 32;
 /// Codes that [`widened`] has memory for.
 const WIDENED: usize = 12 * 1024;
 
-/// Computes and stores everything. `$part` gives windows and codes of the outputs `$x..$end` of row `$y`, of
+/// Computes and stores everything, over a single row where windows are single pixels. `$part` gives windows and codes of the outputs `$x..$end` of row `$y`, of
 /// which there are at most `$length`. `$sum` computes `$sums`, blocks of `$mr` neighbouring outputs and so many
 /// halves of a panel as are in use, from the panel's `$weights`, and `$windows` in `$codes`.
 macro_rules! tiles {
@@ -26,6 +26,9 @@ macro_rules! tiles {
      ($mr:ident, $halves:ident, $weights:ident, $windows:ident, $codes:ident, $sums:ident) => $sum:expr) => {
         let mut epilogue = Epilogue::new($terms);
         let mut sums = [[_mm256_setzero_si256(); 2]; PART];
+        let width = $shape.out_width;
+        let single_row = $shape.single_row();
+        let $shape = single_row.as_ref().unwrap_or($shape);
         for $y in 0..$shape.out_height {
             for $x in (0..$shape.out_width).step_by($length) {
                 let $end = $shape.out_width.min($x + $length);
@@ -51,7 +54,14 @@ macro_rules! tiles {
                         }
                     });
                     epilogue.enter($terms, $outputs, panel);
-                    epilogue.finish(sums, [$y, $x], $terms, $outputs);
+                    // A single row of windows may be many rows of results.
+                    let mut done = 0;
+                    while done < sums.len() {
+                        let (y, x) = ($y + ($x + done) / width, ($x + done) % width);
+                        let end = sums.len().min(done + width - x);
+                        epilogue.finish(&sums[done..end], [y, x], $terms, $outputs);
+                        done = end;
+                    }
                 }
             }
         }
