@@ -65,7 +65,6 @@ pub(super) fn average(
     outputs: &mut [Output<'_>],
 ) {
     const BLOCK: usize = 16;
-    const ROW: usize = 1 << 16;
     for y in 0..window.out_height {
         for x in 0..window.out_width {
             let [rows, columns] = inside(window, &input.layout, [y, x]);
@@ -74,20 +73,12 @@ pub(super) fn average(
                 let block = first..input.layout.channels.min(first + BLOCK);
                 let mut sums = [-(count as i64) * i64::from(zero); BLOCK];
                 for row in rows.clone() {
-                    // A row's codes are fewer than 2^16, each below 2^16.
-                    for columns in columns.clone().step_by(ROW).map(|c| c..columns.end.min(c + ROW))
-                    {
-                        let mut partial = [0_u32; BLOCK];
-                        for column in columns {
-                            let pixel = input.layout.offset(row, column);
-                            let codes = pixel + block.start..pixel + block.end;
-                            match input.codes {
-                                Codes::U8(all) => add(&mut partial, &all[codes]),
-                                Codes::U16(all) => add(&mut partial, &all[codes]),
-                            }
-                        }
-                        for (sum, partial) in sums.iter_mut().zip(partial) {
-                            *sum += i64::from(partial);
+                    for column in columns.clone() {
+                        let pixel = input.layout.offset(row, column);
+                        let codes = pixel + block.start..pixel + block.end;
+                        match input.codes {
+                            Codes::U8(all) => add(&mut sums, &all[codes]),
+                            Codes::U16(all) => add(&mut sums, &all[codes]),
                         }
                     }
                 }
@@ -102,11 +93,9 @@ pub(super) fn average(
 }
 
 #[inline(always)]
-fn add<T: Copy + Into<u32>>(sums: &mut [u32; 16], codes: &[T]) {
-    // Known lengths become vectors.
-    match codes.first_chunk::<16>() {
-        Some(codes) => sums.iter_mut().zip(codes).for_each(|(sum, &code)| *sum += code.into()),
-        None => sums.iter_mut().zip(codes).for_each(|(sum, &code)| *sum += code.into()),
+fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T]) {
+    for (sum, &code) in sums.iter_mut().zip(codes) {
+        *sum += code.into();
     }
 }
 
