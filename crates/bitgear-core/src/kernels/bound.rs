@@ -146,8 +146,9 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
 
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
-    let direct = direct(shape, plain, activation);
-    let Some(cost) = cost(shape, direct) else { return direct };
+    let folded = shape.folded();
+    let direct = direct(folded.as_ref().unwrap_or(shape), plain, activation);
+    let Some(cost) = cost(folded.as_ref().unwrap_or(shape), direct) else { return direct };
     let bound = accumulator_bound(shape, plain, activation);
     let bytes = winograd_bytes::is_exact(shape, plain, activation).then(|| {
         let offset = winograd_bytes::offset(activation);

@@ -178,6 +178,28 @@ impl ConvShape {
         Some(Self { input, out_height: 1, out_width: input.width, ..*self })
     }
 
+    /// The same convolution with the columns of a window for channels, and every output's beside each other, where
+    /// that spares reading spare channels: a single channel, and at most [`FOLDED`] elements. Weights are in the
+    /// same order.
+    pub(super) fn folded(&self) -> Option<Self> {
+        let [top, _, bottom, _] = self.input.pads;
+        let input = MapLayout {
+            height: self.input.height,
+            width: self.out_width,
+            channels: self.kernel[1],
+            pads: [top, 0, bottom, 0],
+        };
+        let pays = self.input.channels == 1 && self.groups == 1 && self.kernel[1] > 1;
+        let fits = input.len() <= FOLDED && self.input.row() <= 4 * FOLDED_ROW;
+        (pays && fits && self.dilations[1] == 1).then(|| Self {
+            input,
+            kernel: [self.kernel[0], 1],
+            strides: [self.strides[0], 1],
+            pads: [self.pads[0], 0],
+            ..*self
+        })
+    }
+
     /// Whether every channel is a group of its own.
     pub const fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.input.channels && self.groups == self.out_channels
@@ -195,6 +217,11 @@ impl ConvShape {
         ky * self.dilations[0] * self.input.row() + kx * self.dilations[1] * self.input.stride()
     }
 }
+
+/// Most elements of an operand that is folded.
+pub(super) const FOLDED: usize = 1 << 14;
+/// Most pixels in a row of one.
+pub(super) const FOLDED_ROW: usize = 1 << 10;
 
 /// Window of a pooling operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -384,7 +411,14 @@ pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
     }
 }
 
+/// How the kernel of a class sees a layer.
+fn seen_by(class: Class, shape: &ConvShape) -> ConvShape {
+    let folds = matches!(class, Class::Bytes { .. } | Class::BytePairs | Class::Pairs);
+    shape.folded().filter(|_| folds).unwrap_or(*shape)
+}
+
 pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
+    let shape = &seen_by(class, shape);
     let panels = shape.out_channels.div_ceil(PANEL);
     if let Class::WinogradBytes { .. } = class {
         return PackedLen::I8(panels * winograd_bytes::POINTS * winograd_bytes::point_len(shape));
@@ -413,6 +447,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
 /// [`Class::WinogradBytes`] as its module says.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
+    let shape = &seen_by(class, shape);
     let code = |index| packed_code(class, shape, plain, index);
     match (packed_len(class, shape), out) {
         (PackedLen::None, PackedMut::None) => {}

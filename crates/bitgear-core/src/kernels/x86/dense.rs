@@ -10,7 +10,7 @@ use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::tile::{self, Element, Weight, Windows};
 use super::{panel_of, with_pixels};
-use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
+use crate::kernels::types::{ConvShape, FOLDED, FOLDED_ROW, Output, PANEL, Terms};
 
 /// Pixels of a part: all panels of it are finished while what they read and write is in the nearest cache.
 const PART: usize = 32;
@@ -92,6 +92,10 @@ pub(super) fn bytes(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
+    if let Some(folded) = shape.folded() {
+        let input = &fold(shape, &folded, input);
+        return bytes(&folded, packed, input, drain, terms, outputs);
+    }
     let one = Windows::new(shape, 0, 0);
     let steps = one.len / 4;
     if drain >= one.rows * one.runs * steps {
@@ -157,6 +161,10 @@ pub(super) fn pairs<T: Element>(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
+    if let Some(folded) = shape.folded() {
+        let input = &fold(shape, &folded, input);
+        return pairs(&folded, packed, input, terms, outputs);
+    }
     tiles!(shape, packed, terms, outputs; PART;
         (y, x.._end) => (Windows::new(shape, y, x), input);
         (MR, HALVES, weights, windows, codes, sums) => tile::pairs::<MR, HALVES, T, _>(windows, weights, codes, sums));
@@ -171,6 +179,10 @@ pub(super) fn widened(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
+    if let Some(folded) = shape.folded() {
+        let input = &fold(shape, &folded, input);
+        return widened(&folded, packed, input, terms, outputs);
+    }
     let one = Windows::new(shape, 0, 0);
     let fits = |&pixels: &usize| one.rows * widened_row(&one, pixels) <= WIDENED;
     let Some(length) = [PART, 24, 16, 12, 8, 4].into_iter().find(fits) else {
@@ -181,6 +193,30 @@ pub(super) fn widened(
         (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory);
         (MR, HALVES, weights, windows, codes, sums) =>
             tile::pairs::<MR, HALVES, u16, _>(windows, weights, codes, sums));
+}
+
+/// The operand of [`ConvShape::folded`].
+#[inline(never)]
+fn fold<T: Element>(shape: &ConvShape, folded: &ConvShape, input: &[T]) -> [T; FOLDED] {
+    let mut memory = [T::default(); FOLDED];
+    let (columns, stride) = (shape.kernel[1], folded.input.stride());
+    let first = shape.input.pads[1] - shape.pads[1];
+    // A row without spare channels; what is read beyond its end meets weights of zero.
+    let mut row = [T::default(); FOLDED_ROW + 4];
+    let rows = input.chunks_exact(shape.input.row());
+    for (pixels, out) in rows.zip(memory.chunks_exact_mut(folded.input.row())) {
+        for (code, pixel) in row.iter_mut().zip(pixels.as_chunks::<4>().0) {
+            *code = pixel[0];
+        }
+        let starts = (first..).step_by(shape.strides[1]);
+        for (start, out) in starts.zip(out.chunks_exact_mut(stride)) {
+            match out.as_mut_array::<4>() {
+                Some(out) => *out = row[start..].first_chunk().copied().expect("four more codes"),
+                None => out[..columns].copy_from_slice(&row[start..][..columns]),
+            }
+        }
+    }
+    memory
 }
 
 /// Codes from the first to the last of a row of so many neighbouring windows, rounded up to whole vectors.

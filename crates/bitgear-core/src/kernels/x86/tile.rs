@@ -13,7 +13,7 @@ use crate::kernels::types::ConvShape;
 pub(super) type Tile<const MR: usize> = [[__m256i; 2]; MR];
 
 /// Stored codes.
-pub(super) trait Element: Copy {}
+pub(super) trait Element: Copy + Default {}
 
 impl Element for u8 {}
 
