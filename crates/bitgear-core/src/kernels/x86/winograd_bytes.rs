@@ -15,7 +15,7 @@ use super::epilogue::Epilogue;
 use super::tile::Tile;
 use super::{panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
-use crate::kernels::winograd_bytes::{ADDED, MOST_CHANNELS, PATCH, POINTS, TILE, point_len};
+use crate::kernels::winograd_bytes::{ADDED, MOST_CHANNELS, PATCH, POINTS, TILE};
 
 /// Tiles that are multiplied together.
 const GROUP: usize = 4;
@@ -66,7 +66,12 @@ pub(super) fn conv(
                 for first in (0..tiles).step_by(GROUP) {
                     with_pixels!(GROUP.min(tiles - first), MR => {
                         let products = products.first_chunk_mut().expect("at most a group");
-                        multiply::<MR>(shape, weights, &strip, [first, tiles], products);
+                        // Few steps are worth unrolling.
+                        match (shape.input.stride(), lanes(shape)) {
+                            (16, _) => multiply::<MR, 16>(weights, &strip, 16, [first, tiles], products),
+                            (32, _) => multiply::<MR, 32>(weights, &strip, 32, [first, tiles], products),
+                            (_, len) => multiply::<MR, 0>(weights, &strip, len, [first, tiles], products),
+                        }
                         for (tile, products) in (first..).zip(products) {
                             inverse(products, &mut rows, column(tile));
                         }
@@ -178,18 +183,18 @@ transform!(
     _mm256_sub_epi8
 );
 
-/// Sums over channels for each point of `MR` tiles.
+/// Sums over channels for each point of `MR` tiles, of `len` channels in a strip, which may be known.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-fn multiply<const MR: usize>(
-    shape: &ConvShape,
+fn multiply<const MR: usize, const KNOWN: usize>(
     weights: &[i8],
     strip: &Strip,
+    len: usize,
     [first, tiles]: [usize; 2],
     products: &mut [Products; MR],
 ) {
-    let len = lanes(shape);
-    let points = weights.chunks_exact(point_len(shape));
+    let len = if KNOWN > 0 { KNOWN } else { len };
+    let points = weights.chunks_exact(weights.len() / POINTS);
     let strips = strip.0.chunks_exact(tiles * len);
     for (point, (weights, strip)) in points.zip(strips).take(POINTS).enumerate() {
         let codes = &strip[first * len..][..MR * len];
@@ -198,6 +203,7 @@ fn multiply<const MR: usize>(
             unsafe { _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast()) }
         };
         let Some((begin, steps)) = weights.as_chunks::<64>().0.split_first() else { return };
+        let steps = if KNOWN > 0 { &steps[..KNOWN / 4] } else { steps };
         let mut acc: Tile<MR> = [[load(begin, 0), load(begin, 1)]; MR];
         for (step, weights) in steps.iter().enumerate() {
             let weights = [load(weights, 0), load(weights, 1)];
