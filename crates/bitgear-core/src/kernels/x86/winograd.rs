@@ -61,7 +61,12 @@ pub(super) fn conv(
                 epilogue.enter(terms, outputs, panel);
                 let weights = panel_of(shape, packed, panel);
                 let products = products.first_chunk_mut().expect("at most all tiles");
-                multiply::<MR>(shape, weights, &transformed, products);
+                // Few steps are worth unrolling.
+                match (shape.input.stride(), point_len(shape)) {
+                    (16, _) => multiply::<MR, 16>(weights, &transformed, 16, products),
+                    (32, _) => multiply::<MR, 32>(weights, &transformed, 32, products),
+                    (_, len) => multiply::<MR, 0>(weights, &transformed, len, products),
+                }
                 let mut tile = 0;
                 while tile < MR {
                     // Neighbouring tiles are finished together.
@@ -150,21 +155,23 @@ fn six(d: [__m256i; PATCH]) -> [__m256i; PATCH] {
     ]
 }
 
-/// Sums over channels for each point of `MR` tiles.
+/// Sums over channels for each point of `MR` tiles, of `len` transformed channels, which may be known.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-fn multiply<const MR: usize>(
-    shape: &ConvShape,
+fn multiply<const MR: usize, const KNOWN: usize>(
     weights: &[i16],
     transformed: &Transformed,
+    len: usize,
     products: &mut [Products; MR],
 ) {
-    let len = point_len(shape);
-    let points = weights.chunks_exact(shape.input.stride() * PANEL);
+    let len = if KNOWN > 0 { KNOWN } else { len };
+    let points = weights.chunks_exact(weights.len() / POINTS);
     let all_codes = transformed.0.chunks_exact(TILES * len);
     for (point, (weights, codes)) in points.zip(all_codes).take(POINTS).enumerate() {
+        let pairs = weights.as_chunks::<{ 2 * PANEL }>().0;
+        let pairs = if KNOWN > 0 { &pairs[..KNOWN / 2] } else { pairs };
         let mut acc: Tile<MR> = [[_mm256_setzero_si256(); 2]; MR];
-        for (pair, weights) in weights.as_chunks::<{ 2 * PANEL }>().0.iter().enumerate() {
+        for (pair, weights) in pairs.iter().enumerate() {
             // SAFETY: the array is 64 bytes long.
             let weights = unsafe {
                 let weights = weights.as_ptr();
