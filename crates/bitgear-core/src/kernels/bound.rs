@@ -5,7 +5,7 @@
 )]
 
 use super::types::{Class, ConvShape, step_width};
-use super::winograd;
+use super::{lookup, winograd};
 use crate::bits::BitWidth;
 
 /// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
@@ -107,6 +107,9 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
 
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
+    if lookup::is_exact(shape, plain, activation) && lookup::pays(shape) {
+        return Class::Lookup;
+    }
     let direct = direct(shape, plain, activation);
     let bound = accumulator_bound(shape, plain, activation);
     let winograd =

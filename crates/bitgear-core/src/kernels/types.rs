@@ -1,6 +1,6 @@
 //! What the kernels read and write.
 
-use super::winograd;
+use super::{lookup, winograd};
 
 /// Geometry of a map in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +260,8 @@ pub enum Class {
     Pairs,
     /// The same, a quarter as many of them: Winograd's minimal filtering F(4 x 4, 3 x 3).
     Winograd,
+    /// Sums of four channels' codes for all signs, added up in bytes.
+    Lookup,
     /// High and low byte of 16-bit activations apart.
     Split,
     /// One channel at a time, four rows of the window at once.
@@ -285,6 +287,7 @@ impl core::fmt::Display for Class {
             Self::Quads => f.write_str("quads"),
             Self::Pairs => f.write_str("pairs"),
             Self::Winograd => f.write_str("winograd"),
+            Self::Lookup => f.write_str("lookup"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
             Self::DepthwiseBytes => f.write_str("depthwise bytes"),
@@ -353,7 +356,7 @@ pub(super) const fn step_width(class: Class) -> usize {
         | Class::Split
         | Class::DepthwiseBytes
         | Class::DepthwisePairs => 2,
-        Class::Depthwise { .. } | Class::Scalar => 1,
+        Class::Lookup | Class::Depthwise { .. } | Class::Scalar => 1,
     }
 }
 
@@ -371,6 +374,9 @@ pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
 }
 
 pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
+    if class == Class::Lookup {
+        return PackedLen::I16(lookup::packed_len(shape));
+    }
     let panels = shape.out_channels.div_ceil(PANEL);
     let len = panels * steps(class, shape) * PANEL * step_width(class);
     match class {
@@ -381,6 +387,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         | Class::DepthwiseBytes => PackedLen::I8(len),
         Class::Pairs
         | Class::Winograd
+        | Class::Lookup
         | Class::Split
         | Class::DepthwisePairs
         | Class::Depthwise { .. } => PackedLen::I16(len),
@@ -390,7 +397,8 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
 
 /// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
 /// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
-/// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points.
+/// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points; for
+/// [`Class::Lookup`] as its module says.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
     let code = |index| packed_code(class, shape, plain, index);
@@ -400,6 +408,9 @@ pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMu
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index) as i8);
         }
         (PackedLen::I16(len), PackedMut::I16(out)) if len == out.len() => {
+            if class == Class::Lookup {
+                return lookup::pack(shape, plain, out);
+            }
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index));
         }
         (expected, out) => panic!("packed weights must be {expected:?}, got {out:?}"),

@@ -282,7 +282,7 @@ impl Epilogue {
 }
 
 /// The panel's part of per-channel values, filled up with zeros.
-fn padded<T, U: Default + Copy>(
+pub(super) fn padded<T, U: Default + Copy>(
     values: &[T],
     panel: usize,
     convert: impl Fn(&T) -> U,
@@ -370,7 +370,7 @@ fn residual(source: &Source<'_>, [y, x]: [usize; 2], channel: usize) -> __m256i 
 /// Stores at most sixteen bytes, as many as the pixel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_bytes(pixel: &mut [u8], codes: __m128i) {
+pub(super) fn store_bytes(pixel: &mut [u8], codes: __m128i) {
     match pixel.len() {
         // SAFETY: the slice holds sixteen bytes.
         16 => unsafe { _mm_storeu_si128(pixel.as_mut_ptr().cast(), codes) },

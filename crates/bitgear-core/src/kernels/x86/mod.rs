@@ -7,8 +7,10 @@ mod columns;
 mod depthwise;
 mod epilogue;
 mod lanes;
+mod lookup;
 mod matrix;
 mod quads;
+mod thresholds;
 mod tile;
 mod winograd;
 
@@ -73,6 +75,10 @@ impl Avx2 {
             (Class::Winograd, Packed::I16(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { winograd::conv(shape, packed, codes, terms, outputs) }
+            }
+            (Class::Lookup, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { lookup::conv(shape, packed, codes, terms, outputs) }
             }
             (Class::Split, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
