@@ -5,7 +5,7 @@
 )]
 
 use super::types::{Class, ConvShape, PANEL, step_width};
-use super::{winograd, winograd_bytes};
+use super::{lookup, winograd, winograd_bytes};
 use crate::bits::BitWidth;
 
 /// Smallest and largest Σ weight · code of one output channel, over all inputs of `activation`
@@ -146,6 +146,9 @@ pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> 
 
 /// The fastest exact class of AVX2.
 pub(super) fn class(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Class {
+    if lookup::is_exact(shape, plain, activation) && lookup::pays(shape) {
+        return Class::Lookup;
+    }
     let folded = shape.folded();
     let direct = direct(folded.as_ref().unwrap_or(shape), plain, activation);
     let Some(cost) = cost(folded.as_ref().unwrap_or(shape), direct) else { return direct };

@@ -38,6 +38,8 @@ struct Version {
 #[derive(Clone, Copy, Debug)]
 enum Storage {
     U8,
+    /// Two bits.
+    Few,
     U16,
     I32,
 }
@@ -46,6 +48,7 @@ impl Storage {
     fn limits(self) -> [i32; 2] {
         match self {
             Self::U8 => [0, 255],
+            Self::Few => [1, 3],
             Self::U16 => [1, 65535],
             Self::I32 => [i32::MIN / 2, i32::MAX / 2],
         }
@@ -107,7 +110,7 @@ fn run(kernels: Kernels, case: &Case) -> (Class, Vec<Memory>) {
         .map(|version| {
             let len = halo(out, version.halo).len();
             match version.storage {
-                Storage::U8 => Memory::U8(vec![77; len]),
+                Storage::U8 | Storage::Few => Memory::U8(vec![77; len]),
                 Storage::U16 => Memory::U16(vec![777; len]),
                 Storage::I32 => Memory::I32(vec![-777; len]),
             }
@@ -277,21 +280,7 @@ fn cases(
         let first = (seed % 3) as usize;
         let versions: Vec<Version> =
             (0..=(seed / 3 % 3) as usize).map(|i| versions[(first + i) % 3].clone()).collect();
-        // Single precision only where the caller could prove it.
-        let narrow = narrow
-            && (0..out_channels).all(|channel| {
-                let proof = SinglePrecision {
-                    acc: channel_bound(&shape, &plain, activation_bits, channel),
-                    shift,
-                    bias: bias[channel],
-                    residual: residual.as_ref().map_or(0, |r| r.multipliers[channel].abs() * 255),
-                };
-                versions.iter().all(|v| {
-                    let multiplier = spread(v.multiplier, out_channels)[channel];
-                    proof.is_exact(multiplier, v.zero, v.storage.limits())
-                })
-            });
-        Some(Case {
+        let mut case = Case {
             shape,
             activation_bits,
             plain,
@@ -301,6 +290,25 @@ fn cases(
             residual,
             narrow,
             versions,
+        };
+        case.narrow &= is_narrow(&case);
+        Some(case)
+    })
+}
+
+/// Whether a caller could prove that single precision is exact.
+fn is_narrow(case: &Case) -> bool {
+    let channels = case.shape.out_channels;
+    (0..channels).all(|channel| {
+        let proof = SinglePrecision {
+            acc: channel_bound(&case.shape, &case.plain, case.activation_bits, channel),
+            shift: case.shift,
+            bias: case.bias[channel],
+            residual: case.residual.as_ref().map_or(0, |r| r.multipliers[channel].abs() * 255),
+        };
+        case.versions.iter().all(|v| {
+            let multiplier = spread(v.multiplier, channels)[channel];
+            proof.is_exact(multiplier, v.zero, v.storage.limits())
         })
     })
 }
@@ -320,6 +328,38 @@ proptest! {
     #[test]
     fn usual_layers_get_the_bits_of_the_specification(case in cases(usual_geometry(), 1..=8)) {
         check(&case)?;
+    }
+}
+
+/// Layers of one bit, narrow and wide, of one group of channels and of several blocks.
+fn one_bit_geometry() -> impl Strategy<Value = Geometry> {
+    (
+        (1_usize..20, prop_oneof![1_usize..31, 32_usize..100]),
+        prop_oneof![1_usize..9, 15_usize..70, Just(256)],
+        1_usize..36,
+        prop_oneof![Just([1, 1]), Just([3, 3]), Just([2, 3]), Just([5, 1])],
+        ([1_usize..3, 1_usize..3], [1_usize..3, 1_usize..3]),
+        Just(0),
+    )
+}
+
+/// One version of two bits, which thresholds can tell.
+fn with_few_bits(mut case: Case, zero: i32) -> Case {
+    let multiplier = case.versions[0].multiplier / 40.0;
+    case.residual = None;
+    case.versions = vec![Version { multiplier, zero, storage: Storage::Few, halo: 1 }];
+    case.narrow = is_narrow(&case);
+    case
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn layers_of_one_bit_get_the_bits_of_the_specification(
+        case in cases(one_bit_geometry(), 1..=1), few: bool, zero in -2_i32..5,
+    ) {
+        check(&if few { with_few_bits(case, zero) } else { case })?;
     }
 }
 
@@ -355,6 +395,8 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         out_width: 10,
         ..dense
     };
+    let large = MapLayout { pads: [1; 4], ..MapLayout::new(16, 16, 16) };
+    let large = ConvShape { input: large, out_height: 8, out_width: 8, ..dense };
     let depthwise = ConvShape { groups: 16, ..dense };
     let grouped = ConvShape { groups: 4, ..dense };
     let class = |shape: &ConvShape, weight: i16, activation: u8| {
@@ -380,6 +422,9 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         Expected("smaller than a tile", small, 127, 8, Class::BytePairs),
         Expected("12 x 12 bits", dense, 2047, 12, Class::Pairs),
         Expected("16 x 16 bits", dense, 32767, 16, Class::Split),
+        Expected("1 x 1 bits", large, 1, 1, Class::Lookup),
+        Expected("1 x 1 bits, few pixels", dense, 1, 1, Class::Bytes { drain: 36 }),
+        Expected("1 x 2 bits", large, 1, 2, Class::Bytes { drain: 36 }),
         Expected("depthwise 8 x 8", depthwise, 127, 8, Class::DepthwisePairs),
         // 9 · 255 · 14 = 32130; 15 would be 34425.
         Expected("depthwise 5 x 8", depthwise, 14, 8, Class::DepthwiseBytes),

@@ -1,6 +1,6 @@
 //! What the kernels read and write.
 
-use super::{winograd, winograd_bytes};
+use super::{lookup, winograd, winograd_bytes};
 
 /// Geometry of a map in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,6 +294,8 @@ pub enum Class {
         /// Added to transformed codes.
         offset: u8,
     },
+    /// Sums of four channels' codes for all signs, added up in bytes.
+    Lookup,
     /// High and low byte of 16-bit activations apart.
     Split,
     /// One channel at a time, four rows of the window at once.
@@ -321,6 +323,7 @@ impl core::fmt::Display for Class {
             Self::BytePairs => f.write_str("pairs of bytes"),
             Self::Winograd => f.write_str("winograd"),
             Self::WinogradBytes { .. } => f.write_str("winograd bytes"),
+            Self::Lookup => f.write_str("lookup"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
             Self::DepthwiseBytes => f.write_str("depthwise bytes"),
@@ -394,7 +397,7 @@ pub(super) const fn step_width(class: Class) -> usize {
         | Class::Split
         | Class::DepthwiseBytes
         | Class::DepthwisePairs => 2,
-        Class::Depthwise { .. } | Class::Scalar => 1,
+        Class::Lookup | Class::Depthwise { .. } | Class::Scalar => 1,
     }
 }
 
@@ -419,6 +422,9 @@ fn seen_by(class: Class, shape: &ConvShape) -> ConvShape {
 
 pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
     let shape = &seen_by(class, shape);
+    if class == Class::Lookup {
+        return PackedLen::I16(lookup::packed_len(shape));
+    }
     let panels = shape.out_channels.div_ceil(PANEL);
     if let Class::WinogradBytes { .. } = class {
         return PackedLen::I8(panels * winograd_bytes::POINTS * winograd_bytes::point_len(shape));
@@ -434,6 +440,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         | Class::DepthwiseBytes => PackedLen::I8(len),
         Class::Pairs
         | Class::Winograd
+        | Class::Lookup
         | Class::Split
         | Class::DepthwisePairs
         | Class::Depthwise { .. } => PackedLen::I16(len),
@@ -444,7 +451,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
 /// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
 /// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
 /// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points; for
-/// [`Class::WinogradBytes`] as its module says.
+/// [`Class::WinogradBytes`] and [`Class::Lookup`] as their modules say.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
     let shape = &seen_by(class, shape);
@@ -458,6 +465,9 @@ pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMu
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index) as i8);
         }
         (PackedLen::I16(len), PackedMut::I16(out)) if len == out.len() => {
+            if class == Class::Lookup {
+                return lookup::pack(shape, plain, out);
+            }
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index));
         }
         (expected, out) => panic!("packed weights must be {expected:?}, got {out:?}"),

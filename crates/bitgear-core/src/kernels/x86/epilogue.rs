@@ -332,7 +332,7 @@ fn eight_of(pixels: Pixels<'_>, pixel: usize, half: usize) -> __m256i {
 }
 
 /// The panel's part of per-channel values, filled up with zeros.
-fn padded<T, U: Default + Copy>(
+pub(super) fn padded<T, U: Default + Copy>(
     values: &[T],
     panel: usize,
     convert: impl Fn(&T) -> U,
@@ -390,7 +390,7 @@ pub(super) fn load_f32(values: &[f32], at: usize) -> __m256 {
 /// Stores at most sixteen bytes, as many as the pixel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_sixteen(pixel: &mut [u8], codes: __m128i) {
+pub(super) fn store_sixteen(pixel: &mut [u8], codes: __m128i) {
     match pixel.len() {
         // SAFETY: the slice holds sixteen bytes.
         16 => unsafe { _mm_storeu_si128(pixel.as_mut_ptr().cast(), codes) },

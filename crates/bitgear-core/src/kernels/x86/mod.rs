@@ -9,8 +9,10 @@ mod depthwise;
 mod epilogue;
 mod general;
 mod lanes;
+mod lookup;
 mod matrix;
 mod quads;
+mod thresholds;
 mod tile;
 mod winograd;
 mod winograd_bytes;
@@ -83,6 +85,10 @@ impl Avx2 {
             (Class::WinogradBytes { offset }, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { winograd_bytes::conv(shape, packed, codes, offset, terms, outputs) }
+            }
+            (Class::Lookup, Packed::I16(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { lookup::conv(shape, packed, codes, terms, outputs) }
             }
             (Class::Split, Packed::I16(packed), Codes::U16(codes)) => {
                 // SAFETY: as above.
