@@ -217,8 +217,11 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
         && plain.iter().all(|w| w.unsigned_abs() == 1)
 }
 
-/// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes).
+/// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes), and was not slower where
+/// it was measured: rows that are copied for every column of a window cost more than they save, and so do fewer
+/// than [`FEWEST`] additions a sum.
 pub(super) fn pays(shape: &ConvShape) -> bool {
+    const FEWEST: usize = 16;
     let Some(plan) = Plan::new(shape) else { return false };
     let taps = shape.kernel[0] * shape.kernel[1];
     let bands = shape.out_height.div_ceil(plan.rows);
@@ -227,7 +230,7 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
     let add = vectors * shape.out_channels * (taps * plan.groups * 3 / 2 + 16 * plan.blocks());
     let pixels = shape.out_height * shape.out_width;
     let steps = pixels * shape.out_channels.div_ceil(PANEL) * taps * plan.groups;
-    build + add < 4 * steps
+    plan.copies == 1 && taps * plan.groups >= FEWEST && build + add < 4 * steps
 }
 
 const _: () = assert!(PLANES_LEN <= u16::MAX as usize, "places are 16-bit words");

@@ -395,8 +395,8 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         out_width: 10,
         ..dense
     };
-    let large = MapLayout { pads: [1; 4], ..MapLayout::new(16, 16, 16) };
-    let large = ConvShape { input: large, out_height: 8, out_width: 8, ..dense };
+    let large = MapLayout { pads: [1; 4], ..MapLayout::new(32, 32, 16) };
+    let large = ConvShape { input: large, out_height: 32, out_width: 32, ..unit };
     let depthwise = ConvShape { groups: 16, ..dense };
     let grouped = ConvShape { groups: 4, ..dense };
     let class = |shape: &ConvShape, weight: i16, activation: u8| {
@@ -424,7 +424,7 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
         Expected("16 x 16 bits", dense, 32767, 16, Class::Split),
         Expected("1 x 1 bits", large, 1, 1, Class::Lookup),
         Expected("1 x 1 bits, few pixels", dense, 1, 1, Class::Bytes { drain: 36 }),
-        Expected("1 x 2 bits", large, 1, 2, Class::Bytes { drain: 36 }),
+        Expected("1 x 2 bits", large, 1, 2, Class::WinogradBytes { offset: 6 }),
         Expected("depthwise 8 x 8", depthwise, 127, 8, Class::DepthwisePairs),
         // 9 · 255 · 14 = 32130; 15 would be 34425.
         Expected("depthwise 5 x 8", depthwise, 14, 8, Class::DepthwiseBytes),

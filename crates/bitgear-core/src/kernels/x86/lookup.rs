@@ -160,9 +160,8 @@ fn nibbles(input: &[u8], at: usize, step: usize, bits: [i8; 16]) -> [__m128i; QU
             sixteen(input, at + i * step)
         }
     };
-    let halves: [__m256i; 4] = core::array::from_fn(|i| {
-        _mm256_maddubs_epi16(_mm256_set_m128i(pixel(i + 4), pixel(i)), bits)
-    });
+    let half = |i| _mm256_maddubs_epi16(_mm256_set_m128i(pixel(i + 4), pixel(i)), bits);
+    let halves = [half(0), half(1), half(2), half(3)];
     let ones = _mm256_set1_epi8(1);
     let whole = |a, b| _mm256_maddubs_epi16(_mm256_packus_epi16(a, b), ones);
     let bytes = _mm256_packus_epi16(whole(halves[0], halves[1]), whole(halves[2], halves[3]));
@@ -306,14 +305,16 @@ fn finish(
             }
             // Sums of sixteen pixels.
             let half = |half: usize| -> [__m256i; PANEL] {
-                core::array::from_fn(|channel| {
+                let mut loaded = [_mm256_setzero_si256(); PANEL];
+                for (channel, loaded) in loaded.iter_mut().enumerate() {
                     let at = channel * channel_len + half * LANES / 2;
                     let sums = of_vector.get(at..).and_then(|s| s.first_chunk::<{ LANES / 2 }>());
-                    sums.map_or(_mm256_setzero_si256(), |sums| {
+                    if let Some(sums) = sums {
                         // SAFETY: the chunk is 32 bytes long, and `sum` has written all vectors.
-                        unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) }
-                    })
-                })
+                        *loaded = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+                    }
+                }
+                loaded
             };
             let mut pixels = [[_mm256_setzero_si256(); 2]; LANES];
             for (i, pixels) in pixels.chunks_exact_mut(LANES / 2).enumerate() {
@@ -334,10 +335,12 @@ fn finish(
 fn transpose(mut channels: [__m256i; PANEL], pixels: &mut [[__m256i; 2]]) {
     // Each turn moves the first bit of the channel behind the last one of the pixel, within halves.
     for _ in 0..PANEL.ilog2() {
-        channels = core::array::from_fn(|i| {
-            let (a, b) = (channels[i / 2], channels[i / 2 + PANEL / 2]);
-            if i % 2 == 0 { _mm256_unpacklo_epi16(a, b) } else { _mm256_unpackhi_epi16(a, b) }
-        });
+        let before = channels;
+        for i in 0..PANEL / 2 {
+            let (a, b) = (before[i], before[i + PANEL / 2]);
+            channels[2 * i] = _mm256_unpacklo_epi16(a, b);
+            channels[2 * i + 1] = _mm256_unpackhi_epi16(a, b);
+        }
     }
     for i in 0..8 {
         for half in 0..2 {

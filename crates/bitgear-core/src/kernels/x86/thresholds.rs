@@ -111,10 +111,12 @@ impl Thresholds {
         }
         // Each turn moves the first bit of the channel behind the last one of the pixel, within halves.
         for _ in 0..PANEL.ilog2() {
-            channels = core::array::from_fn(|i| {
-                let (a, b) = (channels[i / 2], channels[i / 2 + PANEL / 2]);
-                if i % 2 == 0 { _mm256_unpacklo_epi8(a, b) } else { _mm256_unpackhi_epi8(a, b) }
-            });
+            let before = channels;
+            for i in 0..PANEL / 2 {
+                let (a, b) = (before[i], before[i + PANEL / 2]);
+                channels[2 * i] = _mm256_unpacklo_epi8(a, b);
+                channels[2 * i + 1] = _mm256_unpackhi_epi8(a, b);
+            }
         }
         let mut pixels = [_mm_setzero_si128(); 32];
         for (i, codes) in channels.into_iter().enumerate() {
