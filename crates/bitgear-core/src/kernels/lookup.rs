@@ -77,7 +77,7 @@ impl Plan {
         };
         let fits = |plan: &Self| {
             plan.planes() * plan.plane <= PLANES_LEN
-                && shape.out_channels * plan.vectors(shape, plan.rows) * LANES <= SUMS_LEN
+                && shape.out_channels * vectors(shape, plan.rows) * LANES <= SUMS_LEN
         };
         let most = (1..=shape.out_height).rev().find(|&rows| fits(&with_rows(rows)))?;
         // Bands of about the same size.
@@ -99,31 +99,6 @@ impl Plan {
     /// Groups of a block.
     pub(super) fn groups_of(&self, block: usize) -> usize {
         self.block.min(self.groups - block * self.block)
-    }
-
-    /// Whether vectors run on from one row to the next.
-    pub(super) fn joined(&self, shape: &ConvShape) -> bool {
-        shape.out_width < LANES
-    }
-
-    /// Vectors of so many rows of the result.
-    pub(super) fn vectors(&self, shape: &ConvShape, rows: usize) -> usize {
-        if self.joined(shape) {
-            (rows * shape.out_width).div_ceil(LANES)
-        } else {
-            rows * shape.out_width.div_ceil(LANES)
-        }
-    }
-
-    /// Row and column, within its band, of a vector's first pixel. The last vector of a row overlaps the
-    /// one before it.
-    pub(super) fn vector_at(&self, shape: &ConvShape, vector: usize) -> [usize; 2] {
-        if self.joined(shape) {
-            let pixel = vector * LANES;
-            return [pixel / shape.out_width, pixel % shape.out_width];
-        }
-        let across = shape.out_width.div_ceil(LANES);
-        [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
     }
 
     /// Place of the first of a group's eight planes.
@@ -217,6 +192,31 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
         && plain.iter().all(|w| w.unsigned_abs() == 1)
 }
 
+/// Vectors of so many rows of the result.
+pub(super) fn vectors(shape: &ConvShape, rows: usize) -> usize {
+    if joined(shape) {
+        (rows * shape.out_width).div_ceil(LANES)
+    } else {
+        rows * shape.out_width.div_ceil(LANES)
+    }
+}
+
+/// Row and column, within its band, of a vector's first pixel. The last vector of a row overlaps the
+/// one before it.
+pub(super) fn vector_at(shape: &ConvShape, vector: usize) -> [usize; 2] {
+    if joined(shape) {
+        let pixel = vector * LANES;
+        return [pixel / shape.out_width, pixel % shape.out_width];
+    }
+    let across = shape.out_width.div_ceil(LANES);
+    [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
+}
+
+/// Whether vectors run on from one row to the next.
+fn joined(shape: &ConvShape) -> bool {
+    shape.out_width < LANES
+}
+
 /// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes), and was not slower where
 /// it was measured: rows that are copied for every column of a window cost more than they save, and so do fewer
 /// than [`FEWEST`] additions a sum.
@@ -225,7 +225,7 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
     let Some(plan) = Plan::new(shape) else { return false };
     let taps = shape.kernel[0] * shape.kernel[1];
     let bands = shape.out_height.div_ceil(plan.rows);
-    let vectors = bands * plan.vectors(shape, plan.rows);
+    let vectors = bands * vectors(shape, plan.rows);
     let build = bands * plan.blocks() * plan.planes() * plan.plane.div_ceil(LANES) * 3;
     let add = vectors * shape.out_channels * (taps * plan.groups * 3 / 2 + 16 * plan.blocks());
     let pixels = shape.out_height * shape.out_width;

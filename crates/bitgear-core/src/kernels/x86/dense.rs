@@ -1,8 +1,6 @@
 //! Dense convolutions of AVX2, except Winograd's: part of a row by part of a row, panel by panel.
 
-use core::arch::x86_64::{
-    __m256i, _mm256_cvtepu8_epi16, _mm256_setzero_si256, _mm256_storeu_si256,
-};
+use core::arch::x86_64::{_mm256_cvtepu8_epi16, _mm256_setzero_si256, _mm256_storeu_si256};
 use core::mem::MaybeUninit;
 use core::slice;
 
@@ -188,6 +186,7 @@ pub(super) fn widened(
     let Some(length) = [PART, 24, 16, 12, 8, 4].into_iter().find(fits) else {
         return pairs(shape, packed, input, terms, outputs);
     };
+    #[expect(clippy::large_stack_arrays, reason = "24 kB, never cleared; kernels do not allocate")]
     let mut memory = [MaybeUninit::uninit(); WIDENED];
     tiles!(shape, packed, terms, outputs; length;
         (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory);
@@ -239,8 +238,7 @@ fn widen<'m>(
             let codes = sixteen(input, windows.at + ky * windows.row + 16 * i);
             // SAFETY: the chunk is 32 bytes long.
             unsafe {
-                let out = out.as_mut_ptr().cast::<__m256i>();
-                _mm256_storeu_si256(out, _mm256_cvtepu8_epi16(codes));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_cvtepu8_epi16(codes));
             }
         }
     }

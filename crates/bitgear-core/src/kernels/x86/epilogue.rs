@@ -318,17 +318,14 @@ fn store<const VERSIONS: usize, T: Copy>(
 #[target_feature(enable = "avx2")]
 fn eight_of(pixels: Pixels<'_>, pixel: usize, half: usize) -> __m256i {
     let at = pixel * pixels.stride + 8 * half;
-    match pixels.codes.get(at..at + 8) {
-        // SAFETY: the slice holds eight bytes.
-        Some(codes) => unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) },
-        None => {
-            let mut codes = [0; 8];
-            let rest = pixels.codes.get(at..).unwrap_or_default();
-            codes.iter_mut().zip(rest).for_each(|(code, &byte)| *code = byte);
-            // SAFETY: the array holds eight bytes.
-            unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) }
-        }
-    }
+    let mut rest = [0; 8];
+    let codes = pixels.codes.get(at..at + 8).unwrap_or_else(|| {
+        let tail = pixels.codes.get(at..).unwrap_or_default();
+        rest[..tail.len()].copy_from_slice(tail);
+        &rest
+    });
+    // SAFETY: the slice holds eight bytes.
+    unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) }
 }
 
 /// The panel's part of per-channel values, filled up with zeros.

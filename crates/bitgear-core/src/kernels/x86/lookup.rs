@@ -15,7 +15,9 @@ use core::mem::MaybeUninit;
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::thresholds::Thresholds;
-use crate::kernels::lookup::{GROUP, LANES, PLANES_LEN, Places, Plan, SIGNS, SUMS_LEN};
+use crate::kernels::lookup::{
+    GROUP, LANES, PLANES_LEN, Places, Plan, SIGNS, SUMS_LEN, vector_at, vectors,
+};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
 /// Vectors that are summed together.
@@ -50,9 +52,9 @@ pub(super) fn conv(
     let mut sums: Sums = [MaybeUninit::uninit(); _];
     for top in (0..shape.out_height).step_by(plan.rows) {
         let rows = plan.rows.min(shape.out_height - top);
-        let vectors = plan.vectors(shape, rows);
+        let vectors = vectors(shape, rows);
         let start = |vector: usize| {
-            let [y, x] = plan.vector_at(shape, vector);
+            let [y, x] = vector_at(shape, vector);
             y * plan.columns + x
         };
         let last = (0..vectors).map(start).max().unwrap_or(0);
@@ -92,7 +94,7 @@ pub(super) fn conv(
                 first += count;
             }
         }
-        finish(shape, &plan, &sums, [top, rows], terms, outputs);
+        finish(shape, &sums, [top, rows], terms, outputs);
     }
 }
 
@@ -187,7 +189,7 @@ const TABLES: [[i8; 16]; SIGNS] = {
     let mut tables = [[0; 16]; SIGNS];
     let mut i = 0;
     while i < SIGNS * 16 {
-        let (signs, codes) = (i / 16 << 1, i % 16);
+        let (signs, codes) = ((i / 16) << 1, i % 16);
         let negative = (codes & signs).count_ones() as i8;
         tables[i / 16][codes] = codes.count_ones() as i8 - 2 * negative;
         i += 1;
@@ -269,13 +271,12 @@ unsafe fn sum<const N: usize>(
 #[target_feature(enable = "avx2,fma")]
 fn finish(
     shape: &ConvShape,
-    plan: &Plan,
     sums: &Sums,
     [top, rows]: [usize; 2],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let vectors = plan.vectors(shape, rows);
+    let vectors = vectors(shape, rows);
     let channel_len = vectors * LANES;
     let mut epilogue = Epilogue::new(terms);
     for panel in 0..shape.out_channels.div_ceil(PANEL) {
@@ -284,7 +285,7 @@ fn finish(
         let thresholds = Thresholds::new(terms, outputs, panel, shape.filter_len());
         epilogue.enter(terms, outputs, panel);
         for vector in 0..vectors {
-            let [mut y, mut x] = plan.vector_at(shape, vector);
+            let [mut y, mut x] = vector_at(shape, vector);
             let mut pixel = 0;
             let of_vector = &of_panel[vector * LANES..];
             if let Some(thresholds) = &thresholds {
@@ -292,8 +293,11 @@ fn finish(
                     let sums = of_vector.get(channel * channel_len..)?.first_chunk::<LANES>()?;
                     // SAFETY: the chunk is 64 bytes long, and `sum` has written all vectors.
                     Some(unsafe {
-                        let sums = sums.as_ptr().cast::<__m256i>();
-                        [_mm256_loadu_si256(sums), _mm256_loadu_si256(sums.add(1))]
+                        let sums = sums.as_ptr();
+                        [
+                            _mm256_loadu_si256(sums.cast()),
+                            _mm256_loadu_si256(sums.add(LANES / 2).cast()),
+                        ]
                     })
                 });
                 while pixel < LANES && y < rows {

@@ -181,7 +181,7 @@ impl Channels<'_> {
         // Results beyond the limit begin after `low` and not after `high`.
         let mut low = _mm256_set1_epi32(-largest - 1);
         let mut high = _mm256_set1_epi32(largest + 1);
-        for _ in 0..(2 * largest + 2).ilog2() + 1 {
+        for _ in 0..=(2 * largest + 2).ilog2() {
             let middle = _mm256_srai_epi32::<1>(_mm256_add_epi32(low, high));
             let t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(middle), unit, bias);
             let result = _mm256_fmadd_ps(t, multipliers, round);

@@ -148,9 +148,9 @@ pub(super) fn briefly<const MR: usize, const HALVES: usize, const DRAIN: usize>(
                     }
                     for (half, acc) in acc[..HALVES].iter_mut().enumerate() {
                         let mut sum = _mm256_maddubs_epi16(codes[0], load(weights, half));
-                        for i in 1..DRAIN {
+                        for (i, &codes) in codes.iter().enumerate().skip(1) {
                             let weights = load(weights, 2 * i + half);
-                            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[i], weights));
+                            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, weights));
                         }
                         *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, ones));
                     }

@@ -122,6 +122,7 @@ fn transform(
             }
             *points = six(d);
         }
+        #[expect(clippy::needless_range_loop, reason = "a column of all rows")]
         for j in 0..PATCH {
             let column = |i: usize| rows[i][j];
             let points = six([column(0), column(1), column(2), column(3), column(4), column(5)]);
