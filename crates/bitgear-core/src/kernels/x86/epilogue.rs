@@ -89,12 +89,31 @@ impl Rounding {
     }
 }
 
-/// Codes of neighbouring pixels, from the panel's first channel of the first one on.
+/// Codes of neighbouring pixels, from the panel's first channel of the first one on, sixteen of each.
 #[derive(Clone, Copy)]
 struct Pixels<'a> {
     codes: &'a [u8],
     /// From pixel to pixel.
     stride: usize,
+}
+
+/// Bytes from the first of so many pixels' first channel to the last one's sixteenth.
+fn reach(pixels: usize, stride: usize) -> usize {
+    (pixels - 1) * stride + PANEL
+}
+
+/// Most pixels that are finished together.
+const MOST: usize = 32;
+
+/// So many pixels' codes, zeros beyond the end of memory.
+#[cold]
+fn copied(pixels: Pixels<'_>, count: usize) -> [u8; MOST * PANEL] {
+    let mut copy = [0; MOST * PANEL];
+    for (i, copy) in copy.as_chunks_mut::<PANEL>().0.iter_mut().take(count).enumerate() {
+        let rest = pixels.codes.get(i * pixels.stride..).unwrap_or_default();
+        copy.iter_mut().zip(rest).for_each(|(copy, &code)| *copy = code);
+    }
+    copy
 }
 
 /// Where codes of neighbouring pixels go, from the panel's first channel of the first one on.
@@ -103,12 +122,20 @@ struct Version<'a> {
     memory: &'a mut [u8],
     /// From pixel to pixel.
     stride: usize,
+    /// Whether all sixteen channels of all pixels are in use.
+    full: bool,
 }
 
 impl Version<'_> {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn store(&mut self, pixel: usize, codes: __m128i) {
+        if self.full {
+            let at = pixel * self.stride;
+            debug_assert!(at + PANEL <= self.memory.len(), "pixel inside the result");
+            // SAFETY: `finish` has seen that the last of its pixels has sixteen bytes, so all have.
+            return unsafe { _mm_storeu_si128(self.memory.as_mut_ptr().add(at).cast(), codes) };
+        }
         let pixel = &mut self.memory[pixel * self.stride..][..self.rounding.count];
         store_sixteen(pixel, codes);
     }
@@ -173,18 +200,28 @@ impl Epilogue {
             }
             return;
         }
+        assert!((1..=MOST).contains(&sums.len()), "so many pixels are finished together");
         let place = |layout: &MapLayout| layout.offset(y, x) + self.panel * PANEL;
-        let residual = terms.residual.and_then(|source| match source.codes {
+        let copy;
+        let mut residual = terms.residual.and_then(|source| match source.codes {
             Codes::U8(codes) => {
                 let (at, stride) = (place(&source.layout), source.layout.stride());
                 Some(Pixels { codes: &codes[at..], stride })
             }
             Codes::U16(_) => None,
         });
+        if let Some(pixels) = residual
+            && reach(sums.len(), pixels.stride) > pixels.codes.len()
+        {
+            copy = copied(pixels, sums.len());
+            residual = Some(Pixels { codes: &copy, stride: PANEL });
+        }
         let mut versions = outputs.iter_mut().zip(&self.roundings).map(|(output, rounding)| {
             let (at, stride) = (place(&output.layout), output.layout.stride());
             let CodesMut::U8(memory) = &mut output.codes else { unreachable!("all are bytes") };
-            Version { rounding, memory: &mut memory[at..], stride }
+            let memory = &mut memory[at..];
+            let full = rounding.count == PANEL && reach(sums.len(), stride) <= memory.len();
+            Version { rounding, memory, stride, full }
         });
         match (versions.next(), versions.next()) {
             (Some(first), Some(second)) => self.versions(sums, residual, [first, second]),
@@ -313,19 +350,14 @@ fn store<const VERSIONS: usize, T: Copy>(
     }
 }
 
-/// Codes of half a panel of a pixel; beyond memory zeros.
+/// Codes of half a panel of a pixel.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn eight_of(pixels: Pixels<'_>, pixel: usize, half: usize) -> __m256i {
     let at = pixel * pixels.stride + 8 * half;
-    let mut rest = [0; 8];
-    let codes = pixels.codes.get(at..at + 8).unwrap_or_else(|| {
-        let tail = pixels.codes.get(at..).unwrap_or_default();
-        rest[..tail.len()].copy_from_slice(tail);
-        &rest
-    });
-    // SAFETY: the slice holds eight bytes.
-    unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.as_ptr().cast())) }
+    debug_assert!(at + 8 <= pixels.codes.len(), "pixel inside the residual");
+    // SAFETY: `finish` has seen that the last of its pixels has sixteen codes, so all have.
+    unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(pixels.codes.as_ptr().add(at).cast())) }
 }
 
 /// The panel's part of per-channel values, filled up with zeros.
