@@ -117,7 +117,8 @@ fn interleaved(values: &[f32], quantization: Quantization, codes: &mut [u8], lay
             let [first, second, third, fourth] = &blocks;
             let codes = first.iter().zip(second).zip(third).zip(fourth);
             for (pixel, (((&a, &b), &c), &d)) in pixels.iter_mut().zip(codes) {
-                let together = u32::from_le_bytes([a, b, c, d]);
+                let [a, b, c, d] = [a, b, c, d].map(u32::from);
+                let together = a | (b << 8) | (c << 16) | (d << 24);
                 *pixel = (u32::from_le_bytes(*pixel) & spare | together).to_le_bytes();
             }
         }
