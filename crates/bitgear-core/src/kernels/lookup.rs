@@ -27,8 +27,9 @@ const HEAD: usize = 2;
 /// How a layer is divided: its rows into bands, its groups of channels into blocks.
 ///
 /// A block's planes are [vertical phase][copy][group][signs][row][column]. Rows of a phase are as far apart
-/// as those that consecutive rows of the result begin at. Narrow results have a copy for each column of the
-/// window, in which rows follow each other as they do in the result; wide ones shift within a row.
+/// as those that consecutive rows of the result begin at. Where windows overlap, columns of a window are read
+/// from the same row, and what lies beyond the result's last column is added up for nothing; where that would
+/// be too much, there is a copy for each column of the window, of the result's width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Rows of the result in a band.
@@ -59,7 +60,7 @@ impl Plan {
             return None;
         }
         let reach = |axis: usize| (shape.kernel[axis] - 1) * shape.dilations[axis];
-        let shifted = shape.strides[1] == 1 && shape.out_width >= LANES;
+        let shifted = shape.strides[1] == 1 && 4 * reach(1) < shape.out_width;
         let mut plan = Self {
             rows: 0,
             groups,
@@ -109,18 +110,18 @@ impl Plan {
     /// Vectors of so many rows of the result.
     pub(super) fn vectors(&self, shape: &ConvShape, rows: usize) -> usize {
         if self.joined(shape) {
-            (rows * shape.out_width).div_ceil(LANES)
+            ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
         } else {
             rows * shape.out_width.div_ceil(LANES)
         }
     }
 
-    /// Row and column, within its band, of a vector's first pixel. The last vector of a row overlaps the
-    /// one before it.
+    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column. Of
+    /// wide results the last vector of a row overlaps the one before it.
     pub(super) fn vector_at(&self, shape: &ConvShape, vector: usize) -> [usize; 2] {
         if self.joined(shape) {
             let pixel = vector * LANES;
-            return [pixel / shape.out_width, pixel % shape.out_width];
+            return [pixel / self.columns, pixel % self.columns];
         }
         let across = shape.out_width.div_ceil(LANES);
         [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]

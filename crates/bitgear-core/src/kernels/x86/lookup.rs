@@ -114,7 +114,12 @@ fn index(
         let offsets = (0..shape.kernel[0]).map(|ky| ky * shape.dilations[0]);
         let of_phase = offsets.filter(|row| row % shape.strides[0] == phase);
         let Some(below) = of_phase.map(|row| row / shape.strides[0]).max() else { continue };
-        for row in 0..rows + below {
+        // Rows without anything between them are one.
+        let (mut lines, mut len) = (rows + below, plan.columns);
+        if shape.strides == [1, 1] && plan.columns * step == shape.input.row() {
+            (lines, len) = (1, lines * len);
+        }
+        for row in 0..lines {
             let y = row * shape.strides[0] + phase;
             let at = shape.origin(top, 0) + y * shape.input.row() + block * plan.block * GROUP;
             for copy in 0..plan.copies {
@@ -127,7 +132,7 @@ fn index(
                     });
                     let count = QUAD.min(groups - quad);
                     // Eight pixels may run over the end of a row into the next one, which comes later.
-                    for x in (0..plan.columns).step_by(8) {
+                    for x in (0..len).step_by(8) {
                         let nibbles = nibbles(input, at + quad * GROUP + x * step, step, bits);
                         for (nibbles, plane) in nibbles.into_iter().zip(&planes[..count]) {
                             let eight = &mut indices[plane + x..][..8];
@@ -288,6 +293,10 @@ fn finish(
         for vector in 0..vectors {
             let [mut y, mut x] = plan.vector_at(shape, vector);
             let mut pixel = 0;
+            let beyond = plan.columns - shape.out_width;
+            if x >= shape.out_width {
+                (pixel, y, x) = (plan.columns - x, y + 1, 0);
+            }
             let of_vector = &of_panel[vector * LANES..];
             if let Some(thresholds) = &thresholds {
                 let codes = thresholds.codes(|channel| {
@@ -301,7 +310,7 @@ fn finish(
                 while pixel < LANES && y < rows {
                     let count = (LANES - pixel).min(shape.out_width - x);
                     Thresholds::store(&codes[pixel..][..count], [top + y, x], panel, outputs);
-                    (pixel, y, x) = (pixel + count, y + 1, 0);
+                    (pixel, y, x) = (pixel + count + beyond, y + 1, 0);
                 }
                 continue;
             }
@@ -330,6 +339,7 @@ fn finish(
                     });
                 }
                 (pixel, y, x) = (pixel + count, y + 1, 0);
+                pixel += beyond;
             }
         }
     }
