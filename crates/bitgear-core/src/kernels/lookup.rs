@@ -27,8 +27,9 @@ const HEAD: usize = 2;
 /// How a layer is divided: its rows into bands, its groups of channels into blocks.
 ///
 /// A block's planes are [vertical phase][copy][group][signs][row][column]. Rows of a phase are as far apart
-/// as those that consecutive rows of the result begin at. Narrow results have a copy for each column of the
-/// window, in which rows follow each other as they do in the result; wide ones shift within a row.
+/// as those that consecutive rows of the result begin at. Where windows overlap, columns of a window are read
+/// from the same row, and what lies beyond the result's last column is added up for nothing; where that would
+/// be too much, there is a copy for each column of the window, of the result's width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Rows of the result in a band.
@@ -59,7 +60,7 @@ impl Plan {
             return None;
         }
         let reach = |axis: usize| (shape.kernel[axis] - 1) * shape.dilations[axis];
-        let shifted = shape.strides[1] == 1 && shape.out_width >= LANES;
+        let shifted = shape.strides[1] == 1 && 4 * reach(1) < shape.out_width;
         let mut plan = Self {
             rows: 0,
             groups,
@@ -77,7 +78,7 @@ impl Plan {
         };
         let fits = |plan: &Self| {
             plan.planes() * plan.plane <= PLANES_LEN
-                && shape.out_channels * vectors(shape, plan.rows) * LANES <= SUMS_LEN
+                && shape.out_channels * plan.vectors(shape, plan.rows) * LANES <= SUMS_LEN
         };
         let most = (1..=shape.out_height).rev().find(|&rows| fits(&with_rows(rows)))?;
         // Bands of about the same size.
@@ -99,6 +100,26 @@ impl Plan {
     /// Groups of a block.
     pub(super) fn groups_of(&self, block: usize) -> usize {
         self.block.min(self.groups - block * self.block)
+    }
+
+    /// Vectors of so many rows of the result.
+    pub(super) fn vectors(&self, shape: &ConvShape, rows: usize) -> usize {
+        if joined(shape) {
+            ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
+        } else {
+            rows * shape.out_width.div_ceil(LANES)
+        }
+    }
+
+    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column. Of
+    /// wide results the last vector of a row overlaps the one before it.
+    pub(super) fn vector_at(&self, shape: &ConvShape, vector: usize) -> [usize; 2] {
+        if joined(shape) {
+            let pixel = vector * LANES;
+            return [pixel / self.columns, pixel % self.columns];
+        }
+        let across = shape.out_width.div_ceil(LANES);
+        [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
     }
 
     /// Place of the first of a group's eight planes.
@@ -192,45 +213,26 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
         && plain.iter().all(|w| w.unsigned_abs() == 1)
 }
 
-/// Vectors of so many rows of the result.
-pub(super) fn vectors(shape: &ConvShape, rows: usize) -> usize {
-    if joined(shape) {
-        (rows * shape.out_width).div_ceil(LANES)
-    } else {
-        rows * shape.out_width.div_ceil(LANES)
-    }
-}
-
-/// Row and column, within its band, of a vector's first pixel. The last vector of a row overlaps the
-/// one before it.
-pub(super) fn vector_at(shape: &ConvShape, vector: usize) -> [usize; 2] {
-    if joined(shape) {
-        let pixel = vector * LANES;
-        return [pixel / shape.out_width, pixel % shape.out_width];
-    }
-    let across = shape.out_width.div_ceil(LANES);
-    [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
-}
-
 /// Whether vectors run on from one row to the next.
 fn joined(shape: &ConvShape) -> bool {
     shape.out_width < LANES
 }
 
 /// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes), and was not slower where
-/// it was measured: rows that are copied for every column of a window cost more than they save, and so do fewer
-/// than [`FEWEST`] additions a sum.
+/// it was measured: fewer than [`FEWEST`] additions a sum don't pay for the tables, nor do windows over rows that
+/// fill less than half a vector.
 pub(super) fn pays(shape: &ConvShape) -> bool {
     const FEWEST: usize = 16;
     let Some(plan) = Plan::new(shape) else { return false };
     let taps = shape.kernel[0] * shape.kernel[1];
     let bands = shape.out_height.div_ceil(plan.rows);
-    let vectors = bands * vectors(shape, plan.rows);
+    let vectors = bands * plan.vectors(shape, plan.rows);
     let build = bands * plan.blocks() * plan.planes() * plan.plane.div_ceil(LANES) * 3;
     let add = vectors * shape.out_channels * (taps * plan.groups * 3 / 2 + 16 * plan.blocks());
     let pixels = shape.out_height * shape.out_width;
     let steps = pixels * shape.out_channels.div_ceil(PANEL) * taps * plan.groups;
-    plan.copies == 1 && taps * plan.groups >= FEWEST && build + add < 4 * steps
+    let full = taps == 1 || shape.out_width >= LANES / 2;
+    full && taps * plan.groups >= FEWEST && build + add < 4 * steps
 }
 
 const _: () = assert!(PLANES_LEN <= u16::MAX as usize, "places are 16-bit words");

@@ -282,7 +282,18 @@ impl Bundle {
 
     /// What each stage runs.
     fn legs(&self) -> Result<Vec<Leg<'_>>, String> {
-        relay(self.running(), &self.policy.shared_layers()).map_err(|e| e.to_string())
+        let shared = self.policy.shared_layers();
+        let mut legs = relay(self.running(), &shared).map_err(|e| e.to_string())?;
+        // Whole networks start anew where another view is shown. Those that add their scores to others keep
+        // no maps, since they would do so by scores that are not yet added.
+        let seen: Vec<(View, Option<f32>)> = self.policy.views_and_factors().collect();
+        for (i, pair) in seen.windows(2).enumerate() {
+            let [(view, sum), (next, _)] = pair else { continue };
+            if shared[i + 1] == 0 && (view != next || sum.is_some()) {
+                legs[i + 1].handoff = None;
+            }
+        }
+        Ok(legs)
     }
 
     /// Packs the networks for this CPU.

@@ -258,7 +258,7 @@ impl<'m> Engine<'m> {
 
     fn step<'l>(
         &self,
-        step: &Step,
+        step: &'l Step,
         layers: &mut impl Iterator<Item = &'l Layer>,
         moves: &mut impl Iterator<Item = &'l Vec<Run>>,
         buffers: &mut [Buffer],
@@ -303,14 +303,19 @@ impl<'m> Engine<'m> {
             }
             Step::Combine { operands, bias, outputs } => {
                 self.with_outputs(outputs, buffers, |buffers, outputs| {
-                    let operands: Vec<(Source<'_>, &[i64])> = operands
-                        .iter()
-                        .map(|(map, multipliers)| {
-                            let (codes, layout) = (self.codes(buffers, *map), maps[*map].layout);
-                            (Source { codes, layout }, &multipliers[..])
-                        })
-                        .collect();
-                    kernels.combine(&operands, bias, outputs);
+                    let operand = |(map, multipliers): &'l (MapId, Vec<i64>)| {
+                        let (codes, layout) = (self.codes(buffers, *map), maps[*map].layout);
+                        (Source { codes, layout }, &multipliers[..])
+                    };
+                    // The usual numbers of operands need no allocation.
+                    match &operands[..] {
+                        [a] => kernels.combine(&[operand(a)], bias, outputs),
+                        [a, b] => kernels.combine(&[operand(a), operand(b)], bias, outputs),
+                        more => {
+                            let operands: Vec<_> = more.iter().map(operand).collect();
+                            kernels.combine(&operands, bias, outputs);
+                        }
+                    }
                 });
             }
             Step::Product { a, b, outputs } => {

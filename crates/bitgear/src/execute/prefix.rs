@@ -3,7 +3,7 @@
 //! Two operating points whose first layers agree in widths, weights and scales compute the same
 //! there. The earlier stage then also stores what the later one's other steps read, each version
 //! from the same accumulator, and the later stage runs only those steps. Scores are those of the
-//! whole networks, bit for bit.
+//! whole networks, bit for bit. Stages that share no layer may still share the quantized input.
 
 use std::borrow::Cow;
 
@@ -64,7 +64,8 @@ pub fn shared_layers(low: &IntegerModel, high: &IntegerModel) -> usize {
 }
 
 /// The networks of a policy's stages, stage `i` going on from the one before after `shared[i]` MAC
-/// layers (0: from the input). The networks are valid; the first stage shares nothing.
+/// layers. After 0 layers it goes on from the codes of the input, where both stages store it alike, and
+/// otherwise starts anew. The networks are valid; the first stage shares nothing.
 ///
 /// # Errors
 ///
@@ -80,6 +81,7 @@ pub fn relay<'m>(
         let Some(high) = legs.len().checked_sub(2) else { continue };
         let layers = shared.get(index + 1).copied().unwrap_or(0);
         if layers == 0 {
+            legs[high].handoff = same_input(&models[index], &legs[high].model);
             continue;
         }
         // What the stage after the next goes on from.
@@ -92,6 +94,16 @@ pub fn relay<'m>(
     }
     legs.reverse();
     Ok(legs)
+}
+
+/// The maps of the input of two networks, if all that the later one reads are the earlier one's, too.
+fn same_input(low: &IntegerModel, high: &IntegerModel) -> Option<Handoff> {
+    let twin = |&map: &MapId| {
+        low.inputs.iter().copied().find(|&of_low| low.maps[of_low] == high.maps[map])
+    };
+    let kept = high.inputs.iter().map(twin).collect::<Option<Vec<MapId>>>()?;
+    let same = low.input_shape == high.input_shape && !kept.is_empty();
+    same.then(|| Handoff { kept, given: high.inputs.clone() })
 }
 
 /// `low` with all versions that the rest of `high` reads, that rest after `layers` MAC layers, and

@@ -15,9 +15,7 @@ use core::mem::MaybeUninit;
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::thresholds::Thresholds;
-use crate::kernels::lookup::{
-    GROUP, LANES, PLANES_LEN, Places, Plan, SIGNS, SUMS_LEN, vector_at, vectors,
-};
+use crate::kernels::lookup::{GROUP, LANES, PLANES_LEN, Places, Plan, SIGNS, SUMS_LEN};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 
 /// Vectors that are summed together.
@@ -52,9 +50,9 @@ pub(super) fn conv(
     let mut sums: Sums = [MaybeUninit::uninit(); _];
     for top in (0..shape.out_height).step_by(plan.rows) {
         let rows = plan.rows.min(shape.out_height - top);
-        let vectors = vectors(shape, rows);
+        let vectors = plan.vectors(shape, rows);
         let start = |vector: usize| {
-            let [y, x] = vector_at(shape, vector);
+            let [y, x] = plan.vector_at(shape, vector);
             y * plan.columns + x
         };
         let last = (0..vectors).map(start).max().unwrap_or(0);
@@ -94,7 +92,7 @@ pub(super) fn conv(
                 first += count;
             }
         }
-        finish(shape, &sums, [top, rows], terms, outputs);
+        finish(shape, &plan, &sums, [top, rows], terms, outputs);
     }
 }
 
@@ -115,7 +113,12 @@ fn index(
         let offsets = (0..shape.kernel[0]).map(|ky| ky * shape.dilations[0]);
         let of_phase = offsets.filter(|row| row % shape.strides[0] == phase);
         let Some(below) = of_phase.map(|row| row / shape.strides[0]).max() else { continue };
-        for row in 0..rows + below {
+        // Rows without anything between them are one.
+        let (mut lines, mut len) = (rows + below, plan.columns);
+        if shape.strides == [1, 1] && plan.columns * step == shape.input.row() {
+            (lines, len) = (1, lines * len);
+        }
+        for row in 0..lines {
             let y = row * shape.strides[0] + phase;
             let at = shape.origin(top, 0) + y * shape.input.row() + block * plan.block * GROUP;
             for copy in 0..plan.copies {
@@ -128,7 +131,7 @@ fn index(
                     });
                     let count = QUAD.min(groups - quad);
                     // Eight pixels may run over the end of a row into the next one, which comes later.
-                    for x in (0..plan.columns).step_by(8) {
+                    for x in (0..len).step_by(8) {
                         let nibbles = nibbles(input, at + quad * GROUP + x * step, step, bits);
                         for (nibbles, plane) in nibbles.into_iter().zip(&planes[..count]) {
                             let eight = &mut indices[plane + x..][..8];
@@ -271,12 +274,13 @@ unsafe fn sum<const N: usize>(
 #[target_feature(enable = "avx2,fma")]
 fn finish(
     shape: &ConvShape,
+    plan: &Plan,
     sums: &Sums,
     [top, rows]: [usize; 2],
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let vectors = vectors(shape, rows);
+    let vectors = plan.vectors(shape, rows);
     let channel_len = vectors * LANES;
     let mut epilogue = Epilogue::new(terms);
     for panel in 0..shape.out_channels.div_ceil(PANEL) {
@@ -285,8 +289,12 @@ fn finish(
         let thresholds = Thresholds::new(terms, outputs, panel, shape.filter_len());
         epilogue.enter(terms, outputs, panel);
         for vector in 0..vectors {
-            let [mut y, mut x] = vector_at(shape, vector);
+            let [mut y, mut x] = plan.vector_at(shape, vector);
             let mut pixel = 0;
+            let beyond = plan.columns - shape.out_width;
+            if x >= shape.out_width {
+                (pixel, y, x) = (plan.columns - x, y + 1, 0);
+            }
             let of_vector = &of_panel[vector * LANES..];
             if let Some(thresholds) = &thresholds {
                 let codes = thresholds.codes(|channel| {
@@ -303,7 +311,7 @@ fn finish(
                 while pixel < LANES && y < rows {
                     let count = (LANES - pixel).min(shape.out_width - x);
                     Thresholds::store(&codes[pixel..][..count], [top + y, x], panel, outputs);
-                    (pixel, y, x) = (pixel + count, y + 1, 0);
+                    (pixel, y, x) = (pixel + count + beyond, y + 1, 0);
                 }
                 continue;
             }
@@ -328,6 +336,7 @@ fn finish(
                 let count = (LANES - pixel).min(shape.out_width - x);
                 epilogue.finish(&pixels[pixel..][..count], [top + y, x], terms, outputs);
                 (pixel, y, x) = (pixel + count, y + 1, 0);
+                pixel += beyond;
             }
         }
     }

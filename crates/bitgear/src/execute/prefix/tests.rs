@@ -68,6 +68,24 @@ fn a_third_stage_goes_on_from_the_second_which_went_on_from_the_first() {
 }
 
 #[test]
+fn an_input_that_both_stages_store_alike_is_quantized_once() {
+    // The first layers differ in their weights only.
+    let (low, high) = (model(&[(3, 6); LAYERS]), split_at(1, (4, 6), (8, 8)));
+    let models = [low.clone(), high.clone()];
+    let legs = relay(&models, &[0, 0]).unwrap();
+    assert_eq!(*legs[1].model, high);
+    let handoff = legs[1].handoff.as_ref().unwrap();
+    assert_eq!((&handoff.kept, &handoff.given), (&low.inputs, &high.inputs));
+    check(&models, &[0, 0]);
+    // From the first stage to the third, past one that goes on from its layers.
+    let between = split_at(3, (3, 6), (5, 5));
+    check(&[low.clone(), between, high], &[0, 3, 0]);
+    // Other codes of the input, other maps.
+    let models = [low, model(&[(3, 4); LAYERS])];
+    assert_eq!(relay(&models, &[0, 0]).unwrap()[1].handoff, None);
+}
+
+#[test]
 fn points_that_differ_in_every_layer_share_none() {
     let (low, high) = (model(&[(3, 3); LAYERS]), model(&[(3, 4); LAYERS]));
     assert_eq!(shared_layers(&low, &high), 0);
