@@ -12,7 +12,7 @@ use bitgear::summary::{Constraint, Summary};
 
 use crate::Failure;
 use crate::arguments::Report;
-use crate::terminal::{count, energy, float_islands, percent, points, table};
+use crate::terminal::{count, doubt, energy, float_islands, percent, points, table};
 
 pub(crate) fn run(options: &Report) -> Result<(), Failure> {
     let read = |folder: &PathBuf| {
@@ -107,6 +107,9 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let (chip, total) = (format!("chip {unit}"), format!("total {unit}"));
     let header = ["point", "accuracy", "difference", &chip, &total];
     let _ = writeln!(text, "{}", table(&header, &rows));
+    if let Some(doubt) = doubt(reference) {
+        let _ = writeln!(text, "{doubt}\n");
+    }
 
     let target = 100.0 * summary.constraint.max_accuracy_drop;
     if policy.stages.is_empty() {

@@ -1,7 +1,7 @@
 //! The page: sections in the order of the questions that they answer.
 
 use super::svg::escape;
-use super::text::{count, loss, percent};
+use super::text::{count, doubt, loss, percent};
 use super::{
     Figure, Run, confusion, energy, explorer, frontier, layers, provenance, saving, stages,
 };
@@ -44,6 +44,9 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
         format!("{}{}", steps(run), explorer::thresholds(run))
     };
 
+    let doubt = doubt(summary.reference.accuracy)
+        .map(|doubt| format!("<p><strong>Look into this first:</strong> {doubt}.</p>\n"))
+        .unwrap_or_default();
     let costs_known = !summary.stage_energies.is_empty();
     let where_to =
         if costs_known { vec![energy::stages(run), energy::layers(run)] } else { vec![] };
@@ -51,7 +54,7 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
     vec![
         Section {
             title: "What is saved, and what is lost",
-            lead: format!("<p class=\"answer\">{}</p>\n", saving::sentence(run)),
+            lead: format!("{doubt}<p class=\"answer\">{}</p>\n", saving::sentence(run)),
             figures: vec![saving::figure(run)],
             rest: saving::notes(run),
         },
