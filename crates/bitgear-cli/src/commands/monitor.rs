@@ -46,14 +46,14 @@ pub(crate) fn run(options: &Monitor) -> Result<(), Failure> {
         }
     };
     for (number, line) in stream.lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
         let fail = |why: String| {
             Failure::new(format!("line {}: {why}", number + 1))
                 .hint("expected what `bitgear run --json` prints")
         };
+        let line = line.map_err(|e| fail(e.to_string()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
         let read: Line = serde_json::from_str(&line).map_err(|e| fail(e.to_string()))?;
         if read.stage >= stages {
             return Err(fail(format!(

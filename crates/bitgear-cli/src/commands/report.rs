@@ -16,8 +16,8 @@ use crate::terminal::{count, doubt, energy, float_islands, percent, points, tabl
 
 pub(crate) fn run(options: &Report) -> Result<(), Failure> {
     let read = |folder: &PathBuf| {
-        let hint = "a run's folder is what `bitgear characterize` was given as --out";
-        let run = Run::read(folder).map_err(|error| Failure::new(error).hint(hint))?;
+        let run = Run::read(folder)
+            .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
         Ok::<_, Failure>((folder.display().to_string(), run))
     };
     if options.compare {

@@ -153,6 +153,13 @@ fn steps(run: &Run) -> String {
     format!("<ol>\n{}</ol>\n", steps.collect::<String>())
 }
 
+/// Text in which no line ends between a number and its unit.
+fn with_units(html: &str) -> String {
+    [" %", " µJ", " µs"]
+        .iter()
+        .fold(html.to_owned(), |text, unit| text.replace(unit, &unit.replace(' ', "\u{a0}")))
+}
+
 fn figure_html(figure: &Figure) -> String {
     format!(
         "<figure><div class=\"wide\">{}</div>\n<figcaption>{}</figcaption></figure>\n",
@@ -192,9 +199,9 @@ pub(super) fn page(run: &Run) -> String {
             format!(
                 "<section>\n<h2>{}</h2>\n{}{}{}</section>\n",
                 section.title,
-                section.lead,
+                with_units(&section.lead),
                 figures.concat(),
-                section.rest
+                with_units(&section.rest)
             )
         })
         .collect();
