@@ -56,8 +56,8 @@ class Runner:
 
         Values are preprocessed as the bundle says, unless they are `preprocessed` already.
         """
-        *found, confidences = self._native(x, preprocessed)
-        answers = Answers(*found)
+        labels, scores, stages, energies, confidences = self._native(x, preprocessed)
+        answers = Answers(labels, scores, stages, energies)
         answers.confidences = confidences
         return answers
 

@@ -9,7 +9,7 @@ use arrow_array::{
     RecordBatchIterator, StringArray, UInt32Array,
 };
 use arrow_buffer::OffsetBuffer;
-use arrow_schema::{ArrowError, DataType, Field};
+use arrow_schema::{ArrowError, Field};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -52,9 +52,9 @@ pub(crate) fn arrow_stream<'py>(
         let own = |names: &[&str]| texts(vec![index as i32; rows], names);
         let margin = block.margin.as_array();
         let real: Vec<f64> = margin.iter().map(|&m| f64::from(m) * block.score_scale).collect();
-        let [scores, classes] = [block.scores.shape(), block.score_classes.shape()];
-        let kept = Int32Array::from(block.scores.as_array().iter().copied().collect::<Vec<_>>());
-        let listed: Vec<u32> = block.score_classes.as_array().iter().copied().collect();
+        let (scores, classes) = (block.scores.as_array(), block.score_classes.as_array());
+        let kept: Vec<i32> = scores.iter().copied().collect();
+        let listed: Vec<u32> = classes.iter().copied().collect();
         let columns: [(&str, ArrayRef); 8] = [
             ("point", own(&points)?),
             ("view", own(&views)?),
@@ -62,8 +62,8 @@ pub(crate) fn arrow_stream<'py>(
             ("margin", Arc::new(Int32Array::from(margin.to_vec()))),
             ("score_scale", Arc::new(Float64Array::from(vec![block.score_scale; rows]))),
             ("margin_real", Arc::new(Float64Array::from(real))),
-            ("scores", lists(scores[1], rows, Arc::new(kept))?),
-            ("score_classes", lists(classes[1], rows, Arc::new(UInt32Array::from(listed)))?),
+            ("scores", lists(scores.ncols(), rows, Arc::new(Int32Array::from(kept)))?),
+            ("score_classes", lists(classes.ncols(), rows, Arc::new(UInt32Array::from(listed)))?),
         ];
         let all = shared.iter().cloned().chain(columns);
         RecordBatch::try_from_iter_with_nullable(all.map(|(name, column)| (name, column, false)))
@@ -89,7 +89,6 @@ fn texts(codes: Vec<i32>, names: &[impl AsRef<str>]) -> Result<ArrayRef, ArrowEr
 /// Lists of `len` values, one a row.
 fn lists(len: usize, rows: usize, values: ArrayRef) -> Result<ArrayRef, ArrowError> {
     let item = Field::new_list_field(values.data_type().clone(), false);
-    debug_assert!(matches!(item.data_type(), DataType::Int32 | DataType::UInt32));
     let offsets = OffsetBuffer::from_repeated_length(len, rows);
     Ok(Arc::new(ListArray::try_new(Arc::new(item), offsets, values, None)?))
 }
