@@ -34,8 +34,9 @@ pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
     };
     let (x, y) = (array("x")?, array("y")?);
     let x = x.ok_or_else(|| {
-        let names = archive.file_names().map(|name| name.trim_end_matches(".npy"));
-        let held: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+        let names = archive.file_names().filter_map(Result::ok);
+        let held: Vec<String> =
+            names.map(|name| format!("`{}`", name.trim_end_matches(".npy"))).collect();
         let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         DataError::invalid(path, format!("expected an array `x` of samples, got {held}"))
             .with_hint("save it with `numpy.savez(path, x=samples, y=labels)`")

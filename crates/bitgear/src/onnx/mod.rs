@@ -93,7 +93,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ImportError> {
             problems.push(Problem { node, operator, reason });
         }
     };
-    for graph in &mut model.graph {
+    if let Some(graph) = &mut model.graph {
         for tensor in &mut graph.initializer {
             let name = tensor.name.clone();
             take_in(tensor, &name, "initializer");
