@@ -13,6 +13,7 @@ from typing import Any
 
 from ._characterize import characterize
 from ._native import Error, __version__
+from ._monitor import Monitor
 from ._profiles import Profile, accelerators, measure
 from ._run import Run, certify, compare, load
 from ._runner import Answers, Runner
@@ -22,6 +23,7 @@ __all__ = [
     "Answers",
     "Block",
     "Error",
+    "Monitor",
     "Profile",
     "Run",
     "Runner",

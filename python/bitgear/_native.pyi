@@ -10,10 +10,12 @@ _Path: TypeAlias = str | PathLike[str]
 
 __all__ = [
     "Error",
+    "Monitor",
     "Outline",
     "Runner",
     "Tracer",
     "__version__",
+    "arrow_stream",
     "certify",
     "characterize",
     "compare",
@@ -37,6 +39,7 @@ class Runner:
         npt.NDArray[np.float64],
         npt.NDArray[np.int64],
         npt.NDArray[np.float64],
+        npt.NDArray[np.int64],
     ]: ...
     def to_bytes(self) -> bytes: ...
     @property
@@ -49,16 +52,24 @@ class Runner:
     def policy(self) -> str: ...
 
 @final
+class Monitor:
+    def __new__(cls, policy: str, level: float) -> Monitor: ...
+    def observe(
+        self, confidences: npt.NDArray[np.int64], stages: npt.NDArray[np.int64]
+    ) -> bool: ...
+    def finding(self) -> str: ...
+
+@final
 class Outline:
     def __new__(
-        cls, shape: Sequence[int], kind: str, hashes: bytes, labels: npt.ArrayLike
+        cls, shape: Sequence[int], kind: str, hashes: bytes, labels: npt.ArrayLike | None
     ) -> Outline: ...
 
 @final
 class Tracer:
     def __new__(cls, plan: bytes, threads: int | None) -> Tracer: ...
     def trace(
-        self, x: npt.ArrayLike, y: npt.ArrayLike, samples: Sequence[int]
+        self, x: npt.ArrayLike, y: npt.ArrayLike | None, samples: Sequence[int]
     ) -> bytes | None: ...
 
 def sample_hashes(x: npt.ArrayLike) -> tuple[bytes, str]: ...
@@ -69,7 +80,7 @@ def characterize(
     calibration: npt.ArrayLike | _Path | None,
     out: _Path,
     options: dict[str, Any],
-    origin: _Path | Callable[[bytes, Path], Any] | None,
+    origin: _Path | Callable[[str, bytes, Path], Any] | None,
     report: Callable[[str, int, int], Any] | None,
 ) -> None: ...
 def certify(
@@ -95,6 +106,13 @@ def measure(
     device: str,
     threads: int,
 ) -> str: ...
+def arrow_stream(
+    sample: npt.NDArray[np.int64],
+    splits: npt.NDArray[np.int64],
+    split_names: Sequence[str],
+    label: npt.NDArray[np.uint32],
+    blocks: Sequence[Any],
+) -> object: ...
 def profiles() -> list[tuple[str, str, str, str]]: ...
 def read_trace(
     path: _Path,

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from ._run import Run
 
 
-class Answers(NamedTuple):
-    """Answers to N inputs."""
-
+class _Answers(NamedTuple):
     labels: npt.NDArray[np.int64]
     """Predicted classes (N)."""
     scores: npt.NDArray[np.float64]
@@ -29,12 +27,21 @@ class Answers(NamedTuple):
     """Modelled energy (N) of the stages that ran, off-chip traffic included, in microjoule."""
 
 
+class Answers(_Answers):
+    """Answers to N inputs: a tuple of labels, scores, stages and energies, which also knows how sure the
+    first stage was."""
+
+    confidences: npt.NDArray[np.int64]
+    """What the first stage's gate compared with its threshold (N), for `Monitor`."""
+
+
 class Runner:
     """A policy with its integer networks, packed for this CPU.
 
     `bundle` is a file `model.bitgear`, its bytes, or a run; `threads` is their number, by default all
-    processors; `policy` names one of several policies of the bundle. Answers are equal on every CPU and at any number of threads. The interpreter's lock is
-    released while networks run; a runner may be shared by threads, pickled, and used after a fork.
+    processors; `policy` names one of several policies of the bundle. Answers are equal on every CPU and at
+    any number of threads. The interpreter's lock is released while networks run; a runner may be shared by
+    threads, pickled, and used after a fork.
     """
 
     def __init__(
@@ -49,7 +56,10 @@ class Runner:
 
         Values are preprocessed as the bundle says, unless they are `preprocessed` already.
         """
-        return Answers(*self._native(x, preprocessed))
+        labels, scores, stages, energies, confidences = self._native(x, preprocessed)
+        answers = Answers(labels, scores, stages, energies)
+        answers.confidences = confidences
+        return answers
 
     @property
     def input_shape(self) -> tuple[int, ...]:

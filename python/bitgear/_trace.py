@@ -59,9 +59,19 @@ class Trace:
         known = ", ".join(sorted({block.point for block in self.blocks}))
         raise _native.Error(f"point `{point}` was not traced in view `{view}`, only {known}")
 
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The rows of `columns`, and kept scores with their classes, as a stream of Arrow (the C interface
+        in a capsule): what `polars.DataFrame(trace)`, `pyarrow.table(trace)` and others take in without
+        copies. One batch for each block; texts are dictionaries. A wish for another schema is not met.
+        """
+        names, splits = np.unique(self.split, return_inverse=True)
+        return _native.arrow_stream(
+            self.sample, splits.astype(np.int64), names.tolist(), self.label, self.blocks
+        )
+
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """One row for each block and sample, as columns that `pandas.DataFrame`, `polars.DataFrame` and
-        `pyarrow.table` take."""
+        `pyarrow.table` take. Columns of a single block are the trace's own memory: `block(point).margin`."""
         rows, blocks = len(self.sample), self.blocks
 
         def repeated(values: list[Any]) -> npt.NDArray[Any]:

@@ -28,21 +28,25 @@ except ImportError:
     raise ImportError("many machines need Ray: pip install 'bitgear[ray]'") from None
 
 Batch = dict[str, npt.NDArray[Any]]
-COLUMNS = ("x", "y", "sample")
+COLUMNS = ("x", "sample")
 
 
-def dataset(x: npt.ArrayLike, y: npt.ArrayLike, *, shards: int = 16) -> ray.data.Dataset:
-    """A Ray data set of samples (N, sample shape) and labels (N) that fit into this machine's memory."""
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) != len(y):
-        raise _native.Error(f"labels: expected {len(x)}, one per sample, got {len(y)}")
-    held = ray.put((x, y))
+def dataset(
+    x: npt.ArrayLike, y: npt.ArrayLike | None = None, *, shards: int = 16
+) -> ray.data.Dataset:
+    """A Ray data set of samples (N, sample shape) and labels (N), if any, that fit into this machine's
+    memory."""
+    columns = {"x": np.asarray(x)} | ({} if y is None else {"y": np.asarray(y)})
+    count = len(columns["x"])
+    if y is not None and len(columns["y"]) != count:
+        raise _native.Error(f"labels: expected {count}, one per sample, got {len(columns['y'])}")
+    held = ray.put(columns)
 
     def rows(batch: Batch) -> Batch:
-        x, y = ray.get(held)
-        return {"x": x[batch["id"]], "y": y[batch["id"]], "sample": batch["id"]}
+        found = {name: column[batch["id"]] for name, column in ray.get(held).items()}
+        return {**found, "sample": batch["id"]}
 
-    numbers = ray.data.range(len(x), override_num_blocks=max(1, min(shards, len(x))))
+    numbers = ray.data.range(count, override_num_blocks=max(1, min(shards, count)))
     filled = numbers.map_batches(rows, batch_size=None, batch_format="numpy")
     found: ray.data.Dataset = filled.materialize()
     return found
@@ -67,10 +71,10 @@ def characterize(
     ----------
     dataset
         Rows of `x` (one sample, as stored), `y` (its class) and `sample`: its index, from 0 on, in any
-        order. The data is read twice: for its hash, and to be traced.
+        order. Without a column `y` the float model's answers count as right. The data is read twice: for
+        its hash, and to be traced; once more without labels, and once more for `storage="nested"`.
     model, accelerator, calibration, options
-        As in `bitgear.characterize`. The model's weights must be in its own file; calibration samples are
-        needed here; `storage="nested"` is not possible.
+        As in `bitgear.characterize`. Calibration samples are needed here.
     workers, cpus
         Processes that trace, and processors of each. Leave some for reading the data.
     batch_size
@@ -81,8 +85,9 @@ def characterize(
     """
     outline = _outline(dataset, batch_size)
 
-    def trace(plan: bytes, folder: Path) -> None:
-        keep = (fragments, dict(storage_options or {}))
+    def trace(round: str, plan: bytes, folder: Path) -> None:
+        # Fragments of other rounds are no trace that a decision can be taken from.
+        keep = (fragments if round == "trace" else None, dict(storage_options or {}))
         traced = dataset.map_batches(
             _Worker,
             fn_constructor_args=(ray.put(plan), cpus, keep),
@@ -116,7 +121,7 @@ class _Worker:
 
     def __call__(self, batch: Batch) -> Batch:
         samples = batch["sample"].tolist()
-        fragment = self.tracer.trace(batch["x"], batch["y"], samples) or b""
+        fragment = self.tracer.trace(batch["x"], batch.get("y"), samples) or b""
         # A batch that is traced again has the same name and the same bytes.
         name = f"{min(samples):012d}.parquet"
         if fragment and self.folder is not None:
@@ -131,8 +136,7 @@ def _identify(batch: Batch) -> Batch:
     x = batch["x"]
     hashes, kind = _native.sample_hashes(x)
     return {
-        "sample": batch["sample"],
-        "y": batch["y"],
+        **{name: batch[name] for name in ("sample", "y") if name in batch},
         "hash": np.frombuffer(hashes, np.uint8).reshape(len(x), 32),
         "kind": np.array([kind] * len(x)),
         "shape": np.array([x.shape[1:]] * len(x)),
@@ -144,7 +148,7 @@ def _outline(dataset: ray.data.Dataset, batch_size: int) -> _native.Outline:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise _native.Error(
-            f"dataset: expected columns `x`, `y` and `sample`, got {columns}\n"
+            f"dataset: expected columns `x`, `sample` and, with labels, `y`, got {columns}\n"
             "hint: `sample` is the index of each sample in the whole, from 0 on"
         )
     found = dataset.map_batches(_identify, batch_size=batch_size, batch_format="numpy")
@@ -154,13 +158,14 @@ def _outline(dataset: ray.data.Dataset, batch_size: int) -> _native.Outline:
     kinds = {(str(kind), *shape) for b in batches for kind, shape in zip(b["kind"], b["shape"].tolist())}
     if len(kinds) > 1:
         raise _native.Error(f"dataset: samples differ in type or shape: {sorted(kinds)}")
-    sample, label, hashes = (
-        np.concatenate([batch[name] for batch in batches]) for name in ("sample", "y", "hash")
-    )
+    joined = batches[0].keys() - {"kind", "shape"}
+    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in joined}
+    sample, label = whole["sample"], whole.get("y")
     order = np.argsort(sample, kind="stable")
     if not np.array_equal(sample[order], np.arange(len(sample))):
         raise _native.Error(
             f"dataset: `sample` must hold each index from 0 to {len(sample) - 1} once"
         )
     kind, *shape = kinds.pop()
-    return _native.Outline([len(sample), *shape], kind, hashes[order].tobytes(), label[order])
+    label = None if label is None else label[order]
+    return _native.Outline([len(sample), *shape], kind, whole["hash"][order].tobytes(), label)

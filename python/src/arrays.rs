@@ -7,7 +7,7 @@ use numpy::{Element, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::plain;
+use crate::{fail, plain};
 
 /// Anything array-like as a row-major array in the byte order of this machine.
 fn array<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -72,7 +72,13 @@ pub(crate) fn labels(object: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
         .or_else(|| values(&array, |&v: &u64| i64::try_from(v).unwrap_or(i64::MAX)));
     let Some((shape, wide)) = wide else {
         let name = type_name(&array)?;
-        return Err(plain(format!("labels: expected integers, got element type `{name}`")));
+        return Err(fail(
+            format!("labels: expected integers, got element type `{name}`"),
+            Some(
+                "labels are class numbers (N), counted from 0: `y.argmax(1)` of one-hot rows"
+                    .to_owned(),
+            ),
+        ));
     };
     if shape.is_empty() || shape.iter().skip(1).any(|&d| d != 1) {
         return Err(plain(format!("labels: expected one per sample, got shape {shape:?}")));
@@ -130,10 +136,10 @@ impl Outline {
         shape: Vec<usize>,
         kind: &str,
         hashes: &[u8],
-        labels: &Bound<'_, PyAny>,
+        labels: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let labels = self::labels(labels)?;
-        let sha256 = data::content_hash(&shape, kind, hashes.as_chunks().0, Some(&labels));
+        let labels = labels.map(self::labels).transpose()?;
+        let sha256 = data::content_hash(&shape, kind, hashes.as_chunks().0, labels.as_deref());
         Dataset::outline(Path::new("dataset"), sha256, &shape, labels).map(Self).map_err(plain)
     }
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use bitgear::bundle::Bundle;
 use bitgear::certify::{Demand, Test};
 use bitgear::characterize::{
-    self as library, CharacterizeError, Job, Origin, characterize_from, recheck,
+    self as library, CharacterizeError, Job, Origin, Round, characterize_from, recheck,
 };
 use bitgear::data::{Dataset, Preprocess};
 use bitgear::energy::{AcceleratorProfile, SHIPPED, Storage};
-use bitgear::onnx;
+use bitgear::onnx::{self, ImportError};
 use bitgear::quantize::{Methods, Point, calibrate};
 use bitgear::search::Rules;
 use bitgear::summary::Constraint;
@@ -80,8 +80,8 @@ fn points(names: Option<&Vec<String>>) -> PyResult<Option<Vec<Point>>> {
 }
 
 /// Runs the main job; all results are in the folder `out`. `origin` says where the trace comes from:
-/// nothing, the path of one, or a function that is given the bytes of a [`Tracer`](crate::trace::Tracer)
-/// and a folder for fragments.
+/// nothing, the path of one, or a function that is given the name of a [`Round`], the bytes of a
+/// [`Tracer`](crate::trace::Tracer) and a folder for fragments.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "inputs, options, and who is told")]
 pub(crate) fn characterize(
@@ -139,12 +139,12 @@ pub(crate) fn characterize(
         out,
     };
     work::run(py, options.threads, report, |watch| {
-        let trace = |plan: Vec<u8>, folder: &Path| {
+        let trace = |round: Round, plan: Vec<u8>, folder: &Path| {
             let (elsewhere, folder) = (elsewhere.as_ref(), folder.to_owned());
             let call = elsewhere.map(|call| Python::attach(|py| call.clone_ref(py)));
             watch.call(move |py| {
                 let plan = PyBytes::new(py, &plan);
-                call.map_or(Ok(()), |call| call.call1(py, (plan, folder)).map(drop))
+                call.map_or(Ok(()), |call| call.call1(py, (round.name(), plan, folder)).map(drop))
             })
         };
         let origin = match (&done, &elsewhere) {
@@ -241,8 +241,10 @@ pub(crate) fn measure(
     let name = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     work::run(py, Some(threads), None, |watch| {
         use bitgear::characterize::Progress as _;
-        let graph = onnx::import_file(&model)
-            .map_err(|error| CharacterizeError::Import(model.display().to_string(), error))?;
+        let graph = onnx::import_file(&model).map_err(|error| match error {
+            ImportError::Read { path, reason } => CharacterizeError::Read(path, reason.to_string()),
+            error => CharacterizeError::Import(model.display().to_string(), error),
+        })?;
         let data = Dataset::read(&source)?;
         data.check(graph.shape(graph.input), &preprocess)?;
         let all: Vec<usize> = (0..data.len()).collect();

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod arrays;
+mod arrow;
 mod job;
+mod monitor;
 mod runner;
 mod trace;
 mod work;
@@ -37,7 +39,11 @@ mod _native {
     #[pymodule_export]
     use super::arrays::{Outline, sample_hashes};
     #[pymodule_export]
+    use super::arrow::arrow_stream;
+    #[pymodule_export]
     use super::job::{certify, characterize, compare, measure, profiles};
+    #[pymodule_export]
+    use super::monitor::Monitor;
     #[pymodule_export]
     use super::runner::Runner;
     #[pymodule_export]

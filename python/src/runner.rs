@@ -18,12 +18,13 @@ use crate::{arrays, fail, plain, work};
 /// Samples that run between two looks for Ctrl-C.
 const BATCH: usize = 256;
 
-/// Labels (N), scores (N, classes), stages (N) and energies (N) of a batch.
+/// Labels (N), scores (N, classes), stages (N), energies (N) and the first stage's confidences (N) of a batch.
 type Answers<'py> = (
     Bound<'py, PyArray1<i64>>,
     Bound<'py, PyArray2<f64>>,
     Bound<'py, PyArray1<i64>>,
     Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<i64>>,
 );
 
 /// A policy with its packed networks.
@@ -60,7 +61,8 @@ impl Runner {
                 .map_err(|error| plain(format!("these bytes are no bundle: {error}")))?
         } else {
             let path: PathBuf = bundle.extract()?;
-            py.detach(|| Bundle::read(&path)).map_err(plain)?
+            py.detach(|| Bundle::read(&path))
+                .map_err(|error| fail(&error, error.hint().map(ToOwned::to_owned)))?
         };
         let bundle = bundle.select(policy).map_err(plain)?;
         let packed = py.detach(|| bundle.into_runner(Kernels::detect()));
@@ -98,6 +100,7 @@ impl Runner {
         let mut scores = Vec::with_capacity(count * classes);
         let mut stages = Vec::with_capacity(count);
         let mut energies = Vec::with_capacity(count);
+        let mut confidences = Vec::with_capacity(count);
         for first in (0..count).step_by(BATCH) {
             let rows = BATCH.min(count - first);
             let span = first * len..(first + rows) * len;
@@ -121,6 +124,7 @@ impl Runner {
                 scores.extend(decision.scores.iter().map(|&score| f64::from(score) * scale));
                 stages.push(decision.stage as i64);
                 energies.push(self.energies[decision.stage]);
+                confidences.push(i64::from(decision.first_confidence));
             }
             py.check_signals()?;
         }
@@ -129,6 +133,7 @@ impl Runner {
             PyArray1::from_vec(py, scores).reshape([count, classes])?,
             PyArray1::from_vec(py, stages),
             PyArray1::from_vec(py, energies),
+            PyArray1::from_vec(py, confidences),
         ))
     }
 

@@ -76,19 +76,18 @@ impl Tracer {
         Ok(Self { tracer, threads })
     }
 
-    /// The fragment, as the bytes of a Parquet file, of samples (N, sample shape) with labels (N) and
+    /// The fragment, as the bytes of a Parquet file, of samples (N, sample shape) with labels (N), if any, and
     /// indices in the whole data (N); nothing where none of them is to be traced.
     fn trace<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-        y: &Bound<'py, PyAny>,
+        y: Option<&Bound<'py, PyAny>>,
         samples: Vec<usize>,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let (shape, values) = arrays::samples(x)?;
-        let labels = arrays::labels(y)?;
-        let shard =
-            Dataset::new(Path::new("shard"), &shape, values, Some(labels)).map_err(plain)?;
+        let labels = y.map(arrays::labels).transpose()?;
+        let shard = Dataset::new(Path::new("shard"), &shape, values, labels).map_err(plain)?;
         let trace =
             work::run(py, self.threads, None, |watch| self.tracer.trace(&shard, &samples, watch))?;
         Ok(trace.map(|bytes| PyBytes::new(py, &bytes)))

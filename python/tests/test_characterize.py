@@ -1,5 +1,6 @@
 """Finding a policy."""
 
+import dataclasses
 import gc
 import importlib
 import json
@@ -86,6 +87,28 @@ def test_trace_columns_make_a_data_frame(run):
     assert (test.predicted == test.label).mean() == pytest.approx(accuracy)
 
 
+def test_a_trace_is_a_stream_of_arrow(run):
+    polars = pytest.importorskip("polars")
+    trace = run.trace
+    frame = polars.DataFrame(trace)
+    assert frame.columns == polars.read_parquet(run.path / "trace.parquet").columns
+    for name, column in trace.columns().items():
+        assert frame[name].to_list() == column.tolist(), name
+    block = frame.filter(polars.col("point") == "w4a4")
+    assert np.array_equal(np.array(block["scores"].to_list()), trace.block("w4a4").scores)
+    with pytest.raises(bg.Error, match="the trace has no blocks"):
+        polars.DataFrame(dataclasses.replace(trace, blocks=()))
+
+
+def test_columns_of_a_block_are_the_memory_of_the_trace(run):
+    polars = pytest.importorskip("polars")
+    block = run.trace.block("w4a4")
+    frame = polars.DataFrame({"margin": block.margin})
+    assert frame["margin"].to_list() == block.margin.tolist()
+    pandas = pytest.importorskip("pandas")
+    assert np.shares_memory(pandas.Series(block.margin, copy=False).to_numpy(), block.margin)
+
+
 def test_a_run_shows_itself(run):
     page = run._repr_html_()
     assert page.count("<tr>") == 5 and "best static uniform" in page
@@ -133,19 +156,20 @@ def test_profiles_are_listed():
     ("change", "message"),
     [
         ({"x": np.zeros((20, 1, 28, 28), np.complex64)}, "element type `complex64` is not supported"),
-        ({"x": np.zeros((1000, 28, 28), np.uint8)}, r"input shape \[1, 28, 28\], got \[28, 28\]"),
+        ({"x": np.zeros((1000, 28, 28), np.uint8)}, r"\[1, 28, 28\], got \[28, 28\]\nhint: add the axis"),
+        ({"x": np.zeros((1000, 28, 28, 1), np.uint8)}, r"\[28, 28, 1\]\nhint: .*transpose\(0, 3, 1, 2\)"),
         ({"x": np.full((1000, 1, 28, 28), np.nan, np.float32)}, "sample 0 .* not finite"),
         ({"x": np.zeros((0, 1, 28, 28), np.uint8)}, "there are no samples"),
         ({"x": np.uint8(3), "y": None}, r"input shape \[1, 28, 28\], got \[\]"),
         ({"y": np.zeros(7, np.int64)}, "expected 1000 labels, one per sample, got 7"),
-        ({"y": np.zeros(1000)}, "expected integers, got element type `float64`"),
+        ({"y": np.zeros(1000)}, "expected integers, got element type `float64`\nhint: .*argmax"),
         ({"y": np.full(1000, -1)}, "labels: -1 is no class"),
         ({"y": np.full(1000, 10)}, "must be below 10, the model's classes, got 10"),
         ({"model": b"nonsense"}, "model.onnx"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx"),
         ({"x": "nowhere.npz", "y": None}, "cannot read `nowhere.npz`"),
         ({"accelerator": "nothing"}, "`nothing`"),
-        ({"max_drop": 2.0}, "from 0 to below 1, got 2"),
+        ({"max_drop": 2.0}, "from 0 to below 1, such as 0.005 for half a point, got 2"),
         ({"test": "luck"}, "test must be one of .*, got `luck`"),
         ({"storage": "heap"}, "storage must be one of .*, got `heap`"),
         ({"points": ["w99a1"]}, "w99a1"),

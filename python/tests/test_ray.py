@@ -124,10 +124,38 @@ def test_fragments_go_to_an_object_store(bucket, run, model, data, options, tmp_
     assert again.policy == run.policy
 
 
+def test_samples_without_labels_nested_weights_and_external_data_give_the_same_run(
+    model, data, options, tmp_path
+):
+    onnx_file = _with_external_data(model, tmp_path / "model")
+    x = data[0]
+    arguments = {**options, "storage": "nested"}
+    here = bg.characterize(onnx_file, x, out=tmp_path / "here", **arguments)
+    assert here.summary["storage"]["kind"] == "nested"
+    kept = tmp_path / "fragments"
+    rows = bg.ray.dataset(x, shards=4)
+    there = bg.ray.characterize(rows, onnx_file, fragments=kept.as_uri(), **arguments)
+    for name in ("policy.json", "summary.json", "trace.parquet", "model.bitgear"):
+        assert (there.path / name).read_bytes() == (here.path / name).read_bytes(), name
+    again = bg.characterize(onnx_file, x, trace=kept, **arguments)
+    assert again.policy == here.policy
+
+
+def _with_external_data(model, folder):
+    """The model with its weights in a file of their own."""
+    onnx = pytest.importorskip("onnx", reason="SKIPPED: onnx is not installed")
+    folder.mkdir()
+    proto = onnx.load(model)
+    settings = {"all_tensors_to_one_file": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(proto, folder / "model.onnx", save_as_external_data=True, **settings)
+    assert (folder / "weights.bin").stat().st_size > 1000
+    return folder / "model.onnx"
+
+
 def test_data_that_is_no_whole_is_refused(model, data, options):
     x, y, _, _ = data
     whole = bg.ray.dataset(x[:40], y[:40], shards=2)
-    with pytest.raises(bg.Error, match="expected columns `x`, `y` and `sample`"):
+    with pytest.raises(bg.Error, match="expected columns `x`, `sample` and, with labels, `y`"):
         bg.ray.characterize(whole.drop_columns(["sample"]), model, **options)
     with pytest.raises(bg.Error, match="`sample` must hold each index from 0 to 19 once"):
         part = whole.filter(lambda row: row["sample"] >= 20)

@@ -10,8 +10,13 @@ mod commands;
 mod reference;
 mod terminal;
 
+use std::error::Error;
 use std::process::ExitCode;
 
+use bitgear::bundle::BundleError;
+use bitgear::characterize::CharacterizeError;
+use bitgear::data::DataError;
+use bitgear::onnx::ImportError;
 use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
@@ -69,8 +74,21 @@ impl Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::new(error)
+        Self { message: error.to_string(), hint: hint(&error) }
+    }
+}
+
+/// What the library says is to be done about its errors.
+fn hint(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<CharacterizeError>() {
+        error.hint()
+    } else if let Some(error) = error.downcast_ref::<DataError>() {
+        error.hint().map(ToOwned::to_owned)
+    } else if let Some(error) = error.downcast_ref::<BundleError>() {
+        error.hint().map(ToOwned::to_owned)
+    } else {
+        error.downcast_ref::<ImportError>()?.hint()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use bitgear::characterize::Progress;
-pub(crate) use bitgear::report::text::{count, energy, float_islands, percent, points};
+pub(crate) use bitgear::report::text::{count, doubt, energy, float_islands, percent, points};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitgear::certify::Test;
-use bitgear::characterize::{Characterization, CharacterizeError, Job, Origin, characterize_from};
+use bitgear::characterize::{Characterization, Job, Origin, characterize_from};
 use bitgear::data::{Preprocess, Source};
 use bitgear::energy::Storage;
 use bitgear::quantize::{Methods, Point};
@@ -53,17 +53,9 @@ pub(crate) fn run(options: &Characterize) -> Result<(), Failure> {
     let result = on_threads(threads, || {
         let bars = Bars::new();
         let origin = options.trace.as_deref().map_or(Origin::Here, Origin::Done);
-        characterize_from(&job, origin, &bars).map_err(|error| failure(&error))
+        characterize_from(&job, origin, &bars).map_err(Failure::from)
     })?;
     print(&result, &job.out, options.json)
-}
-
-fn failure(error: &CharacterizeError) -> Failure {
-    let failure = Failure::new(error);
-    match error.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
 }
 
 fn print(result: &Characterization, out: &Path, json: bool) -> Result<(), Failure> {

@@ -36,8 +36,7 @@ pub(crate) fn run(options: &Monitor) -> Result<(), Failure> {
         Failure::new(format!("`{path}` has no certificate to watch"))
             .hint("characterize with samples for certification")
     })?;
-    let expected = certificate.footprint.escalation_rates();
-    let mut watch = Watch::new(certificate.footprint, policy.provenance.seed);
+    let mut watch = Watch::new(certificate.footprint, policy.provenance.seed, options.level);
     let stream: Box<dyn BufRead> = match &options.stream {
         None => Box::new(stdin().lock()),
         Some(path) => {
@@ -46,16 +45,15 @@ pub(crate) fn run(options: &Monitor) -> Result<(), Failure> {
             Box::new(BufReader::new(file))
         }
     };
-    let mut alarm = None;
     for (number, line) in stream.lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
         let fail = |why: String| {
             Failure::new(format!("line {}: {why}", number + 1))
                 .hint("expected what `bitgear run --json` prints")
         };
+        let line = line.map_err(|e| fail(e.to_string()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
         let read: Line = serde_json::from_str(&line).map_err(|e| fail(e.to_string()))?;
         if read.stage >= stages {
             return Err(fail(format!(
@@ -64,36 +62,24 @@ pub(crate) fn run(options: &Monitor) -> Result<(), Failure> {
             )));
         }
         watch.observe(read.first_confidence, read.stage);
-        if alarm.is_none() && watch.drifted(options.level) {
-            alarm = Some(watch.inputs());
-        }
     }
-    let [now, strongest] = watch.evidence();
+    let found = watch.finding();
     if options.json {
-        let found = serde_json::json!({
-            "inputs": watch.inputs(),
-            "drifted": alarm.is_some(),
-            "noticed_at": alarm,
-            "since": alarm.map(|_| watch.since()),
-            "level": options.level,
-            "evidence": now,
-            "strongest_evidence": strongest,
-            "escalation_rates": watch.escalation_rates(),
-            "certified_escalation_rates": expected,
-        });
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else {
-        println!("inputs     {}", count(watch.inputs()));
-        for (rate, expected) in watch.escalation_rates().iter().zip(&expected) {
+        println!("inputs     {}", count(found.inputs));
+        for (rate, expected) in found.escalation_rates.iter().zip(&found.certified_escalation_rates)
+        {
             println!("escalated  {}, certified with {}", percent(*rate), percent(*expected));
         }
-        println!("evidence   {strongest:.3} against {:.0} for an alarm", 1.0 / options.level);
+        let strongest = found.strongest_evidence;
+        println!("evidence   {strongest:.3} against {:.0} for an alarm", 1.0 / found.level);
     }
-    match alarm {
+    match found.noticed_at {
         None => Ok(()),
         Some(at) => Err(Failure::new(format!(
             "the certificate no longer stands: the inputs differ from the certified ones, noticed at input {at}, since about input {}",
-            watch.since()
+            found.since.unwrap_or(0)
         ))
         .hint("characterize again with samples of what is seen now")),
     }

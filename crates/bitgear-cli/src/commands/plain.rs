@@ -4,10 +4,11 @@
 use std::convert::Infallible;
 use std::path::Path;
 
+use bitgear::characterize::CharacterizeError;
 use bitgear::data::{Dataset, Preprocess, Source};
 use bitgear::execute::IntegerModel;
 use bitgear::graph::Graph;
-use bitgear::onnx;
+use bitgear::onnx::{self, ImportError};
 use bitgear::quantize::{Point, calibrate, quantize};
 use bitgear::tensor::Tensor;
 use bitgear::trace::Random;
@@ -19,12 +20,9 @@ pub(super) const CALIBRATION: usize = 16;
 
 /// The network of an ONNX file.
 pub(super) fn import(model: &Path) -> Result<Graph, Failure> {
-    onnx::import_file(model).map_err(|error| {
-        let failure = Failure::new(format!("model `{}`: {error}", model.display()));
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+    onnx::import_file(model).map_err(|error| match error {
+        ImportError::Read { .. } => Failure::from(error),
+        error => Failure::from(CharacterizeError::Import(model.display().to_string(), error)),
     })
 }
 

@@ -12,12 +12,12 @@ use bitgear::summary::{Constraint, Summary};
 
 use crate::Failure;
 use crate::arguments::Report;
-use crate::terminal::{count, energy, float_islands, percent, points, table};
+use crate::terminal::{count, doubt, energy, float_islands, percent, points, table};
 
 pub(crate) fn run(options: &Report) -> Result<(), Failure> {
     let read = |folder: &PathBuf| {
-        let hint = "a run's folder is what `bitgear characterize` was given as --out";
-        let run = Run::read(folder).map_err(|error| Failure::new(error).hint(hint))?;
+        let run = Run::read(folder)
+            .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
         Ok::<_, Failure>((folder.display().to_string(), run))
     };
     if options.compare {
@@ -107,6 +107,9 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let (chip, total) = (format!("chip {unit}"), format!("total {unit}"));
     let header = ["point", "accuracy", "difference", &chip, &total];
     let _ = writeln!(text, "{}", table(&header, &rows));
+    if let Some(doubt) = doubt(reference) {
+        let _ = writeln!(text, "{doubt}\n");
+    }
 
     let target = 100.0 * summary.constraint.max_accuracy_drop;
     if policy.stages.is_empty() {

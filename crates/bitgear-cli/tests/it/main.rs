@@ -163,6 +163,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
     insta::assert_snapshot!(seen.join("\n"), @r"
     exit code 1
     error: model `LICENSE-MIT`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
+    hint: expected a file that `onnx.checker.check_model` takes; one that was cut short, or a Git LFS pointer in its place, is none
 
     exit code 1
     error: the data is missing
@@ -182,6 +183,7 @@ fn errors_name_the_thing_and_say_what_to_do() {
 
     exit code 1
     error: `LICENSE-MIT` is no bundle: header too large
+    hint: a bundle is what `bitgear characterize` writes as `model.bitgear`
 
     exit code 1
     error: cannot read `absent/summary.json`: No such file or directory (os error 2)

@@ -89,6 +89,18 @@ pub enum BundleError {
     },
 }
 
+impl BundleError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid { .. } => {
+                Some("a bundle is what `bitgear characterize` writes as `model.bitgear`")
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
 /// What a policy did on labelled data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {

@@ -84,6 +84,31 @@ pub struct Monitor {
     random: Random,
     evidence: f64,
     strongest: f64,
+    level: f64,
+    noticed_at: Option<u64>,
+}
+
+/// What a monitor has found so far.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// Number of inputs.
+    pub inputs: u64,
+    /// Whether the stream differs, except with probability `level`.
+    pub drifted: bool,
+    /// At which input that was first sure, counted from 1.
+    pub noticed_at: Option<u64>,
+    /// Since about which input the stream differs: where the best of the bets began.
+    pub since: Option<u64>,
+    /// Probability of an alarm, ever, where nothing has changed.
+    pub level: f64,
+    /// The gambler's fortune now.
+    pub evidence: f64,
+    /// The largest that it was; an alarm needs 1 / `level`.
+    pub strongest_evidence: f64,
+    /// Share of the stream that each stage but the last handed on.
+    pub escalation_rates: Vec<f64>,
+    /// Share of the certified samples that each stage but the last handed on.
+    pub certified_escalation_rates: Vec<f64>,
 }
 
 /// A bet that began after `begin` inputs.
@@ -95,9 +120,9 @@ struct Bet {
 }
 
 impl Monitor {
-    /// A monitor of streams like the footprint; ties are broken with the seed. The footprint must
-    /// fit its policy.
-    pub fn new(footprint: Footprint, seed: u64) -> Self {
+    /// A monitor of streams like the footprint, which raises an alarm with probability `level`, ever, where
+    /// nothing has changed; ties are broken with the seed. The footprint must fit its policy.
+    pub fn new(footprint: Footprint, seed: u64, level: f64) -> Self {
         let stream = footprint.counts.iter().map(|bin| vec![0; bin.len()]).collect();
         let seen = footprint.counts.clone();
         let random = Random::new(seed);
@@ -110,6 +135,8 @@ impl Monitor {
             random,
             evidence: 1.0,
             strongest: 1.0,
+            level,
+            noticed_at: None,
         }
     }
 
@@ -141,32 +168,25 @@ impl Monitor {
         let fortune: f64 = begun.map(|(k, bet)| stake(k) * bet.log_fortune.exp()).sum();
         self.evidence = fortune + 1.0 / (self.bets.len() + 1) as f64;
         self.strongest = self.strongest.max(self.evidence);
+        if self.strongest >= 1.0 / self.level {
+            self.noticed_at.get_or_insert(self.inputs);
+        }
     }
 
-    /// Number of inputs.
-    pub fn inputs(&self) -> u64 {
-        self.inputs
-    }
-
-    /// The gambler's fortune now, and the largest that it was.
-    pub fn evidence(&self) -> [f64; 2] {
-        [self.evidence, self.strongest]
-    }
-
-    /// Whether the stream differs, except with probability `level`.
-    pub fn drifted(&self, level: f64) -> bool {
-        self.strongest >= 1.0 / level
-    }
-
-    /// Share of the stream that each stage but the last handed on.
-    pub fn escalation_rates(&self) -> Vec<f64> {
-        rates(&self.stream)
-    }
-
-    /// Since which input the stream seems to differ: where the best of the bets began.
-    pub fn since(&self) -> u64 {
+    /// What has been found so far.
+    pub fn finding(&self) -> Finding {
         let best = self.bets.iter().max_by(|a, b| a.log_fortune.total_cmp(&b.log_fortune));
-        best.map_or(0, |bet| bet.begin)
+        Finding {
+            inputs: self.inputs,
+            drifted: self.noticed_at.is_some(),
+            noticed_at: self.noticed_at,
+            since: self.noticed_at.and(best).map(|bet| bet.begin),
+            level: self.level,
+            evidence: self.evidence,
+            strongest_evidence: self.strongest,
+            escalation_rates: rates(&self.stream),
+            certified_escalation_rates: self.footprint.escalation_rates(),
+        }
     }
 }
 
@@ -180,25 +200,21 @@ mod tests {
         (confidence, usize::from(confidence < 10))
     }
 
-    fn watch(seed: u64, inputs: usize, drift_at: usize) -> (Monitor, Option<usize>) {
+    fn watch(seed: u64, inputs: usize, drift_at: usize) -> Finding {
         let mut random = Random::new(seed);
         let certified: Vec<(i32, usize)> = (0..1000).map(|_| draw(&mut random, 40)).collect();
-        let mut monitor = Monitor::new(Footprint::new(&certified, 2), seed);
-        let mut alarm = None;
+        let mut monitor = Monitor::new(Footprint::new(&certified, 2), seed, 0.05);
         for input in 0..inputs {
             let mean = if input < drift_at { 40 } else { 30 };
             let (confidence, stage) = draw(&mut random, mean);
             monitor.observe(confidence, stage);
-            if alarm.is_none() && monitor.drifted(0.05) {
-                alarm = Some(input);
-            }
         }
-        (monitor, alarm)
+        monitor.finding()
     }
 
     #[test]
     fn a_stream_like_the_certified_samples_rarely_raises_an_alarm() {
-        let alarms = (0..200).filter(|&seed| watch(seed, 1500, usize::MAX).1.is_some()).count();
+        let alarms = (0..200).filter(|&seed| watch(seed, 1500, usize::MAX).drifted).count();
         // At 5 % at most 10 of 200 are expected; 19 would be three standard errors more.
         assert!(alarms < 19, "{alarms}");
     }
@@ -208,10 +224,10 @@ mod tests {
         for drift_at in [0, 1000] {
             let mut early = 0;
             for seed in 0..20 {
-                let (monitor, alarm) = watch(seed, drift_at + 1500, drift_at);
-                let alarm = alarm.expect("the drift is plain");
-                early += usize::from(alarm < drift_at);
-                assert!(monitor.escalation_rates()[0] > monitor.footprint.escalation_rates()[0]);
+                let found = watch(seed, drift_at + 1500, drift_at);
+                let noticed = found.noticed_at.expect("the drift is plain");
+                early += usize::from(noticed <= drift_at as u64);
+                assert!(found.escalation_rates[0] > found.certified_escalation_rates[0]);
             }
             // One of 20 is expected at 5 %.
             assert!(early < 4, "{early} alarms before the drift at {drift_at}");

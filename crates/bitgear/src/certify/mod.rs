@@ -13,7 +13,7 @@ mod drift;
 mod tails;
 
 pub use bounds::{Flips, Test};
-pub use drift::{Footprint, Monitor};
+pub use drift::{Finding, Footprint, Monitor};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
 
+use super::recheck::float_answers;
 use super::tracing::{BATCH, Tracing, answer_float, answer_integer, metadata};
 use super::{CharacterizeError, Job, Progress};
 use crate::bundle::weights;
@@ -20,7 +21,7 @@ use crate::onnx;
 use crate::policy::Provenance;
 use crate::quantize::Point;
 use crate::tensor::Tensor;
-use crate::trace::{Answers, Block, Split, Splits, Trace, View, to_bytes};
+use crate::trace::{Answers, Block, FLOAT, Split, Splits, Trace, View, read, to_bytes};
 
 const METADATA: &str = "bitgear.tracer";
 const MODEL: &str = "model.onnx";
@@ -31,20 +32,37 @@ pub enum Origin<'a> {
     Here,
     /// Every sample has run: a trace, or a folder of fragments.
     Done(&'a Path),
-    /// Other machines run them: the function is given the bytes of a [`Tracer`] and writes the fragments
-    /// of all samples into a folder.
+    /// Other machines run them: for each [`Round`] the function is given the bytes of a [`Tracer`] and writes
+    /// the fragments of all samples into a folder.
     Elsewhere(&'a TraceElsewhere<'a>),
 }
 
+/// Why samples run on other machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// The float network answers samples that have no labels.
+    Labels,
+    /// Every network answers every evaluated sample. These fragments are a trace for [`Origin::Done`].
+    Trace,
+    /// Networks that share one copy of the weights answer, once their points are chosen.
+    Nested,
+}
+
 /// See [`Origin::Elsewhere`].
-pub type TraceElsewhere<'a> = dyn Fn(Vec<u8>, &Path) -> Result<(), CharacterizeError> + 'a;
+pub type TraceElsewhere<'a> = dyn Fn(Round, Vec<u8>, &Path) -> Result<(), CharacterizeError> + 'a;
+
+impl Round {
+    /// The round's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Labels => "labels",
+            Self::Trace => "trace",
+            Self::Nested => "nested",
+        }
+    }
+}
 
 impl Origin<'_> {
-    /// Where files with the model's weights may lie; other machines have none.
-    pub(super) fn weights<'j>(&self, job: &'j Job) -> Option<&'j Path> {
-        if matches!(self, Self::Elsewhere(_)) { None } else { job.model.parent() }
-    }
-
     /// Whether a job can get its trace this way.
     pub(super) fn check(
         &self,
@@ -52,17 +70,61 @@ impl Origin<'_> {
         data: &Dataset,
         calibration: &Dataset,
     ) -> Result<(), CharacterizeError> {
-        let here = matches!(self, Self::Here);
-        let problem = if !calibration.is_here() || (!data.is_here() && data.labels().is_none()) {
-            "samples on other machines need labels, and calibration samples that are here"
-        } else if !data.is_here() && here {
-            "the samples are on other machines"
-        } else if job.storage == Storage::Nested && !here {
-            "storage `nested` traces its own points, and needs all samples to be traced here"
-        } else {
-            return Ok(());
+        let again = job.storage == Storage::Nested || data.labels().is_none();
+        let problem = match self {
+            _ if !calibration.is_here() => {
+                "samples on other machines need calibration samples that are here"
+            }
+            Self::Here if !data.is_here() => "the samples are on other machines",
+            Self::Done(_) if !data.is_here() && again => {
+                "storage `nested` and samples without labels need more than a trace, and the samples are on other machines"
+            }
+            _ => return Ok(()),
         };
         Err(CharacterizeError::Job(problem.to_owned()))
+    }
+
+    /// What the float network answers to all samples, in the place of labels.
+    pub(super) fn labels(
+        &self,
+        job: &Job,
+        graph: &Graph,
+        model: &[u8],
+        data: &Dataset,
+        provenance: &Provenance,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u32>, CharacterizeError> {
+        let all: Vec<usize> = (0..data.len()).collect();
+        let Self::Elsewhere(elsewhere) = self else {
+            progress.begin("label", 0);
+            return Ok(float_answers(graph, data, &job.preprocess, &all));
+        };
+        let plan = Plan {
+            schema_version: 1,
+            fingerprint: Round::Labels.name().to_owned(),
+            provenance: provenance.clone(),
+            preprocess: job.preprocess.clone(),
+            splits: Splits {
+                schema_version: 1,
+                data_sha256: provenance.data_sha256.clone(),
+                calibration_sha256: provenance.calibration_sha256.clone(),
+                seed: job.seed,
+                calibration: Vec::new(),
+                search: Vec::new(),
+                certification: Vec::new(),
+                test: all.clone(),
+            },
+            // Of the scores only the highest matters.
+            float_scale: 1.0,
+            names: vec![(FLOAT.to_owned(), vec![View::AsIs])],
+            models: Vec::new(),
+        };
+        let plan = plan.to_bytes(model);
+        gather(elsewhere, Round::Labels, plan, &job.out, progress, |folder| {
+            let mut found = read(folder)?;
+            same_samples(folder, &found.samples, &all)?;
+            Ok(found.blocks.swap_remove(0).answers.predicted)
+        })
     }
 
     /// The trace of the float network and of all points; `model` is the model's file.
@@ -82,19 +144,76 @@ impl Origin<'_> {
         };
         let plan = tracing.plan(points, model, progress);
         let plan = plan.map_err(|failure| tracing.failed(failure))?;
-        let folder = tracing.job.out.join("fragments");
-        let failed = |e| CharacterizeError::Write(folder.display().to_string(), e);
-        // Those of a run that was ended may be of other shards.
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(failed)?;
-        }
-        fs::create_dir_all(&folder).map_err(failed)?;
-        progress.begin("trace elsewhere", 0);
-        elsewhere(plan, &folder)?;
-        let trace = tracing.adopt(&folder, points)?;
-        fs::remove_dir_all(&folder).map_err(failed)?;
-        Ok(trace)
+        gather(elsewhere, Round::Trace, plan, &tracing.job.out, progress, |folder| {
+            tracing.adopt(folder, points)
+        })
     }
+
+    /// Adds to the trace what every sample does in networks that share their weights.
+    pub(super) fn nested(
+        &self,
+        tracing: &Tracing<'_>,
+        trace: &mut Trace,
+        networks: &[IntegerModel],
+        model: &[u8],
+        progress: &dyn Progress,
+    ) -> Result<(), CharacterizeError> {
+        let Self::Elsewhere(elsewhere) = self else {
+            let traced = tracing.nested(trace, networks, progress);
+            return traced.map_err(|failure| tracing.failed(failure));
+        };
+        let plan = tracing.plan_of(networks.to_vec()).to_bytes(model);
+        let out = &tracing.job.out;
+        let found = gather(elsewhere, Round::Nested, plan, out, progress, |folder| {
+            let found = read(folder)?;
+            same_samples(folder, &found.samples, &trace.samples)?;
+            Ok(found)
+        })?;
+        trace.blocks.extend(found.blocks.into_iter().filter(|block| block.point != FLOAT));
+        Ok(tracing.write(trace)?)
+    }
+}
+
+/// Has other machines trace by a plan, and gives what `read` makes of their fragments.
+fn gather<T>(
+    elsewhere: &TraceElsewhere<'_>,
+    round: Round,
+    plan: Vec<u8>,
+    out: &Path,
+    progress: &dyn Progress,
+    read: impl FnOnce(&Path) -> Result<T, CharacterizeError>,
+) -> Result<T, CharacterizeError> {
+    let folder = out.join("fragments");
+    let failed = |e| CharacterizeError::Write(folder.display().to_string(), e);
+    // Those of a run that was ended may be of other shards.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+    fs::create_dir_all(&folder).map_err(failed)?;
+    progress.begin(&format!("{} elsewhere", round.name()), 0);
+    elsewhere(round, plan, &folder)?;
+    let found = read(&folder)?;
+    fs::remove_dir_all(&folder).map_err(failed)?;
+    Ok(found)
+}
+
+/// Whether a trace is that of the expected samples, both ascending.
+pub(super) fn same_samples(
+    path: &Path,
+    found: &[usize],
+    expected: &[usize],
+) -> Result<(), CharacterizeError> {
+    if found == expected {
+        return Ok(());
+    }
+    let missing = expected.iter().find(|sample| found.binary_search(sample).is_err());
+    Err(CharacterizeError::Job(format!(
+        "trace `{}`: expected {} samples, got {}{}",
+        path.display(),
+        expected.len(),
+        found.len(),
+        missing.map(|sample| format!("; sample {sample} is missing")).unwrap_or_default()
+    )))
 }
 
 /// All that it takes to trace samples of a run, but for the samples.
@@ -108,7 +227,8 @@ pub(super) struct Plan {
     pub(super) splits: Splits,
     /// Worth of a unit of the float network's scores.
     pub(super) float_scale: f64,
-    /// The float network comes first, then the models; each with its views.
+    /// The float network comes first, then the models; each with its views, of which the float network may
+    /// have none where samples have labels.
     pub(super) names: Vec<(String, Vec<View>)>,
     pub(super) models: Vec<IntegerModel>,
 }
@@ -161,7 +281,7 @@ impl Tracer {
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
         weights::unpack(&mut plan.models, Storage::Independent, &tensors)?;
         let model = tensors.tensor(MODEL).map_err(|e| e.to_string())?;
-        let graph = onnx::import(model.data(), None).map_err(|e| e.to_string())?;
+        let graph = onnx::import(model.data()).map_err(|e| e.to_string())?;
         let shape = graph.shape(graph.input);
         plan.preprocess.check(shape).map_err(|e| e.to_string())?;
         let engines = std::mem::take(&mut plan.models).into_iter().map(|model| {
@@ -183,7 +303,8 @@ impl Tracer {
     }
 
     /// The fragment of a trace, as the bytes of a Parquet file, of the samples in `shard`, whose indices in
-    /// the whole data are `samples`; nothing where none of them is to be traced.
+    /// the whole data are `samples`; nothing where none of them is to be traced. Without labels the float
+    /// network's answers are the labels.
     ///
     /// # Errors
     ///
@@ -195,7 +316,7 @@ impl Tracer {
         progress: &dyn Progress,
     ) -> Result<Option<Vec<u8>>, CharacterizeError> {
         shard.check(self.graph.shape(self.graph.input), &self.plan.preprocess)?;
-        let labels = shard.labels_of(self.graph.classes())?;
+        let labels = shard.labels().map(|_| shard.labels_of(self.graph.classes())).transpose()?;
         if samples.len() != shard.len() {
             return Err(CharacterizeError::Job(format!(
                 "expected {} indices of samples, one per sample, got {}",
@@ -226,11 +347,16 @@ impl Tracer {
                 blocks.push(Block { point: name.clone(), view, score_scale, answers });
             }
         }
+        let labels = match (labels, blocks.first()) {
+            (Some(labels), _) => rows.iter().map(|row| labels[row.1]).collect(),
+            (None, Some(float)) if float.point == FLOAT => float.answers.predicted.clone(),
+            _ => shard.labels_of(self.graph.classes())?.to_vec(),
+        };
         let trace = Trace {
             classes: self.graph.classes(),
             samples: rows.iter().map(|row| row.0).collect(),
             splits: rows.iter().map(|row| self.splits[&row.0]).collect(),
-            labels: rows.iter().map(|row| labels[row.1]).collect(),
+            labels,
             blocks,
         };
         Ok(Some(to_bytes(&trace, &metadata(&self.plan.fingerprint, &self.plan.provenance))?))

@@ -50,12 +50,12 @@ impl Finished {
         let path = folder.join("summary.json");
         let text = std::fs::read_to_string(&path).map_err(|e| fail(&path, &e))?;
         let run: Run = serde_json::from_str(&text).map_err(|e| fail(&path, &e))?;
-        let bytes = std::fs::read(model).map_err(|e| fail(model, &e))?;
+        let imported = |e| CharacterizeError::import(model, e);
+        let bytes = onnx::read_file(model).map_err(imported)?;
         if sha256(&bytes) != run.model.sha256 {
             return Err(fail(model, &format!("`{}` is of another model", path.display())));
         }
-        let graph = onnx::import(&bytes, model.parent())
-            .map_err(|e| CharacterizeError::Import(model.display().to_string(), e))?;
+        let graph = onnx::import(&bytes).map_err(imported)?;
         let workload = workload(&graph);
         let trace = read(&folder.join("trace.parquet"))?;
         let info = |name: &str, view: View| -> Option<PointInfo> {

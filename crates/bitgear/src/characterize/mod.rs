@@ -12,7 +12,7 @@ mod request;
 mod tracing;
 
 pub use compare::compare;
-pub use elsewhere::{Origin, TraceElsewhere, Tracer};
+pub use elsewhere::{Origin, Round, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
 pub use recheck::{Recheck, recheck};
@@ -22,7 +22,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::chosen::Chosen;
-use self::recheck::float_answers;
 use self::request::{check, splits};
 use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::certify::{Demand, decide};
@@ -163,7 +162,7 @@ pub enum CharacterizeError {
     /// The report can't be made.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// A file of an earlier run can't be read.
+    /// A model, or a file of an earlier run, can't be read.
     #[error("cannot read `{0}`: {1}")]
     Read(String, String),
     /// Another file can't be written.
@@ -176,7 +175,17 @@ impl CharacterizeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Import(_, error) => error.hint(),
+            Self::Data(error) => error.hint().map(ToOwned::to_owned),
+            Self::Bundle(error) => error.hint().map(ToOwned::to_owned),
             _ => None,
+        }
+    }
+
+    /// What kept the model in a file from being imported.
+    fn import(model: &Path, error: ImportError) -> Self {
+        match error {
+            ImportError::Read { path, reason } => Self::Read(path, reason.to_string()),
+            error => Self::Import(model.display().to_string(), error),
         }
     }
 }
@@ -206,11 +215,9 @@ pub fn characterize_from(
 ) -> Result<Characterization, CharacterizeError> {
     let model = job.model.display().to_string();
     check(job).map_err(CharacterizeError::Job)?;
-    let bytes = std::fs::read(&job.model).map_err(|reason| {
-        CharacterizeError::Import(model.clone(), ImportError::Read { path: model.clone(), reason })
-    })?;
-    let graph = onnx::import(&bytes, origin.weights(job))
-        .map_err(|e| CharacterizeError::Import(model.clone(), e))?;
+    let imported = |e| CharacterizeError::import(&job.model, e);
+    let bytes = onnx::read_file(&job.model).map_err(imported)?;
+    let graph = onnx::import(&bytes).map_err(imported)?;
     let profile = AcceleratorProfile::find(&job.accelerator)?;
     let data = Dataset::read(&job.data)?;
     let calibration = job.calibration.as_ref().map(Dataset::read).transpose()?;
@@ -229,16 +236,6 @@ pub fn characterize_from(
             "model `{model}` has a single score that no layer makes directly: expected a convolution or fully connected layer, and at most a sigmoid after it"
         )));
     }
-    let labels = if data.labels().is_some() {
-        Cow::Borrowed(data.labels_of(graph.classes())?)
-    } else {
-        // Then the reference's own answers are the labels, and both promises are about disagreement.
-        progress.begin("label", 0);
-        let all: Vec<usize> = (0..data.len()).collect();
-        Cow::Owned(float_answers(&graph, &data, &job.preprocess, &all))
-    };
-    let labels = &labels[..];
-    let splits = splits(job, &data, labels, graph.classes(), calibration)?;
     let provenance = Provenance {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         model_sha256: sha256(&bytes),
@@ -247,6 +244,14 @@ pub fn characterize_from(
         accelerator_sha256: profile.sha256.clone(),
         seed: job.seed,
     };
+    let labels = if data.labels().is_some() {
+        Cow::Borrowed(data.labels_of(graph.classes())?)
+    } else {
+        // Then the reference's own answers are the labels, and both promises are about disagreement.
+        Cow::Owned(origin.labels(job, &graph, &bytes, &data, &provenance, progress)?)
+    };
+    let labels = &labels[..];
+    let splits = splits(job, &data, labels, graph.classes(), calibration)?;
     let workload = workload(&graph);
     let mut points = if let Some(points) = &job.points {
         points.clone()
@@ -350,7 +355,7 @@ pub fn characterize_from(
     chosen.dedup();
     if job.storage == Storage::Nested && chosen.len() > 1 {
         let nested = quantizer.quantize_nested(&chosen).map_err(quantized)?;
-        tracing.nested(&mut trace, &nested, progress).map_err(|failure| tracing.failed(failure))?;
+        origin.nested(&tracing, &mut trace, &nested, &bytes, progress)?;
         infos.extend(nested.iter().zip(&chosen).map(|(model, point)| PointInfo {
             point: model.point.clone(),
             view: View::AsIs,

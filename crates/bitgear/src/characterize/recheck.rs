@@ -53,8 +53,8 @@ pub fn recheck(
     progress: &dyn Progress,
 ) -> Result<Recheck, CharacterizeError> {
     let name = model.display().to_string();
-    let bytes = std::fs::read(model)
-        .map_err(|e| CharacterizeError::Job(format!("cannot read `{name}`: {e}")))?;
+    let imported = |e| CharacterizeError::import(model, e);
+    let bytes = onnx::read_file(model).map_err(imported)?;
     let expected = &bundle.policy.provenance.model_sha256;
     let got = sha256(&bytes);
     if got != *expected {
@@ -62,8 +62,7 @@ pub fn recheck(
             "`{name}` is not the policy's model: expected SHA-256 {expected}, got {got}"
         )));
     }
-    let graph =
-        onnx::import(&bytes, model.parent()).map_err(|e| CharacterizeError::Import(name, e))?;
+    let graph = onnx::import(&bytes).map_err(imported)?;
     data.check(bundle.input_shape(), &bundle.preprocess)?;
     let labels = data.labels().is_some().then(|| data.labels_of(bundle.classes)).transpose()?;
     let runner = bundle.runner(Kernels::detect());

@@ -12,7 +12,7 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     let Constraint { max_accuracy_drop: target, guarantee, confidence, .. } = job.constraint;
     if !(0.0..1.0).contains(&target) {
         return Err(format!(
-            "the largest accuracy drop must be a fraction from 0 to below 1, got {target}"
+            "the largest accuracy drop must be a fraction from 0 to below 1, such as 0.005 for half a point, got {target}"
         ));
     }
     if let Some(drop) = guarantee.filter(|&drop| !(drop > 0.0 && drop < 1.0)) {
@@ -110,7 +110,7 @@ pub(super) fn splits(
         [0, 1, 2].map(|part| dealt[part].iter().map(|&i| pool[i]).collect::<Vec<_>>());
     if calibrating.is_empty() || search.len() < 10 || test.is_empty() {
         return Err(CharacterizeError::Job(format!(
-            "data `{}`: {} samples are too few: {} for calibration, {} for search, {} for the test",
+            "data `{}`: {} samples are too few: {} for calibration, {} for search (expected at least 10), {} for the test",
             data.path().display(),
             data.len(),
             calibrating.len(),

@@ -6,7 +6,7 @@ use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 use rayon::prelude::*;
 
-use super::elsewhere::{Plan, shown};
+use super::elsewhere::{Plan, same_samples, shown};
 use super::recheck::highest;
 use super::{CharacterizeError, Job, PLAIN, Progress};
 use crate::data::Dataset;
@@ -128,23 +128,31 @@ impl Tracing<'_> {
         model: &[u8],
         progress: &dyn Progress,
     ) -> Result<Vec<u8>, Failure> {
-        let mut names = vec![(FLOAT.to_owned(), self.views().to_vec())];
-        let mut models = Vec::new();
+        let mut plan = self.plan_of(Vec::new());
+        plan.names[0].1 = self.views().to_vec();
         for (point, name, views) in self.networks(points) {
-            models.push(self.quantized(point, &name, progress)?);
-            names.push((name, views.to_vec()));
+            plan.models.push(self.quantized(point, &name, progress)?);
+            plan.names.push((name, views.to_vec()));
         }
-        let plan = Plan {
+        Ok(plan.to_bytes(model))
+    }
+
+    /// A plan for some networks alone, shown the input as it is. The float network runs only if samples need
+    /// labels.
+    pub(super) fn plan_of(&self, models: Vec<IntegerModel>) -> Plan {
+        let labelled = self.data.labels().is_some();
+        let float = if labelled { Vec::new() } else { vec![View::AsIs] };
+        let named = models.iter().map(|model| (model.point.clone(), vec![View::AsIs]));
+        Plan {
             schema_version: 1,
             fingerprint: self.fingerprint(),
             provenance: self.provenance.clone(),
             preprocess: self.job.preprocess.clone(),
             splits: self.splits.clone(),
             float_scale: self.float_scale(),
-            names,
+            names: std::iter::once((FLOAT.to_owned(), float)).chain(named).collect(),
             models,
-        };
-        Ok(plan.to_bytes(model))
+        }
     }
 
     /// The trace at `path`, a file or fragments, once it is known to be that of this run at these points.
@@ -160,16 +168,7 @@ impl Tracing<'_> {
             ));
         }
         let expected = self.empty();
-        if found.samples != expected.samples {
-            let missing = expected.samples.iter().find(|s| found.samples.binary_search(s).is_err());
-            let missing = missing.map(|sample| format!("; sample {sample} is missing"));
-            return Err(fail(format!(
-                "expected {} samples, got {}{}",
-                expected.samples.len(),
-                found.samples.len(),
-                missing.unwrap_or_default()
-            )));
-        }
+        same_samples(path, &found.samples, &expected.samples)?;
         if (&found.splits, &found.labels) != (&expected.splits, &expected.labels) {
             return Err(fail("its labels or splits are not those of the data".to_owned()));
         }
@@ -190,7 +189,7 @@ impl Tracing<'_> {
         Ok(found)
     }
 
-    fn write(&self, trace: &Trace) -> Result<(), TraceError> {
+    pub(super) fn write(&self, trace: &Trace) -> Result<(), TraceError> {
         let metadata = metadata(&self.fingerprint(), self.provenance);
         trace::write(trace, &self.job.out.join(FILE), &metadata)
     }

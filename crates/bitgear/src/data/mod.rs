@@ -35,16 +35,34 @@ pub enum DataError {
         path: String,
         /// What was expected and what was got.
         reason: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
 }
 
 impl DataError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { hint, .. } => hint.as_deref(),
+            Self::Read { .. } => None,
+        }
+    }
+
+    fn with_hint(mut self, text: impl ToString) -> Self {
+        if let Self::Invalid { hint, .. } = &mut self {
+            *hint = Some(text.to_string());
+        }
+        self
+    }
+
     fn read(path: &Path, reason: impl ToString) -> Self {
         Self::Read { path: path.display().to_string(), reason: reason.to_string() }
     }
 
     fn invalid(path: &Path, reason: impl ToString) -> Self {
-        Self::Invalid { path: path.display().to_string(), reason: reason.to_string() }
+        let (path, reason) = (path.display().to_string(), reason.to_string());
+        Self::Invalid { path, reason, hint: None }
     }
 }
 
@@ -145,7 +163,7 @@ impl Dataset {
         Ok(data)
     }
 
-    /// Samples that are on other machines: shape (N, sample shape), labels, and the whole's
+    /// Samples that are on other machines: shape (N, sample shape), labels if there are any, and the whole's
     /// [hash](content_hash).
     ///
     /// # Errors
@@ -155,9 +173,9 @@ impl Dataset {
         path: &Path,
         sha256: String,
         shape: &[usize],
-        labels: Vec<u32>,
+        labels: Option<Vec<u32>>,
     ) -> Result<Self, DataError> {
-        Self::unnamed(path, shape, None, Some(labels)).map(|data| Self { sha256, ..data })
+        Self::unnamed(path, shape, None, labels).map(|data| Self { sha256, ..data })
     }
 
     /// Checks that the parts fit together.
@@ -260,6 +278,9 @@ impl Dataset {
                     "label of sample {at} must be below {classes}, the model's classes, got {}",
                     labels[at]
                 ),
+            )
+            .with_hint(
+                "labels are class numbers, counted from 0 in the order of the model's scores",
             )),
         }
     }
@@ -277,7 +298,8 @@ impl Dataset {
                     "samples must have the model's input shape {input_shape:?}, got {:?}",
                     self.sample_shape
                 ),
-            ));
+            )
+            .with_hint(reshaping(&self.sample_shape, input_shape)));
         }
         preprocess.check(input_shape).map_err(|e| DataError::invalid(&self.path, e))
     }
@@ -305,6 +327,23 @@ impl Dataset {
         }
         let shape: Vec<usize> = [&[indices.len()], &self.sample_shape[..]].concat();
         Tensor::new(shape, values)
+    }
+}
+
+/// How samples of one shape become samples of another, in NumPy's words.
+fn reshaping(from: &[usize], to: &[usize]) -> &'static str {
+    match (from, to) {
+        ([h, w, c], [channels, height, width]) if [c, h, w] == [channels, height, width] => {
+            "the network takes channels first: `x.transpose(0, 3, 1, 2)`"
+        }
+        ([c, h, w], [height, width, channels]) if [h, w, c] == [height, width, channels] => {
+            "the network takes channels last: `x.transpose(0, 2, 3, 1)`"
+        }
+        (_, [1, rest @ ..]) if from == rest => "add the axis of the channel: `x[:, None]`",
+        _ if from.iter().product::<usize>() == to.iter().product::<usize>() => {
+            "each sample has as many values as the network takes: `x.reshape` does it, if they are in that order"
+        }
+        _ => "resize the samples, or export the model for their size",
     }
 }
 

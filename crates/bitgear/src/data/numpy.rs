@@ -32,10 +32,17 @@ pub(super) fn read_npz(path: &Path) -> Result<Dataset, DataError> {
             Err(e) => Err(DataError::read(path, e)),
         }
     };
-    let x =
-        array("x")?.ok_or_else(|| DataError::invalid(path, "expected an array `x` of samples"))?;
-    let labels = array("y")?.map(|y| y.labels()).transpose();
-    let labels = labels.map_err(|e| DataError::invalid(path, format!("array `y`: {e}")))?;
+    let (x, y) = (array("x")?, array("y")?);
+    let x = x.ok_or_else(|| {
+        let names = archive.file_names().filter_map(Result::ok);
+        let held: Vec<String> =
+            names.map(|name| format!("`{}`", name.trim_end_matches(".npy"))).collect();
+        let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
+        DataError::invalid(path, format!("expected an array `x` of samples, got {held}"))
+            .with_hint("save it with `numpy.savez(path, x=samples, y=labels)`")
+    })?;
+    let labels = y.map(|y| y.labels()).transpose();
+    let labels = labels.map_err(|e| no_labels(path, format!("array `y`: {e}")))?;
     dataset(path, x, labels)
 }
 
@@ -45,10 +52,14 @@ pub(super) fn read_pair(images: &Path, labels: Option<&Path>) -> Result<Dataset,
         read(&bytes[..]).map_err(|e| DataError::invalid(path, e))
     };
     let x = array(images)?;
-    let labels = labels
-        .map(|path| array(path)?.labels().map_err(|e| DataError::invalid(path, e)))
-        .transpose()?;
+    let labels =
+        labels.map(|path| array(path)?.labels().map_err(|e| no_labels(path, e))).transpose()?;
     dataset(images, x, labels)
+}
+
+fn no_labels(path: &Path, reason: String) -> DataError {
+    DataError::invalid(path, reason)
+        .with_hint("labels are class numbers (N), counted from 0: `y.argmax(1)` of one-hot rows")
 }
 
 fn dataset(path: &Path, x: Array, labels: Option<Vec<u32>>) -> Result<Dataset, DataError> {
@@ -137,11 +148,12 @@ impl Array {
             "i2" => Samples::I16(self.values(i16::from_le_bytes)),
             "u2" => Samples::F32(self.values(|b| f32::from(u16::from_le_bytes(b)))),
             "i4" => Samples::F32(self.values(|b| i32::from_le_bytes(b) as f32)),
+            "i8" => Samples::F32(self.values(|b| i64::from_le_bytes(b) as f32)),
             "f4" => Samples::F32(self.values(f32::from_le_bytes)),
             "f8" => Samples::F32(self.values(|b| f64::from_le_bytes(b) as f32)),
             kind => {
                 return Err(format!(
-                    "element type `{kind}` is not supported, expected u1, i1, i2, u2, i4, f4 or f8"
+                    "element type `{kind}` is not supported, expected u1, i1, i2, u2, i4, i8, f4 or f8"
                 ));
             }
         })

@@ -65,7 +65,7 @@ fn every_bad_array_is_refused_with_what_was_expected() {
     expected 4 bytes for shape [2, 2], got 3
     expected row-major order, got Fortran order: save it with `numpy.ascontiguousarray`
     expected little-endian numbers, got big-endian
-    samples: element type `c8` is not supported, expected u1, i1, i2, u2, i4, f4 or f8
+    samples: element type `c8` is not supported, expected u1, i1, i2, u2, i4, i8, f4 or f8
     shape [99999999999, 99999999999] has more than 8589934592 bytes
     sample 0 holds a value that is not finite
     expected 2 labels, one per sample, got 3
@@ -84,7 +84,37 @@ fn an_archive_without_samples_says_so() {
     file.write_all(b"PK\x05\x06").unwrap();
     file.write_all(&[0; 18]).unwrap();
     let error = Dataset::read(&Source::Path(path)).unwrap_err();
-    assert!(error.to_string().ends_with("expected an array `x` of samples"), "{error}");
+    assert!(
+        error.to_string().ends_with("expected an array `x` of samples, got nothing"),
+        "{error}"
+    );
+    assert_eq!(error.hint(), Some("save it with `numpy.savez(path, x=samples, y=labels)`"));
+}
+
+#[test]
+fn a_shape_that_is_nearly_right_says_what_makes_it_right() {
+    let hint = |shape: &[usize], wanted: &[usize]| {
+        let samples = Samples::U8(vec![0; shape.iter().product()]);
+        let data = Dataset::new(Path::new("x"), &[&[1], shape].concat(), samples, None).unwrap();
+        data.check(wanted, &Preprocess::default()).unwrap_err().hint().unwrap().to_owned()
+    };
+    insta::assert_snapshot!(
+        [
+            hint(&[32, 16, 3], &[3, 32, 16]),
+            hint(&[3, 32, 16], &[32, 16, 3]),
+            hint(&[28, 28], &[1, 28, 28]),
+            hint(&[784], &[1, 28, 28]),
+            hint(&[3, 30, 30], &[3, 32, 32]),
+        ]
+        .join("\n"),
+        @r"
+    the network takes channels first: `x.transpose(0, 3, 1, 2)`
+    the network takes channels last: `x.transpose(0, 2, 3, 1)`
+    add the axis of the channel: `x[:, None]`
+    each sample has as many values as the network takes: `x.reshape` does it, if they are in that order
+    resize the samples, or export the model for their size
+    "
+    );
 }
 
 #[test]

@@ -104,21 +104,14 @@ impl Constant {
         Ok(Self { shape, values })
     }
 
-    /// Reads a tensor of the file; `folder` is where external data may lie.
-    pub(super) fn read(tensor: &TensorProto, folder: Option<&Path>) -> Result<Self, String> {
-        let shape: Vec<usize> = tensor
-            .dims
-            .iter()
-            .map(|&d| usize::try_from(d).map_err(|_| format!("negative dimension {d}")))
-            .collect::<Result<_, _>>()?;
+    /// Reads a tensor of the file.
+    pub(super) fn read(tensor: &TensorProto) -> Result<Self, String> {
+        let shape = shape(tensor)?;
         let len = elements(&shape)?;
-        let external;
-        let raw = if tensor.data_location == 1 {
-            external = read_external(tensor, folder, len)?;
-            &external
-        } else {
-            &tensor.raw_data
-        };
+        if is_external(tensor) {
+            return Err("external data can be read only beside a model file".to_owned());
+        }
+        let raw = &tensor.raw_data;
         let values = match tensor.data_type {
             data_type::FLOAT => Values::Floats(decode(raw, &tensor.float_data, f32::from_le_bytes)),
             data_type::DOUBLE => Values::Floats(
@@ -166,16 +159,31 @@ fn decode<T: Copy, const N: usize>(raw: &[u8], typed: &[T], from: impl Fn([u8; N
     raw.as_chunks().0.iter().map(|&bytes| from(bytes)).collect()
 }
 
+fn shape(tensor: &TensorProto) -> Result<Vec<usize>, String> {
+    let dims = tensor.dims.iter();
+    dims.map(|&d| usize::try_from(d).map_err(|_| format!("negative dimension {d}"))).collect()
+}
+
+/// Whether the values are in another file.
+pub(super) fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == 1
+}
+
+/// Moves values that are in another file of the model's folder into the tensor.
+pub(super) fn take_in(tensor: &mut TensorProto, folder: &Path) -> Result<(), String> {
+    if is_external(tensor) {
+        tensor.raw_data = read_external(tensor, folder, elements(&shape(tensor)?)?)?;
+        tensor.external_data.clear();
+        tensor.data_location = 0;
+    }
+    Ok(())
+}
+
 /// Data kept in a file beside the model, which must not lead out of its folder.
-fn read_external(
-    tensor: &TensorProto,
-    folder: Option<&Path>,
-    len: usize,
-) -> Result<Vec<u8>, String> {
+fn read_external(tensor: &TensorProto, folder: &Path, len: usize) -> Result<Vec<u8>, String> {
     let entry =
         |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
     let location = entry("location").ok_or("external data without a location")?;
-    let folder = folder.ok_or("external data can be read only beside a model file")?;
     let relative = Path::new(location);
     if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("external data `{location}` lies outside the model's folder"));

@@ -78,6 +78,18 @@ pub enum ReportError {
     Mismatch(String),
 }
 
+impl ReportError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "a run's folder is what `bitgear characterize` was given as --out",
+            _ => {
+                "its files are of several runs, or were changed: characterize into this folder again, which goes on from its trace where it can"
+            }
+        }
+    }
+}
+
 impl Run {
     /// A run from its parts: the policy is replayed on the trace.
     ///

@@ -1,7 +1,7 @@
 //! The page: sections in the order of the questions that they answer.
 
 use super::svg::escape;
-use super::text::{count, loss, percent};
+use super::text::{count, doubt, loss, percent};
 use super::{
     Figure, Run, confusion, energy, explorer, frontier, layers, provenance, saving, stages,
 };
@@ -44,6 +44,9 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
         format!("{}{}", steps(run), explorer::thresholds(run))
     };
 
+    let doubt = doubt(summary.reference.accuracy)
+        .map(|doubt| format!("<p><strong>Look into this first:</strong> {doubt}.</p>\n"))
+        .unwrap_or_default();
     let costs_known = !summary.stage_energies.is_empty();
     let where_to =
         if costs_known { vec![energy::stages(run), energy::layers(run)] } else { vec![] };
@@ -51,7 +54,7 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
     vec![
         Section {
             title: "What is saved, and what is lost",
-            lead: format!("<p class=\"answer\">{}</p>\n", saving::sentence(run)),
+            lead: format!("{doubt}<p class=\"answer\">{}</p>\n", saving::sentence(run)),
             figures: vec![saving::figure(run)],
             rest: saving::notes(run),
         },
@@ -150,6 +153,13 @@ fn steps(run: &Run) -> String {
     format!("<ol>\n{}</ol>\n", steps.collect::<String>())
 }
 
+/// Text in which no line ends between a number and its unit.
+fn with_units(html: &str) -> String {
+    [" %", " µJ", " µs"]
+        .iter()
+        .fold(html.to_owned(), |text, unit| text.replace(unit, &unit.replace(' ', "\u{a0}")))
+}
+
 fn figure_html(figure: &Figure) -> String {
     format!(
         "<figure><div class=\"wide\">{}</div>\n<figcaption>{}</figcaption></figure>\n",
@@ -189,9 +199,9 @@ pub(super) fn page(run: &Run) -> String {
             format!(
                 "<section>\n<h2>{}</h2>\n{}{}{}</section>\n",
                 section.title,
-                section.lead,
+                with_units(&section.lead),
                 figures.concat(),
-                section.rest
+                with_units(&section.rest)
             )
         })
         .collect();

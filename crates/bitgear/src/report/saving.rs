@@ -168,9 +168,13 @@ pub(super) fn sentence(run: &Run) -> String {
     } else {
         String::new()
     };
+    let lost = loss(policy.accuracy_drop);
+    let lost = match lost.strip_prefix('−') {
+        Some(gain) => format!("gains <b>{gain} points</b>"),
+        None => format!("loses <b>{lost} points</b>"),
+    };
     let lost = format!(
-        "loses <b>{} points</b> of {} ({} against {} of the reference{missed})",
-        loss(policy.accuracy_drop),
+        "{lost} of {} ({} against {} of the reference{missed})",
         words.accuracy,
         percent(policy.accuracy),
         percent(summary.reference.accuracy)
@@ -270,7 +274,7 @@ pub(super) fn notes(run: &Run) -> String {
     }
     if let Some(worst) = &summary.policy.worst_class {
         let lost = loss(worst.accuracy_drop);
-        notes.push(format!("Of the classes, {} loses most: {lost} points.", worst.class));
+        notes.push(format!("Of the classes, number {} loses most: {lost} points.", worst.class));
     }
     if let Some(latency) = &summary.policy.latency_us {
         notes.push(format!(

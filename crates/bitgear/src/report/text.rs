@@ -55,3 +55,13 @@ pub fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String>
     let texts: Vec<String> = counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
     (!texts.is_empty()).then(|| texts.join(", "))
 }
+
+/// What to look into first where the reference itself, of this accuracy, is mostly wrong.
+pub fn doubt(reference: f64) -> Option<String> {
+    (reference < 0.5).then(|| {
+        format!(
+            "the float network itself is right on only {} of the test samples: if it is known to be better, preprocessing (scale, mean, std) or labels are wrong, and so is everything here",
+            percent(reference)
+        )
+    })
+}

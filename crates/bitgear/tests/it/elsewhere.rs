@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use bitgear::characterize::{CharacterizeError, Job, Origin, Tracer, characterize_from};
+use bitgear::characterize::{CharacterizeError, Job, Origin, Round, Tracer, characterize_from};
 use bitgear::data::{Dataset, Preprocess, Samples, Source, content_hash, sample_hashes};
 use bitgear::energy::Storage;
 
@@ -15,8 +15,8 @@ fn shards(data: &Dataset, shards: usize) -> Vec<(Dataset, Vec<usize>)> {
         let indices: Vec<usize> = (first..data.len()).step_by(shards).rev().collect();
         let pixels = data.batch(&indices, &Preprocess::default());
         let values = Samples::U8(pixels.values().iter().map(|&v| v as u8).collect());
-        let labels = indices.iter().map(|&i| data.labels().unwrap()[i]).collect();
-        (Dataset::new(Path::new("shard"), pixels.shape(), values, Some(labels)).unwrap(), indices)
+        let labels = data.labels().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+        (Dataset::new(Path::new("shard"), pixels.shape(), values, labels).unwrap(), indices)
     };
     (0..shards).map(shard).collect()
 }
@@ -30,18 +30,10 @@ fn trace(plan: &[u8], folder: &Path, shards: &[(Dataset, Vec<usize>)]) {
     }
 }
 
-#[test]
-fn samples_on_other_machines_give_the_bytes_of_samples_that_are_here() {
-    let here = tempfile::tempdir().unwrap();
-    let mut here_job = job(here.path(), &["w8a8"]);
-    here_job.mirror = true;
-    run(&here_job, &Watch::new(1000), 2);
-
-    // This machine knows shape, labels and hash only.
-    let data = Dataset::read(&small()).unwrap();
-    let shards = shards(&data, 3);
+/// What one machine knows of samples on others: shape, labels and hash.
+fn outline(data: &Dataset, shards: &[(Dataset, Vec<usize>)]) -> Dataset {
     let mut hashes = vec![[0; 32]; data.len()];
-    for (shard, indices) in &shards {
+    for (shard, indices) in shards {
         let pixels = shard.batch(&(0..shard.len()).collect::<Vec<_>>(), &Preprocess::default());
         let values = Samples::U8(pixels.values().iter().map(|&v| v as u8).collect());
         for (hash, &index) in sample_hashes(shard.sample_shape(), &values).into_iter().zip(indices)
@@ -52,14 +44,26 @@ fn samples_on_other_machines_give_the_bytes_of_samples_that_are_here() {
     let shape = [data.len(), 1, 28, 28];
     let hash = content_hash(&shape, "u1", &hashes, data.labels());
     assert_eq!(hash, data.sha256());
-    let labels = data.labels().unwrap().to_vec();
-    let outline = Dataset::outline(Path::new("elsewhere"), hash, &shape, labels).unwrap();
+    let labels = data.labels().map(<[u32]>::to_vec);
+    Dataset::outline(Path::new("elsewhere"), hash, &shape, labels).unwrap()
+}
 
+#[test]
+fn samples_on_other_machines_give_the_bytes_of_samples_that_are_here() {
+    let here = tempfile::tempdir().unwrap();
+    let mut here_job = job(here.path(), &["w8a8"]);
+    here_job.mirror = true;
+    run(&here_job, &Watch::new(1000), 2);
+
+    let data = Dataset::read(&small()).unwrap();
+    let shards = shards(&data, 3);
+    let outline = outline(&data, &shards);
     let there = tempfile::tempdir().unwrap();
     let kept = tempfile::tempdir().unwrap();
     let there_job =
         Job { data: Source::Memory(outline), out: there.path().to_owned(), ..here_job.clone() };
-    let elsewhere = |plan: Vec<u8>, folder: &Path| {
+    let elsewhere = |round: Round, plan: Vec<u8>, folder: &Path| {
+        assert_eq!(round, Round::Trace);
         trace(&plan, folder, &shards);
         trace(&plan, kept.path(), &shards);
         Ok(())
@@ -78,7 +82,8 @@ fn samples_on_other_machines_give_the_bytes_of_samples_that_are_here() {
         assert!(error.contains(message), "{error}");
     };
     fails(&Job { seed: 2, ..again_job.clone() }, "of another run");
-    fails(&Job { storage: Storage::Nested, ..again_job.clone() }, "storage `nested`");
+    let nested = Job { storage: Storage::Nested, ..there_job.clone() };
+    fails(&nested, "storage `nested`");
     let more = Some(vec!["w4a4".parse().unwrap()]);
     fails(&Job { points: more, ..again_job.clone() }, "point `w4a4` was not traced");
     fs::remove_file(kept.path().join("1.parquet")).unwrap();
@@ -88,10 +93,41 @@ fn samples_on_other_machines_give_the_bytes_of_samples_that_are_here() {
 }
 
 #[test]
+fn samples_without_labels_and_networks_that_share_weights_run_on_other_machines_too() {
+    let here = tempfile::tempdir().unwrap();
+    let labelled = Dataset::read(&small()).unwrap();
+    let all: Vec<usize> = (0..labelled.len()).collect();
+    let pixels = labelled.batch(&all, &Preprocess::default());
+    let values = Samples::U8(pixels.values().iter().map(|&v| v as u8).collect());
+    let data = Dataset::new(Path::new("here"), pixels.shape(), values, None).unwrap();
+    let here_job = Job {
+        data: Source::Memory(data.clone()),
+        storage: Storage::Nested,
+        ..job(here.path(), &["w2a2-f8l8", "w8a8"])
+    };
+    let found = run(&here_job, &Watch::new(1000), 2);
+    assert_eq!(found.summary.storage.kind, Storage::Nested, "the third round has something to do");
+
+    let shards = shards(&data, 3);
+    let there = tempfile::tempdir().unwrap();
+    let outline = Source::Memory(outline(&data, &shards));
+    let there_job = Job { data: outline, out: there.path().to_owned(), ..here_job };
+    let rounds = std::cell::RefCell::new(Vec::new());
+    let elsewhere = |round: Round, plan: Vec<u8>, folder: &Path| {
+        rounds.borrow_mut().push(round);
+        trace(&plan, folder, &shards);
+        Ok(())
+    };
+    characterize_from(&there_job, Origin::Elsewhere(&elsewhere), &Watch::new(1000)).unwrap();
+    assert_eq!(*rounds.borrow(), [Round::Labels, Round::Trace, Round::Nested]);
+    assert_eq!(files(there.path()), files(here.path()));
+}
+
+#[test]
 fn a_damaged_tracer_is_an_error_and_never_a_panic() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), &["w8a8"]);
-    let keep = |plan: Vec<u8>, place: &Path| {
+    let keep = |_: Round, plan: Vec<u8>, place: &Path| {
         fs::write(place.join("plan"), plan).unwrap();
         Err(CharacterizeError::Cancelled)
     };

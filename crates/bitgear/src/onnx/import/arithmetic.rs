@@ -40,7 +40,7 @@ impl Importer {
                 let len = elements(&shape)?;
                 match node.attributes.tensor("value") {
                     None => Ok(Constant::floats(shape, vec![0.0; len])),
-                    Some(value) => Constant::read(value, node.folder)?.pick(shape, &vec![0; len]),
+                    Some(value) => Constant::read(value)?.pick(shape, &vec![0; len]),
                 }
             }
             "Shape" => {
@@ -89,7 +89,7 @@ impl Importer {
 fn constant(node: &Current<'_>) -> Result<Constant, String> {
     let a = &node.attributes;
     if let Some(tensor) = a.tensor("value") {
-        Constant::read(tensor, node.folder)
+        Constant::read(tensor)
     } else if a.has("value_float") {
         Ok(Constant::floats(Vec::new(), vec![a.float("value_float", 0.0)]))
     } else if a.has("value_int") {

@@ -9,7 +9,6 @@ mod movement;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use self::attributes::Attributes;
 use super::constant::{Constant, elements};
@@ -32,7 +31,7 @@ pub(super) enum Value {
     Broken,
 }
 
-pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph, ImportError> {
+pub(super) fn import(model: &ModelProto) -> Result<Graph, ImportError> {
     let malformed = |reason: String| ImportError::Malformed(reason);
     let proto = model.graph.as_ref().ok_or_else(|| malformed("no graph".to_owned()))?;
     let opset = check_opset(model).map_err(malformed)?;
@@ -55,13 +54,13 @@ pub(super) fn import(model: &ModelProto, folder: Option<&Path>) -> Result<Graph,
         names: BTreeSet::new(),
         problems: Vec::new(),
     };
-    importer.initializers(proto, folder);
+    importer.initializers(proto);
     importer.input(proto).map_err(malformed)?;
     let output = scores_name(proto).map_err(malformed)?;
     let needed = needed(proto, output);
     for (index, node) in proto.node.iter().enumerate() {
         if needed[index] {
-            importer.node(index, node, folder);
+            importer.node(index, node);
         }
     }
     if !importer.problems.is_empty() {
@@ -148,13 +147,12 @@ pub(super) struct Current<'a> {
     /// Operands; `None` where an optional one is left out.
     inputs: Vec<Option<Value>>,
     attributes: Attributes<'a>,
-    folder: Option<&'a Path>,
 }
 
 impl Importer {
-    fn initializers(&mut self, proto: &GraphProto, folder: Option<&Path>) {
+    fn initializers(&mut self, proto: &GraphProto) {
         for tensor in &proto.initializer {
-            let value = match Constant::read(tensor, folder) {
+            let value = match Constant::read(tensor) {
                 Ok(constant) => Value::Known(constant),
                 Err(reason) => {
                     self.problems.push(Problem {
@@ -202,13 +200,13 @@ impl Importer {
         TensorId(self.graph.tensors.len() - 1)
     }
 
-    fn node(&mut self, index: usize, proto: &NodeProto, folder: Option<&Path>) {
+    fn node(&mut self, index: usize, proto: &NodeProto) {
         let name = if proto.name.is_empty() {
             format!("{}_{index}", proto.op_type)
         } else {
             proto.name.clone()
         };
-        let result = self.translate(name.clone(), proto, folder);
+        let result = self.translate(name.clone(), proto);
         let values = match result {
             Ok(values) => values,
             Err(reason) => {
@@ -229,12 +227,7 @@ impl Importer {
     }
 
     /// The node's results. The error is `None` where an operand is broken already.
-    fn translate(
-        &mut self,
-        name: String,
-        proto: &NodeProto,
-        folder: Option<&Path>,
-    ) -> Result<Vec<Value>, Option<String>> {
+    fn translate(&mut self, name: String, proto: &NodeProto) -> Result<Vec<Value>, Option<String>> {
         let own = proto.domain.is_empty() || proto.domain == "ai.onnx";
         if !own || !super::operators::is_supported(&proto.op_type) {
             return Err(Some(UNSUPPORTED_OPERATOR.to_owned()));
@@ -254,7 +247,7 @@ impl Importer {
             });
         }
         let attributes = Attributes::new(&proto.attribute);
-        let mut node = Current { name, proto, inputs, attributes, folder };
+        let mut node = Current { name, proto, inputs, attributes };
         let values = self.dispatch(&mut node).map_err(Some)?;
         node.attributes.check_all_used().map_err(Some)?;
         Ok(values)

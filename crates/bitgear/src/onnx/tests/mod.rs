@@ -91,7 +91,7 @@ fn model(sample: &[i64], weights: Vec<TensorProto>, nodes: Vec<NodeProto>) -> Mo
 }
 
 fn import_model(model: &ModelProto) -> Result<Graph, ImportError> {
-    import(&model.encode_to_vec(), None)
+    import(&model.encode_to_vec())
 }
 
 /// A model's only node, applied to (N, 1, …) images, flattened.
@@ -264,7 +264,7 @@ fn broken_files_say_what_is_wrong() {
     cannot import the model: 1 problem
       node `w` (initializer): tensor of shape [1099511627776, 1099511627776] has more than 268435456 elements
     cannot import the model: 1 problem
-      node `w` (initializer): external data without a location
+      node `w` (initializer): external data can be read only beside a model file
     "#);
 }
 
@@ -285,6 +285,10 @@ fn external_data_is_read_beside_the_model_and_nowhere_else() {
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, model.encode_to_vec()).unwrap();
     assert_eq!(import_file(&path).unwrap(), import_model(&folding()).unwrap());
+    // Other weights make another model, wherever they are.
+    let whole = read_file(&path).unwrap();
+    std::fs::write(folder.path().join("weights.bin"), [0; 12]).unwrap();
+    assert_ne!(read_file(&path).unwrap(), whole);
     model.graph.as_mut().unwrap().initializer[0].external_data[0].value =
         "../weights.bin".to_owned();
     std::fs::write(&path, model.encode_to_vec()).unwrap();
@@ -307,7 +311,7 @@ proptest! {
         if torn {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(graph) = import(&bytes, None) {
+        if let Ok(graph) = import(&bytes) {
             let shape: Vec<usize> = [&[1], graph.shape(graph.input)].concat();
             if shape.iter().product::<usize>() < 10_000 {
                 float::run(&graph, &Tensor::zeros(shape));
