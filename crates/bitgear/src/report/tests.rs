@@ -146,7 +146,7 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
     let gates = made.accept_at.iter().enumerate().map(|(index, &accept_at)| Gate {
         accept_at,
         tables: (made.learned && index == 0)
-            .then(|| Tables { predicted: entries(2), runner_up: entries(-3) }),
+            .then(|| Tables { predicted: entries(2), runner_up: entries(-3), disagreement: 0 }),
     });
     let choice = Choice { stages, gates: gates.collect() };
     let constraint = Constraint {
