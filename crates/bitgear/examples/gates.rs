@@ -27,7 +27,13 @@ const TARGETS: [f64; 2] = [0.002, 0.005];
 /// Pairs of stages that are looked at for each target.
 const PAIRS: usize = 6;
 const GATES: [&str; 8] = [
-    "margin", "softmax margin", "maximum softmax", "entropy", "maximum logit", "tables", "boosted",
+    "margin",
+    "softmax margin",
+    "maximum softmax",
+    "entropy",
+    "maximum logit",
+    "tables",
+    "boosted",
     "oracle",
 ];
 
@@ -127,9 +133,10 @@ impl Pair<'_> {
             self.lost[0].iter().zip(&self.lost[1]).map(|(a, b)| (a - b) as f64).collect();
         let all: Vec<usize> = (0..gains.len()).collect();
         let energy = |values: &[f64]| self.energy(values, most);
-        let tables = candidates.learned_confidences(&all, self.stages, 1).map_or(f64::INFINITY, |v| {
-            energy(&v.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>())
-        });
+        let tables =
+            candidates.learned_confidences(&all, self.stages, 1).map_or(f64::INFINITY, |v| {
+                energy(&v.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>())
+            });
         let boosted = boost::out_of_fold(&features, &gains, &trace.labels);
         // Harmful hand-overs last.
         let oracle: Vec<f64> = gains.iter().map(|gain| -gain).collect();
@@ -228,7 +235,7 @@ mod boost {
     const PENALTY: f64 = 2.0;
 
     /// Minus the expected gain of each sample, by what was learned from samples of other folds.
-    pub fn out_of_fold(features: &[Vec<f64>], gains: &[f64], labels: &[u32]) -> Vec<f64> {
+    pub(super) fn out_of_fold(features: &[Vec<f64>], gains: &[f64], labels: &[u32]) -> Vec<f64> {
         let bins = bins(features);
         let part = deal(labels, &[1.0; FOLDS], &mut Random::new(7));
         let mut values = vec![0.0; gains.len()];
@@ -236,9 +243,8 @@ mod boost {
             let others: Vec<usize> = (0..gains.len()).filter(|&i| part[i] != fold).collect();
             let inner: Vec<u32> = others.iter().map(|&i| labels[i]).collect();
             let inner = members(&deal(&inner, &[0.8, 0.2], &mut Random::new(fold as u64)), 2);
-            let [fitted, held] = [0, 1].map(|side: usize| {
-                inner[side].iter().map(|&i| others[i]).collect::<Vec<usize>>()
-            });
+            let [fitted, held] = [0, 1]
+                .map(|side: usize| inner[side].iter().map(|&i| others[i]).collect::<Vec<usize>>());
             let model = Model::fit(features, &bins, gains, &fitted, &held);
             for i in (0..gains.len()).filter(|&i| part[i] == fold) {
                 values[i] = -model.value(&features[i], &bins[i]);
@@ -254,8 +260,7 @@ mod boost {
         for feature in 0..count {
             let mut sorted: Vec<f64> = features.iter().map(|row| row[feature]).collect();
             sorted.sort_by(f64::total_cmp);
-            let edges: Vec<f64> =
-                (1..BINS).map(|bin| sorted[bin * sorted.len() / BINS]).collect();
+            let edges: Vec<f64> = (1..BINS).map(|bin| sorted[bin * sorted.len() / BINS]).collect();
             for (bins, row) in bins.iter_mut().zip(features) {
                 bins[feature] = edges.partition_point(|&edge| edge <= row[feature]) as u8;
             }

@@ -58,7 +58,6 @@ pub struct Tables {
     pub disagreement: i32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
 fn is_zero(entry: &i32) -> bool {
     *entry == 0
 }

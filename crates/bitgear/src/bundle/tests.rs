@@ -236,10 +236,8 @@ fn a_stage_that_contradicts_the_one_before_hands_on() {
     let samples = &fixture().samples;
     let narrow = model(&[(2, 2); LAYERS]);
     let models = vec![narrow, model(&[(3, 3); LAYERS]), split_at(3, (3, 3), (8, 8))];
-    let scores: Vec<Vec<i32>> = models
-        .iter()
-        .map(|model| Engine::new(model, Kernels::scalar()).scores(samples))
-        .collect();
+    let scores: Vec<Vec<i32>> =
+        models.iter().map(|model| Engine::new(model, Kernels::scalar()).scores(samples)).collect();
     let mut bundle = bundle(models, 3, Storage::Independent);
     let second = &bundle.models[1];
     let classes = second.classes();

@@ -167,9 +167,8 @@ impl Search<'_> {
             bases.iter().map(|&high| candidates.pair_floor([low, high])).collect()
         };
         let floors: Vec<Vec<[f64; 2]>> = bases.par_iter().map(floor).collect();
-        let floor = |low: usize, high: usize| {
-            floors[candidates.all[low].base][candidates.all[high].base]
-        };
+        let floor =
+            |low: usize, high: usize| floors[candidates.all[low].base][candidates.all[high].base];
         let of_opening = |&[a, b]: &[usize; 2]| -> Vec<Chain> {
             let mut found = Vec::new();
             let base = |index: usize| candidates.all[index].base;

@@ -168,7 +168,8 @@ impl Candidates {
         let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
         let tables = |fold: Option<usize>| -> Option<Tables> {
             let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
-            let lessons: Vec<Lesson> = kept.map(|(&row, _)| self.lesson(before, pair, row)).collect();
+            let lessons: Vec<Lesson> =
+                kept.map(|(&row, _)| self.lesson(before, pair, row)).collect();
             fit(&lessons, self.classes)
         };
         let whole = tables(None)?;
@@ -282,6 +283,7 @@ impl Candidates {
         // Where nothing keeps a bound, the widest costs what it costs.
         for found in best.iter_mut().filter(|found| found.energy.is_infinite()) {
             found.energy = self.all[found.choice.last()].energy.chip_uj;
+            found.floor = found.energy;
         }
         best
     }
