@@ -96,7 +96,7 @@ def characterize(
         A drop that is not exceeded with this confidence, and how it is proved; only policies are taken
         that are proved to keep it.
     stages
-        Most stages of the policy, 1 to 3.
+        Most stages of the policy, 1 to 4.
     margin_only, sums
         Whether gates learn nothing, and whether a stage's scores may be summed with those before.
     calibration_samples, search_share, certification_share

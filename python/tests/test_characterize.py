@@ -174,7 +174,7 @@ def test_profiles_are_listed():
         ({"storage": "heap"}, "storage must be one of .*, got `heap`"),
         ({"points": ["w99a1"]}, "w99a1"),
         ({"mean": [0.0, 0.0]}, "`mean` must hold 1 or 1 values, got 2"),
-        ({"stages": 9}, "1 to 3 stages, got 9"),
+        ({"stages": 9}, "1 to 4 stages, got 9"),
         ({"stages": -1}, "stages"),
         ({"seed": "one"}, "seed"),
         ({"threads": 0}, "threads must be at least 1, got 0"),

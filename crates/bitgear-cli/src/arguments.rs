@@ -131,7 +131,7 @@ pub(crate) struct Characterize {
     /// How the guarantee is proved [default: exact]
     #[arg(long, value_enum)]
     pub(crate) test: Option<Test>,
-    /// Most stages of the policy, 1 to 3 [default: 2]
+    /// Most stages of the policy, 1 to 4 [default: 2]
     #[arg(long)]
     pub(crate) stages: Option<usize>,
     /// Gates compare the margin with a threshold, and learn nothing else

@@ -5,7 +5,7 @@
 //!
 //! let low = answer(&[120, 900, 850]); // scores of the low stage
 //! assert_eq!((low.class, low.margin), (1, 50));
-//! assert!(!Gate::margin(80).accepts(low)); // too close: run the next stage
+//! assert!(!Gate::margin(80).accepts(low, None)); // too close: run the next stage
 //! ```
 //!
 //! The crate allocates nothing, reads and writes nothing, and needs no standard library; the

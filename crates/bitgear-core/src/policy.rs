@@ -3,8 +3,9 @@
 use crate::fixed::requantize;
 use crate::margin::Answer;
 
-/// When a stage keeps its answer: the margin, less an entry for each of the two leading classes, is at
-/// least a threshold. All are in units of the stage's scores.
+/// When a stage keeps its answer: the margin, less an entry for each of the two leading classes, less
+/// another where the stage before answered otherwise, is at least a threshold. All are in units of the
+/// stage's scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate<'t> {
     /// The smallest value that is accepted.
@@ -13,26 +14,31 @@ pub struct Gate<'t> {
     pub predicted: &'t [i32],
     /// Indexed by the runner-up; a class beyond the end has 0.
     pub runner_up: &'t [i32],
+    /// What a class other than that of the stage before costs.
+    pub disagreement: i32,
 }
 
 impl Gate<'_> {
     /// A threshold on the plain margin.
     pub const fn margin(accept_at: i32) -> Self {
-        Self { accept_at, predicted: &[], runner_up: &[] }
+        Self { accept_at, predicted: &[], runner_up: &[], disagreement: 0 }
     }
 
-    /// What is compared with the threshold; saturates.
-    pub fn confidence(self, answer: Answer) -> i32 {
+    /// What is compared with the threshold; saturates. `before` is the class that the stage before
+    /// answered, if there was one.
+    pub fn confidence(self, answer: Answer, before: Option<usize>) -> i32 {
         let entry = |table: &[i32], class: usize| table.get(class).copied().unwrap_or(0);
+        let disagrees = before.is_some_and(|class| class != answer.class);
         answer
             .margin
             .saturating_sub(entry(self.predicted, answer.class))
             .saturating_sub(entry(self.runner_up, answer.runner_up))
+            .saturating_sub(if disagrees { self.disagreement } else { 0 })
     }
 
-    /// Whether the answer is kept.
-    pub fn accepts(self, answer: Answer) -> bool {
-        self.accept_at <= self.confidence(answer)
+    /// Whether the answer is kept, after a stage that answered `before`.
+    pub fn accepts(self, answer: Answer, before: Option<usize>) -> bool {
+        self.accept_at <= self.confidence(answer, before)
     }
 }
 
@@ -55,11 +61,13 @@ pub fn settle<E>(
     gates: &[Gate<'_>],
     mut run: impl FnMut(usize) -> Result<Answer, E>,
 ) -> Result<(usize, Answer), E> {
+    let mut before = None;
     for (stage, gate) in gates.iter().enumerate() {
         let answer = run(stage)?;
-        if gate.accepts(answer) {
+        if gate.accepts(answer, before) {
             return Ok((stage, answer));
         }
+        before = Some(answer.class);
     }
     Ok((gates.len(), run(gates.len())?))
 }
@@ -103,12 +111,27 @@ mod tests {
 
     #[test]
     fn a_gate_takes_the_entries_of_both_leading_classes_off_the_margin() {
-        let gate = Gate { accept_at: 5, predicted: &[0, 4], runner_up: &[-1, i32::MIN] };
-        assert_eq!(gate.confidence(Answer { class: 1, runner_up: 0, margin: 8 }), 5);
-        assert!(gate.accepts(Answer { class: 1, runner_up: 0, margin: 8 }));
-        assert!(!gate.accepts(Answer { class: 1, runner_up: 0, margin: 7 }));
-        assert_eq!(gate.confidence(Answer { class: 0, runner_up: 1, margin: 8 }), i32::MAX);
+        let gate =
+            Gate { accept_at: 5, predicted: &[0, 4], runner_up: &[-1, i32::MIN], disagreement: 0 };
+        assert_eq!(gate.confidence(Answer { class: 1, runner_up: 0, margin: 8 }, None), 5);
+        assert!(gate.accepts(Answer { class: 1, runner_up: 0, margin: 8 }, None));
+        assert!(!gate.accepts(Answer { class: 1, runner_up: 0, margin: 7 }, None));
+        assert_eq!(gate.confidence(Answer { class: 0, runner_up: 1, margin: 8 }, None), i32::MAX);
         // Classes that no table knows.
-        assert_eq!(gate.confidence(Answer { class: 7, runner_up: 9, margin: 8 }), 8);
+        assert_eq!(gate.confidence(Answer { class: 7, runner_up: 9, margin: 8 }, None), 8);
+    }
+
+    #[test]
+    fn an_answer_other_than_that_of_the_stage_before_must_be_surer() {
+        let gate = Gate { disagreement: 6, ..Gate::margin(5) };
+        for (before, sure) in [(None, true), (Some(1), true), (Some(0), false)] {
+            assert_eq!(gate.accepts(answer(1, 10), before), sure, "{before:?}");
+        }
+        let gates = [Gate { disagreement: 6, ..Gate::margin(20) }, gate];
+        // The first stage has none before it.
+        for (classes, stage) in [([1, 1, 1], 1), ([0, 1, 1], 2)] {
+            let settled = settle(&gates, |stage| Ok::<_, Infallible>(answer(classes[stage], 10)));
+            assert_eq!(settled.map(|(stage, _)| stage), Ok(stage));
+        }
     }
 }

@@ -53,13 +53,22 @@ pub struct Tables {
     pub predicted: Vec<i32>,
     /// Indexed by the class with the second-highest score.
     pub runner_up: Vec<i32>,
+    /// Where the stage before answered otherwise; absent where that says nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub disagreement: i32,
+}
+
+fn is_zero(entry: &i32) -> bool {
+    *entry == 0
 }
 
 /// A threshold on the margin, less what the tables say, if there are any.
 pub fn gate(accept_at: i32, tables: Option<&Tables>) -> Gate<'_> {
     match tables {
         None => Gate::margin(accept_at),
-        Some(Tables { predicted, runner_up }) => Gate { accept_at, predicted, runner_up },
+        Some(Tables { predicted, runner_up, disagreement }) => {
+            Gate { accept_at, predicted, runner_up, disagreement: *disagreement }
+        }
     }
 }
 
@@ -241,6 +250,14 @@ impl PolicyFile {
         }
         if self.certificate.as_ref().is_some_and(|c| !c.footprint.fits(stages)) {
             return fail(format!("the certificate's footprint is not one of {stages} stages"));
+        }
+        for (index, stage) in self.stages.iter().enumerate() {
+            let disagreement = stage.tables.as_ref().map_or(0, |tables| tables.disagreement);
+            if disagreement < 0 || (index == 0 && disagreement > 0) {
+                return fail(format!(
+                    "`disagreement` must be at least 0, and 0 in the first stage, got {disagreement}"
+                ));
+            }
         }
         let views = self.stages.iter().map(|stage| &stage.view);
         if let Some(view) =

@@ -221,7 +221,7 @@ impl Bundle {
             leg.model.validate().map_err(|e| e.to_string())?;
         }
         for (stage, model) in self.policy.stages.iter().zip(&self.models) {
-            if let Some(Tables { predicted, runner_up }) = &stage.tables
+            if let Some(Tables { predicted, runner_up, .. }) = &stage.tables
                 && [predicted, runner_up].iter().any(|table| table.len() != self.classes)
             {
                 return Err(format!(

@@ -178,6 +178,7 @@ fn a_mirrored_and_summed_stage_adds_the_scores_of_both_views() {
     let tables = Tables {
         predicted: (0..classes as i32).map(|c| 3 * c).collect(),
         runner_up: vec![-2; classes],
+        disagreement: 0,
     };
     bundle.policy.stages[0].tables = Some(tables.clone());
     bundle.policy.last_resort.view = "mirror".to_owned();
@@ -220,12 +221,62 @@ fn a_mirrored_and_summed_stage_adds_the_scores_of_both_views() {
         assert_eq!(got, expected, "{}", kernels.name());
     }
 
-    bundle.policy.stages[0].tables = Some(Tables { predicted: vec![0], runner_up: vec![0] });
+    bundle.policy.stages[0].tables = Some(Tables { predicted: vec![0], ..Tables::default() });
     assert!(bundle.to_bytes().unwrap_err().contains("gate tables"));
     bundle.policy.stages[0].tables = None;
     bundle.policy.stages[0].scores = "sum".to_owned();
     bundle.policy.stages[0].sum = bundle.policy.last_resort.sum;
     assert!(bundle.to_bytes().unwrap_err().contains("`sum` needs"));
+}
+
+/// The third stage goes on from what the second computed, of those inputs alone that the first two answer
+/// differently.
+#[test]
+fn a_stage_that_contradicts_the_one_before_hands_on() {
+    let samples = &fixture().samples;
+    let narrow = model(&[(2, 2); LAYERS]);
+    let models = vec![narrow, model(&[(3, 3); LAYERS]), split_at(3, (3, 3), (8, 8))];
+    let scores: Vec<Vec<i32>> =
+        models.iter().map(|model| Engine::new(model, Kernels::scalar()).scores(samples)).collect();
+    let mut bundle = bundle(models, 3, Storage::Independent);
+    let second = &bundle.models[1];
+    let classes = second.classes();
+    let tables = |disagreement| Tables {
+        predicted: vec![0; classes],
+        runner_up: vec![0; classes],
+        disagreement,
+    };
+    bundle.policy.stages.push(StageFile {
+        point: second.point.clone(),
+        accept_at_code: 0,
+        score_scale: second.score_scale(),
+        tables: Some(tables(i32::MAX)),
+        ..bundle.policy.stages[0].clone()
+    });
+    bundle.policy.stages[0].accept_at_code = i32::MAX;
+    bundle.policy.last_resort.point = bundle.models[2].point.clone();
+    bundle.policy.stage_energy_uj = vec![ENERGY; 3];
+    let class = |stage: usize, row: usize| answer(&scores[stage][row * classes..][..classes]).class;
+    let rows = scores[0].len() / classes;
+    let stage = |row: usize| if class(0, row) == class(1, row) { 1 } else { 2 };
+    let expected: Vec<(usize, Vec<i32>)> = (0..rows)
+        .map(|row| (stage(row), scores[stage(row)][row * classes..][..classes].to_vec()))
+        .collect();
+    for stage in [1, 2] {
+        assert!(expected.iter().any(|(by, _)| *by == stage), "{stage} answers nothing");
+    }
+    let read = Bundle::from_bytes(&bundle.to_bytes().unwrap()).unwrap();
+    for kernels in Kernels::present() {
+        let decisions = read.runner(kernels).decide(samples).into_iter();
+        let got: Vec<_> = decisions.map(|decision| (decision.stage, decision.scores)).collect();
+        assert_eq!(got, expected, "{}", kernels.name());
+    }
+
+    bundle.policy.stages[0].tables = Some(tables(1));
+    assert!(bundle.to_bytes().unwrap_err().contains("0 in the first stage, got 1"));
+    bundle.policy.stages[0].tables = None;
+    bundle.policy.stages[1].tables = Some(tables(-1));
+    assert!(bundle.to_bytes().unwrap_err().contains("at least 0"));
 }
 
 #[test]

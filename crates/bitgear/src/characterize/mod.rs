@@ -53,7 +53,7 @@ const PLAIN: &str = "-plain";
 /// Mixed points of a run at most.
 const MOST_MIXED: usize = 6;
 /// Stages of a policy at most.
-const MOST_STAGES: usize = 3;
+const MOST_STAGES: usize = 4;
 /// Speed that budgets are counted by.
 const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
 

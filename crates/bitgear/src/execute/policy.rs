@@ -53,14 +53,16 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
     let mut first_confidences = vec![0; samples];
     let mut unsure: Vec<usize> = (0..samples).collect();
     let mut maps: Vec<Kept> = Vec::new();
-    // Of the unsure inputs, what the stage before scored.
+    // Of the unsure inputs, what the stage before scored, and which class that gave.
     let mut before: Vec<Vec<i32>> = Vec::new();
+    let mut classes_before: Vec<usize> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
         if unsure.is_empty() {
             break;
         }
         let last = index + 1 == stages.len();
-        let accepted = |answer| last || stage.gate.is_none_or(|gate| gate.accepts(answer));
+        let accepted =
+            |answer, before| last || stage.gate.is_none_or(|gate| gate.accepts(answer, before));
         let pending;
         let start = match stage.handoff {
             Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },
@@ -74,7 +76,10 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
                 Start::Input(&pending)
             }
         };
-        let (mut scores, kept) = stage.engine.run_batch(start, &|scores| !accepted(answer(scores)));
+        // No class agrees with this one: maps are kept of all inputs that may be handed on.
+        let disagreeing = (index > 0).then_some(usize::MAX);
+        let hands_on = |scores: &[i32]| !accepted(answer(scores), disagreeing);
+        let (mut scores, mut kept) = stage.engine.run_batch(start, &hands_on);
         let classes = stage.engine.model().classes();
         if let Some(factor) = stage.sum {
             for (scores, before) in scores.chunks_exact_mut(classes).zip(&before) {
@@ -82,14 +87,15 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
             }
         }
         let mut handed_on = Vec::new();
-        let mut scored = Vec::new();
+        let (mut scored, mut classes_of) = (Vec::new(), Vec::new());
+        maps.clear();
         for (row, scores) in scores.chunks_exact(classes).enumerate() {
             let answer = answer(scores);
             if index == 0 {
                 first_confidences[row] =
-                    stage.gate.map_or(answer.margin, |gate| gate.confidence(answer));
+                    stage.gate.map_or(answer.margin, |gate| gate.confidence(answer, None));
             }
-            if accepted(answer) {
+            if accepted(answer, classes_before.get(row).copied()) {
                 let scores = scores.to_vec();
                 let first_confidence = first_confidences[unsure[row]];
                 decisions[unsure[row]] =
@@ -97,10 +103,11 @@ pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
             } else {
                 handed_on.push(unsure[row]);
                 scored.push(scores.to_vec());
+                classes_of.push(answer.class);
+                maps.extend(kept[row].take());
             }
         }
-        maps = kept.into_iter().flatten().collect();
-        (unsure, before) = (handed_on, scored);
+        (unsure, before, classes_before) = (handed_on, scored, classes_of);
     }
     decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
 }

@@ -201,7 +201,11 @@ pub(super) fn figure(run: &Run) -> Figure {
     svg.begin("here");
     svg.mark("ring", Mark::Circle, at, 11.0, "");
     svg.end();
-    let others = if run.replay.stages.len() > 2 { ", the second one's as chosen" } else { "" };
+    let others = match run.replay.stages.len() {
+        ..=2 => "",
+        3 => ", the second one's as chosen",
+        _ => ", the others as chosen",
+    };
     let caption = format!(
         "The policy's stages at every threshold of the first{others}, on the {} test samples. A threshold picked here was picked on the test samples: prove it on new ones with <code>bitgear certify</code> before you rely on it.",
         count(run.replay.samples() as u64)

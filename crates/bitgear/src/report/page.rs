@@ -5,7 +5,7 @@ use super::text::{count, doubt, loss, percent};
 use super::{
     Figure, Run, confusion, energy, explorer, frontier, layers, provenance, saving, stages,
 };
-use crate::summary::PolicyOption;
+use crate::summary::{MeasureSummary, PolicyOption};
 
 /// How pages look, on screen, in the dark and on paper.
 pub(super) const STYLE: &str = include_str!("report.css");
@@ -72,7 +72,7 @@ pub(super) fn sections(run: &Run) -> Vec<Section> {
             title: "What happens at each stage",
             lead: stages_lead,
             figures: what_happens,
-            rest: String::new(),
+            rest: measures(run),
         },
         Section {
             title: if words.cost == "time" { "Where the time goes" } else { "Where the energy goes" },
@@ -127,10 +127,14 @@ fn steps(run: &Run) -> String {
                 format!("hands on everything (threshold {:.4})", stage.accept_at)
             }
             Some(stage) => {
-                let gate = if stage.tables.is_some() {
-                    "a margin, less what the learned gate takes off for the two leading classes, of"
-                } else {
-                    "a score margin of"
+                let gate = match &stage.tables {
+                    Some(tables) if tables.disagreement > 0 => {
+                        "a margin, less what the learned gate takes off for the two leading classes and for contradicting the stage before, of"
+                    }
+                    Some(_) => {
+                        "a margin, less what the learned gate takes off for the two leading classes, of"
+                    }
+                    None => "a score margin of",
                 };
                 let rate = summary.policy.escalation_rates.get(index).copied().unwrap_or(0.0);
                 format!(
@@ -158,6 +162,28 @@ fn with_units(html: &str) -> String {
     [" %", " µJ", " µs"]
         .iter()
         .fold(html.to_owned(), |text, unit| text.replace(unit, &unit.replace(' ', "\u{a0}")))
+}
+
+/// What the first two stages would do with other measures of confidence.
+fn measures(run: &Run) -> String {
+    let words = run.words();
+    let row = |measure: &MeasureSummary| {
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{:.2}</td></tr>\n",
+            escape(&measure.measure),
+            words.cost(measure.energy_uj.chip),
+            loss(measure.accuracy_drop),
+            measure.times_oracle
+        )
+    };
+    let rows: String = run.summary.measures.iter().map(row).collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "<p>The first two stages alone, with other measures of confidence, each with the threshold that loses as little on the search samples as the policy does:</p>\n<div class=\"wide\"><table>\n<thead><tr><th></th><th scope=\"col\">chip {}</th><th scope=\"col\">points lost</th><th scope=\"col\">times what a perfect gate needs</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n",
+        words.cost
+    )
 }
 
 fn figure_html(figure: &Figure) -> String {

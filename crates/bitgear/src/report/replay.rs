@@ -45,6 +45,7 @@ impl Replay {
         };
         let mut stages = Vec::new();
         let mut before = None;
+        let mut classes_before: Option<Vec<u32>> = None;
         let views_and_factors = policy.views_and_factors();
         let gates = policy.gates().map(Some).chain([None]);
         for ((point, (view, factor)), rule) in policy.points().zip(views_and_factors).zip(gates) {
@@ -76,9 +77,16 @@ impl Replay {
                 }
             };
             let rule_or_margin = rule.unwrap_or_else(|| gate(0, None));
+            let confidence = |(sample, &answer): (usize, &Answer)| {
+                let before = classes_before.as_ref().map(|classes| classes[sample] as usize);
+                rule_or_margin.confidence(answer, before)
+            };
+            let confidence = answers.iter().enumerate().map(confidence).collect();
+            let predicted: Vec<u32> = answers.iter().map(|a| a.class as u32).collect();
+            classes_before = Some(predicted.clone());
             stages.push(Stage {
-                predicted: answers.iter().map(|a| a.class as u32).collect(),
-                confidence: answers.iter().map(|&a| rule_or_margin.confidence(a)).collect(),
+                predicted,
+                confidence,
                 accept_at: rule.map(|gate| gate.accept_at),
                 score_scale: this.score_scale,
             });

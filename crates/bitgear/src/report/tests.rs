@@ -145,8 +145,11 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
     let entries = |by: i32| (0..made.classes as i32).map(|class| class % 5 * by).collect();
     let gates = made.accept_at.iter().enumerate().map(|(index, &accept_at)| Gate {
         accept_at,
-        tables: (made.learned && index == 0)
-            .then(|| Tables { predicted: entries(2), runner_up: entries(-3) }),
+        tables: (made.learned && index == 0).then(|| Tables {
+            predicted: entries(2),
+            runner_up: entries(-3),
+            disagreement: 0,
+        }),
     });
     let choice = Choice { stages, gates: gates.collect() };
     let constraint = Constraint {

@@ -1,5 +1,6 @@
 //! Choosing with a bound that chance has been taken off.
 
+use super::chain::Quadruples;
 use super::learn::{Lesson, fit};
 use super::tree::Ranked;
 use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool};
@@ -24,10 +25,17 @@ impl Candidates {
         cheapest.expect("there is one for each step").choice
     }
 
-    /// The cheapest choice whose drop on `rows` is at most the bound, found exactly; nothing is taken
-    /// off for chance, and gates are plain margins.
+    /// The cheapest choice whose drop on `rows` is at most the bound; nothing is taken off for chance,
+    /// and gates are plain margins. Exact up to three stages.
     pub fn choose_once(&self, rows: &[usize], bound: f64, pool: Pool) -> Choice {
-        self.best(&self.mask(rows), &[Bound::plain(bound)], pool).swap_remove(0).choice
+        self.choose_with_floor(rows, bound, pool).0
+    }
+
+    /// The same, and a mean chip energy that no choice which keeps the bound goes below, in microjoule.
+    /// Of at most three stages it is the choice's own.
+    pub fn choose_with_floor(&self, rows: &[usize], bound: f64, pool: Pool) -> (Choice, f64) {
+        let found = self.best(&self.mask(rows), &[Bound::plain(bound)], pool).swap_remove(0);
+        (found.choice, found.floor)
     }
 
     /// What [`Candidates::choose`] chooses from, with so many standard errors of the drop more below
@@ -111,7 +119,8 @@ impl Candidates {
             let [a, b, c] = found.choice.stages[..] else { continue };
             let stages = [a, b, c];
             let margins = [a, b].map(|stage| Ranked::new(mask, &self.all[stage].margins));
-            let learned = [[a, b], [b, c]].map(|pair| self.learned(rows, pair, seed));
+            let learned = [(None, [a, b]), (Some(a), [b, c])]
+                .map(|(before, pair)| self.learned(rows, before, pair, seed));
             let ranked = learned
                 .each_ref()
                 .map(|learned| learned.as_ref().map(|(_, column)| Ranked::new(mask, column)));
@@ -136,7 +145,7 @@ impl Candidates {
             }
         }
         for pair in self.promising_pairs(mask, &limits, pool) {
-            let Some((tables, column)) = self.learned(rows, pair, seed) else { continue };
+            let Some((tables, column)) = self.learned(rows, None, pair, seed) else { continue };
             self.sweep(mask, pair, &column, &limits, |index, energy, accept_at| {
                 best[index].offer(energy, || Choice {
                     stages: pair.to_vec(),
@@ -146,10 +155,12 @@ impl Candidates {
         }
     }
 
-    /// The gate that the rows teach a pair, and what it says of each of them out of fold.
+    /// The gate that the rows teach a pair of stages after the stage `before`, if there is one, and what
+    /// it says of each of them out of fold.
     pub(super) fn learned(
         &self,
         rows: &[usize],
+        before: Option<usize>,
         pair: [usize; 2],
         seed: u64,
     ) -> Option<(Tables, Column)> {
@@ -157,23 +168,36 @@ impl Candidates {
         let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
         let tables = |fold: Option<usize>| -> Option<Tables> {
             let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
-            let lessons: Vec<Lesson> = kept.map(|(&row, _)| self.lesson(pair, row)).collect();
+            let lessons: Vec<Lesson> =
+                kept.map(|(&row, _)| self.lesson(before, pair, row)).collect();
             fit(&lessons, self.classes)
         };
         let whole = tables(None)?;
         let parts = (0..FOLDS).map(|fold| tables(Some(fold))).collect::<Option<Vec<_>>>()?;
         let mut values = vec![0; self.labels.len()];
         for (&row, &fold) in rows.iter().zip(&folds) {
-            values[row] = self.confidence(pair[0], Some(&parts[fold]), row);
+            values[row] = self.confidence(before, pair[0], Some(&parts[fold]), row);
         }
         Some((whole, Column::new(values)))
     }
 
-    fn lesson(&self, [low, high]: [usize; 2], row: usize) -> Lesson {
+    /// What the gate that `rows` teach a pair of stages says of each row of the trace, out of fold; `None`
+    /// where there is nothing to learn. Rows outside of `rows` have 0.
+    pub fn learned_confidences(
+        &self,
+        rows: &[usize],
+        pair: [usize; 2],
+        seed: u64,
+    ) -> Option<Vec<i32>> {
+        Some(self.learned(rows, None, pair, seed)?.1.values)
+    }
+
+    fn lesson(&self, before: Option<usize>, [low, high]: [usize; 2], row: usize) -> Lesson {
         let [from, to] = [low, high].map(|index| &self.all[index]);
         let [predicted, runner_up] = from.leading[row].map(|class| class as usize);
         let gain = f64::from(u8::from(to.correct[row])) - f64::from(u8::from(from.correct[row]));
-        Lesson { margin: from.margins.values[row], predicted, runner_up, gain }
+        let disagrees = before.is_some_and(|b| self.all[b].leading[row][0] as usize != predicted);
+        Lesson { margin: from.margins.values[row], predicted, runner_up, disagrees, gain }
     }
 
     /// The pairs that are cheapest under some limit with plain margins.
@@ -203,12 +227,14 @@ impl Candidates {
     /// where none does, the pool's widest point. Equal energies go to fewer stages, then to the earlier
     /// candidate. Exact, but that with standard errors a policy of three stages keeps a bound that
     /// implies the given one, and differs from it the less the closer its flips are to those of the
-    /// best of two.
+    /// best of two; and that one of four may cost as much more as its floor says. More than two stages are
+    /// taken only where they need no more total energy than the best of fewer.
     pub(super) fn best(&self, mask: &Mask, bounds: &[Bound], pool: Pool) -> Vec<Found> {
         let members = self.members(pool);
         let limits = mask.limits(bounds);
         let widest = Choice::fixed(self.widest_of(pool));
-        let mut best = vec![Found { energy: f64::INFINITY, choice: widest }; bounds.len()];
+        let (energy, floor) = (f64::INFINITY, f64::INFINITY);
+        let mut best = vec![Found { energy, floor, choice: widest }; bounds.len()];
         for &only in &members {
             let lost = self.total(mask, only);
             if !self.allows_always(mask, only) {
@@ -241,9 +267,23 @@ impl Candidates {
                 }
             }
         }
+        if pool.is_dynamic() && self.rules.stages >= 4 {
+            for (best, &limit) in best.iter_mut().zip(&limits) {
+                let Quadruples { best: quadruple, floor } =
+                    self.search_quadruples(mask, &members, limit, best);
+                if let Some(quadruple) = quadruple {
+                    best.offer(quadruple.energy, || Choice {
+                        stages: quadruple.stages.to_vec(),
+                        gates: quadruple.accept_at.map(Gate::margin).to_vec(),
+                    });
+                }
+                best.floor = floor;
+            }
+        }
         // Where nothing keeps a bound, the widest costs what it costs.
         for found in best.iter_mut().filter(|found| found.energy.is_infinite()) {
             found.energy = self.all[found.choice.last()].energy.chip_uj;
+            found.floor = found.energy;
         }
         best
     }
@@ -290,7 +330,7 @@ impl Candidates {
         let mut margins: Vec<i32> = rows
             .iter()
             .filter(|&&row| harms(self.all[first].correct[row], row) && !harms(rest(row), row))
-            .map(|&row| self.confidence(first, gate.tables.as_ref(), row))
+            .map(|&row| self.confidence(None, first, gate.tables.as_ref(), row))
             .collect();
         margins.sort_unstable_by_key(|&margin| std::cmp::Reverse(margin));
         let mut raised = choice.clone();
@@ -306,6 +346,8 @@ impl Candidates {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) energy: f64,
+    /// No choice of those that were searched needs less.
+    pub(super) floor: f64,
     pub(super) choice: Choice,
 }
 
@@ -313,7 +355,7 @@ impl Found {
     /// Takes a choice that is cheaper.
     pub(super) fn offer(&mut self, energy: f64, choice: impl FnOnce() -> Choice) {
         if energy < self.energy {
-            *self = Self { energy, choice: choice() };
+            *self = Self { energy, floor: energy, choice: choice() };
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A gate that is learned: the margin, less two small tables of integers, one indexed by the predicted
-//! class and one by the runner-up. A device computes it with two look-ups and two subtractions.
+//! class and one by the runner-up, and less an integer where the stage before answered otherwise. A device
+//! computes it with two look-ups, a comparison and three subtractions.
 //!
 //! A narrow network predicts some classes too often, and takes some for others. So the gain of handing
 //! on, "next stage right minus this stage right" in {-1, 0, 1}, is fitted by
 //!
-//! E\[gain\] = exp(b - m · margin + p\[predicted\] + r\[runner-up\])
+//! E\[gain\] = exp(b - m · margin + p\[predicted\] + r\[runner-up\] + d · disagrees)
 //!
-//! with Poisson quasi-likelihood, which is convex whatever the signs, and a penalty that shrinks p and r
-//! towards 0, the plain margin. Equal gains lie at equal m · margin - p - r.
+//! with Poisson quasi-likelihood, which is convex whatever the signs, and a penalty that shrinks p, r and d
+//! towards 0, the plain margin. Equal gains lie at equal m · margin - p - r - d.
 
 use crate::policy::Tables;
 
@@ -17,13 +18,15 @@ pub(super) struct Lesson {
     pub(super) margin: i32,
     pub(super) predicted: usize,
     pub(super) runner_up: usize,
+    /// Whether the stage before predicted another class.
+    pub(super) disagrees: bool,
     /// Next stage right minus this stage right.
     pub(super) gain: f64,
 }
 
 /// More classes than this leave too few samples for each.
 pub(super) const MOST_CLASSES: usize = 32;
-/// The penalty is half of this times the squares of p and r: as if they were spread by a half.
+/// The penalty is half of this times the squares of p, r and d: as if they were spread by a half.
 const PENALTY: f64 = 4.0;
 const ITERATIONS: usize = 30;
 
@@ -39,13 +42,14 @@ pub(super) fn fit(lessons: &[Lesson], classes: usize) -> Option<Tables> {
     if unit <= 0.0 {
         return None;
     }
-    let size = 2 + 2 * classes;
+    let size = 3 + 2 * classes;
     let features = |l: &Lesson| {
         [
             (0, 1.0),
             (1, -f64::from(l.margin) / unit),
             (2 + l.predicted, 1.0),
             (2 + classes + l.runner_up, 1.0),
+            (2 + 2 * classes, f64::from(u8::from(l.disagrees))),
         ]
     };
     let eta = |x: &[f64], l: &Lesson| -> f64 {
@@ -104,7 +108,9 @@ pub(super) fn fit(lessons: &[Lesson], classes: usize) -> Option<Tables> {
     let entry = |value: &f64| (value / x[1] * unit).round() as i32;
     Some(Tables {
         predicted: x[2..2 + classes].iter().map(entry).collect(),
-        runner_up: x[2 + classes..].iter().map(entry).collect(),
+        runner_up: x[2 + classes..2 + 2 * classes].iter().map(entry).collect(),
+        // Where agreement speaks for handing on, that is chance.
+        disagreement: entry(&x[2 + 2 * classes]).max(0),
     })
 }
 
@@ -152,7 +158,8 @@ mod tests {
                 let gain = f64::from(u8::from(uniform() < 0.4 * (-shifted / 100.0).exp()));
                 // Helpful and harmful flips of no consequence on top.
                 let noise = if uniform() < 0.02 { (2.0 * uniform() - 1.0).signum() } else { 0.0 };
-                Lesson { margin, predicted, runner_up: (predicted + 1) % 3, gain: gain + noise }
+                let runner_up = (predicted + 1) % 3;
+                Lesson { margin, predicted, runner_up, disagrees: false, gain: gain + noise }
             })
             .collect()
     }
@@ -164,6 +171,23 @@ mod tests {
         let offset = |class: usize| tables.predicted[class] + tables.runner_up[(class + 1) % 3];
         let shift = offset(1) - i32::midpoint(offset(0), offset(2));
         assert!((shift - 80).abs() < 12, "{tables:?}");
+    }
+
+    #[test]
+    fn an_answer_that_contradicts_the_stage_before_is_handed_on_at_higher_margins() {
+        // Class 1 stands for disagreement here.
+        let mut lessons = lessons(40_000);
+        for lesson in &mut lessons {
+            lesson.disagrees = lesson.predicted == 1;
+            (lesson.predicted, lesson.runner_up) = (0, 1);
+        }
+        let tables = fit(&lessons, 2).unwrap();
+        assert!((tables.disagreement - 80).abs() < 12, "{tables:?}");
+        // And nothing is taken off for agreement.
+        for lesson in &mut lessons {
+            lesson.disagrees = !lesson.disagrees;
+        }
+        assert_eq!(fit(&lessons, 2).unwrap().disagreement, 0);
     }
 
     #[test]

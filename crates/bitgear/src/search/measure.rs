@@ -103,12 +103,12 @@ impl Candidates {
                 Some(outcome(measure, &|row| column.values[row] < at))
             })
             .collect();
-        if let Some((tables, column)) = self.learned(search, [low, high], seed)
+        if let Some((tables, column)) = self.learned(search, None, [low, high], seed)
             && let Some(accept_at) = threshold(&column)
         {
             let gate = Gate { accept_at, tables: Some(tables) };
             measured.push(outcome(Measure::Learned, &|row| {
-                self.confidence(low, gate.tables.as_ref(), row) < gate.accept_at
+                self.confidence(None, low, gate.tables.as_ref(), row) < gate.accept_at
             }));
         }
         measured

@@ -2,12 +2,14 @@
 //!
 //! Thresholds are exact: for each chain of points, samples are sorted by the margins and every
 //! boundary between distinct margins is tried. Two stages are swept (`sweep`), three with a tree over
-//! the second margin (`tree`). `price` says what they cost.
+//! the second margin (`tree`), four by branch and bound over such trees (`chain`), to within a gap that is
+//! known. `price` says what they cost.
 //!
 //! The cheapest of thousands of candidates on a search split looks better than it is: `choose` takes
 //! that off the bound. A gate may learn more than the margin (`learn`), and is judged out of fold.
 
 mod bound;
+mod chain;
 mod choose;
 mod learn;
 mod measure;
@@ -167,7 +169,7 @@ impl Gate {
 /// What policies are made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
-    /// Most stages, 1 to 3.
+    /// Most stages, 1 to 4.
     pub stages: usize,
     /// Gates compare the margin with a threshold, nothing else.
     pub margin_only: bool,
@@ -425,26 +427,34 @@ impl Candidates {
 
     /// Whether the choice answers a row rightly, and which stage answers.
     fn answer(&self, choice: &Choice, row: usize) -> (bool, usize) {
+        let mut before = None;
         let unsure = |(&stage, gate): (&usize, &Gate)| {
-            self.confidence(stage, gate.tables.as_ref(), row) < gate.accept_at
+            let before = before.replace(stage);
+            self.confidence(before, stage, gate.tables.as_ref(), row) < gate.accept_at
         };
-        let stages = choice.stages.iter().zip(&choice.gates);
-        let stage = stages.take_while(|&stage| unsure(stage)).count();
+        let stage = choice.stages.iter().zip(&choice.gates).map(unsure).take_while(|&u| u).count();
         (self.all[choice.stages[stage]].correct[row], stage)
     }
 
     /// What the first stage of a choice compares with its threshold at a row, and which stage answers.
     pub fn first_confidence(&self, choice: &Choice, row: usize) -> (i32, usize) {
         let tables = choice.gates.first().and_then(|gate| gate.tables.as_ref());
-        (self.confidence(choice.stages[0], tables, row), self.answer(choice, row).1)
+        (self.confidence(None, choice.stages[0], tables, row), self.answer(choice, row).1)
     }
 
-    /// What a gate after a candidate compares with its threshold.
-    fn confidence(&self, index: usize, tables: Option<&Tables>, row: usize) -> i32 {
+    /// What a gate after a candidate, which ran after the candidate `before`, compares with its threshold.
+    fn confidence(
+        &self,
+        before: Option<usize>,
+        index: usize,
+        tables: Option<&Tables>,
+        row: usize,
+    ) -> i32 {
         let candidate = &self.all[index];
         let margin = candidate.margins.values[row];
         let [class, runner_up] = candidate.leading[row].map(|class| class as usize);
-        gate(0, tables).confidence(Answer { class, runner_up, margin })
+        let before = before.map(|index| self.all[index].leading[row][0] as usize);
+        gate(0, tables).confidence(Answer { class, runner_up, margin }, before)
     }
 
     fn mask(&self, rows: &[usize]) -> Mask {

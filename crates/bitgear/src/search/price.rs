@@ -27,6 +27,17 @@ impl Candidates {
         self.pairs[self.all[low].base][self.all[high].base]
     }
 
+    /// Chip energies of a pair's stages without changes of mode and supply: longer chains, whose weights
+    /// take more room and whose sums share less, need no less for them.
+    pub(super) fn pair_floor(&self, pair: [usize; 2]) -> [f64; 2] {
+        if pair[0] == pair[1] {
+            return [0.0; 2];
+        }
+        let (points, storage) = self.stage_points(&pair, &self.shared_in(&pair));
+        let costs = stage_costs(&self.profile, &self.workload, &points, storage).expect(PRICED);
+        [0, 1].map(|stage: usize| costs[stage].energy.chip_uj - costs[stage].transitions_uj)
+    }
+
     /// Stages as energy reads them, and how their weights are stored.
     fn stage_points(&self, stages: &[usize], shared: &[usize]) -> (Vec<StagePoint<'_>>, Storage) {
         let infos = || stages.iter().map(|&index| &self.all[index].info);

@@ -1,5 +1,6 @@
 //! Three stages: for each threshold of the first stage, a tree over the second stage's values finds
-//! the second threshold that accepts most. O(n log n) for a triple of points.
+//! the second threshold that accepts most. O(n log n) for a triple of points. Four stages (`chain`) have
+//! such triples after their first stage.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,14 +9,15 @@ use rayon::prelude::*;
 use super::choose::Found;
 use super::sweep::between;
 use super::{Candidates, Column, Limit, Mask, Tally};
+use crate::energy::Energy;
 
 /// A limit as a sum over samples, in whole units: each loses `unit` · drop + `flip` · flips, all
 /// together at most `most`.
 #[derive(Clone, Copy)]
-struct Additive {
+pub(super) struct Additive {
     unit: i64,
     flip: i64,
-    most: i64,
+    pub(super) most: i64,
 }
 
 impl Additive {
@@ -36,8 +38,18 @@ impl Additive {
         }
     }
 
-    fn loss(self, Tally { drop, flips }: Tally) -> i64 {
+    pub(super) fn loss(self, Tally { drop, flips }: Tally) -> i64 {
         self.unit * drop + self.flip * flips
+    }
+
+    /// What a harmful flip loses.
+    pub(super) fn harm(self) -> i64 {
+        self.unit + self.flip
+    }
+
+    /// What a helpful flip gains at most.
+    pub(super) fn help(self) -> i64 {
+        (self.unit - self.flip).max(0)
     }
 }
 
@@ -63,13 +75,13 @@ impl Node {
 }
 
 /// A binary tree; node i has children 2i and 2i + 1, leaves begin at `leaves`.
-struct Tree {
+pub(super) struct Tree {
     nodes: Vec<Node>,
     leaves: usize,
 }
 
 impl Tree {
-    fn new(groups: usize) -> Self {
+    pub(super) fn new(groups: usize) -> Self {
         let leaves = groups.next_power_of_two();
         Self { nodes: vec![Node::default(); 2 * leaves], leaves }
     }
@@ -128,9 +140,9 @@ impl Tree {
 /// The mask's rows in the order of a gate.
 pub(super) struct Ranked {
     /// Rows of the mask by falling value.
-    order: Vec<u32>,
+    pub(super) order: Vec<u32>,
     /// Place of each row's value among the distinct ones, from the highest.
-    group: Vec<u32>,
+    pub(super) group: Vec<u32>,
     /// The distinct values, falling.
     values: Vec<i32>,
 }
@@ -151,8 +163,25 @@ impl Ranked {
         Self { order, group, values }
     }
 
-    fn value(&self, row: u32) -> i32 {
+    pub(super) fn value(&self, row: u32) -> i32 {
         self.values[self.group[row as usize] as usize]
+    }
+}
+
+/// The mask's rows in the order of each member's margins; `None` for other candidates.
+pub(super) struct Ranks(Vec<Option<Ranked>>);
+
+impl Ranks {
+    pub(super) fn new(candidates: &Candidates, mask: &Mask, members: &[usize]) -> Self {
+        let ranked = |index: usize| {
+            let is_member = members.contains(&index);
+            is_member.then(|| Ranked::new(mask, &candidates.all[index].margins))
+        };
+        Self((0..candidates.all.len()).into_par_iter().map(ranked).collect())
+    }
+
+    pub(super) fn of(&self, index: usize) -> &Ranked {
+        self.0[index].as_ref().expect("members are ranked")
     }
 }
 
@@ -164,9 +193,36 @@ pub(super) struct Triplet {
     pub(super) accept_at: [i32; 2],
 }
 
+/// Three stages, and the rows that reach the first of them.
+#[derive(Clone, Copy)]
+pub(super) struct Triple<'a> {
+    pub(super) stages: [usize; 3],
+    pub(super) gates: [&'a Ranked; 2],
+    /// What each stage costs a row.
+    pub(super) prices: [Energy; 3],
+    /// The rows, by falling value of the first gate.
+    pub(super) rows: &'a [u32],
+    /// Mean energy of what ran before.
+    pub(super) before: Energy,
+    /// What the rows lose that don't get here.
+    pub(super) lost: i64,
+    /// Largest share of all rows that the first stage may hand on.
+    pub(super) max_escalation: f64,
+}
+
+/// A threshold of a triple's first stage.
+#[derive(Clone, Copy)]
+struct Boundary {
+    /// Rows that are accepted, and the others.
+    accepted: usize,
+    active: usize,
+    /// What all lose where the third stage answers all the others.
+    lost: i64,
+}
+
 impl Candidates {
     /// The cheapest policy of three stages with plain margins that keeps a limit and costs less than
-    /// what was found, the first of equals.
+    /// what was found, without more total energy; the first of equals.
     pub(super) fn search_triples(
         &self,
         mask: &Mask,
@@ -174,13 +230,7 @@ impl Candidates {
         limit: Limit,
         found: &Found,
     ) -> Option<Triplet> {
-        let ranked: Vec<Option<Ranked>> = (0..self.all.len())
-            .into_par_iter()
-            .map(|index| {
-                members.contains(&index).then(|| Ranked::new(mask, &self.all[index].margins))
-            })
-            .collect();
-        let ranked = |index: usize| ranked[index].as_ref().expect("members are ranked");
+        let ranks = Ranks::new(self, mask, members);
         let search = self.triples(mask, limit, found);
         let mut pairs: Vec<[usize; 2]> = self.openings(members).collect();
         // Cheap first stages first: they lower the bar.
@@ -196,7 +246,8 @@ impl Candidates {
                     let mut best: Option<Triplet> = None;
                     for &c in members {
                         if self.all[c].base != self.all[a].base && self.follows(b, c) {
-                            search.search([a, b, c], [ranked(a), ranked(b)], tree, &mut best);
+                            let gates = [ranks.of(a), ranks.of(b)];
+                            search.whole([a, b, c], gates, tree, &mut best);
                         }
                     }
                     best
@@ -207,7 +258,8 @@ impl Candidates {
         triplets.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy))
     }
 
-    /// A search for policies of three stages that are cheaper than what was found.
+    /// A search for policies of more stages that are cheaper than what was found, without more total
+    /// energy.
     pub(super) fn triples<'a>(
         &'a self,
         mask: &'a Mask,
@@ -216,10 +268,13 @@ impl Candidates {
     ) -> Triples<'a> {
         let rows: Vec<usize> = (0..mask.inside.len()).filter(|&row| mask.inside[row]).collect();
         let flips = self.flips(&found.choice, &rows);
+        let total = || self.outcome(&found.choice, &rows).energy.total_uj() * (1.0 + 1e-12);
+        let most_total = if found.energy.is_finite() { total() } else { f64::INFINITY };
         Triples {
             candidates: self,
             mask,
             limit: Additive::new(limit, (flips.harmful + flips.helpful) as i64),
+            most_total,
             bar: AtomicU64::new(found.energy.to_bits()),
         }
     }
@@ -227,59 +282,151 @@ impl Candidates {
 
 /// A search over triples of stages.
 pub(super) struct Triples<'a> {
-    candidates: &'a Candidates,
-    mask: &'a Mask,
-    limit: Additive,
+    pub(super) candidates: &'a Candidates,
+    pub(super) mask: &'a Mask,
+    pub(super) limit: Additive,
+    /// Largest mean total energy.
+    pub(super) most_total: f64,
     /// The least chip energy so far. Threads tell each other; only what is dearer is left out, so the
     /// cheapest, and the first of equals, is found in any order.
     bar: AtomicU64,
 }
 
 impl Triples<'_> {
+    /// The same search with a bar of its own.
+    pub(super) fn below(&self, bar: f64) -> Self {
+        let Self { candidates, mask, limit, most_total, .. } = *self;
+        Self { candidates, mask, limit, most_total, bar: AtomicU64::new(bar.to_bits()) }
+    }
+
     /// The best thresholds on given gates.
     pub(super) fn gated(&self, stages: [usize; 3], gates: [&Ranked; 2]) -> Option<Triplet> {
         let mut best = None;
-        self.search(stages, gates, &mut Tree::new(self.mask.count), &mut best);
+        self.whole(stages, gates, &mut Tree::new(self.mask.count), &mut best);
         best
     }
 
-    fn search(
+    /// Searches a policy of these stages.
+    fn whole(
         &self,
         stages: [usize; 3],
-        [first, second]: [&Ranked; 2],
+        gates: [&Ranked; 2],
         tree: &mut Tree,
         best: &mut Option<Triplet>,
     ) {
-        let candidates = self.candidates;
-        let n = self.mask.count;
-        let bar = || f64::from_bits(self.bar.load(Ordering::Relaxed));
-        let highest = bar();
         // What the pairs cost is not less: the second stage may have to write for the third.
-        let cheapest = candidates.all[stages[0]].energy.chip_uj;
-        if cheapest > highest {
+        if self.candidates.all[stages[0]].energy.chip_uj > self.bar() {
             return;
         }
-        let prices = candidates.price(&stages);
-        if !candidates.affordable(&prices) {
-            return;
+        let prices = self.candidates.price(&stages);
+        if let [a, b, c] = prices[..]
+            && self.candidates.affordable(&prices)
+        {
+            let triple = Triple {
+                stages,
+                gates,
+                prices: [a, b, c].map(|price| price.energy),
+                rows: &gates[0].order,
+                before: Energy::default(),
+                lost: 0,
+                max_escalation: self.candidates.rules.max_escalation,
+            };
+            self.search(&triple, tree, best);
         }
-        let price: Vec<f64> = prices.iter().map(|price| price.energy.chip_uj).collect();
-        let share = |rows: usize| rows as f64 / n as f64;
-        let answers = stages.map(|index| &candidates.all[index].correct);
-        let loss = |row: u32, stage: usize| {
-            let row = row as usize;
-            self.limit.loss(candidates.tally(row, answers[stage][row]))
-        };
-        let gain = |row: u32| loss(row, 1) - loss(row, 2);
+    }
 
+    fn bar(&self) -> f64 {
+        f64::from_bits(self.bar.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn share(&self, rows: usize) -> f64 {
+        rows as f64 / self.mask.count as f64
+    }
+
+    /// What a row loses where a candidate answers it.
+    pub(super) fn loss(&self, row: u32, index: usize) -> i64 {
+        let row = row as usize;
+        let right = self.candidates.all[index].correct[row];
+        self.limit.loss(self.candidates.tally(row, right))
+    }
+
+    /// The cheapest thresholds of a triple, each of which parts its rows.
+    pub(super) fn search(&self, triple: &Triple<'_>, tree: &mut Tree, best: &mut Option<Triplet>) {
+        let [first, second] = triple.gates;
+        self.walk(triple, self.bar(), tree, |tree, Boundary { accepted, active, lost }| {
+            // A first stage that accepts nothing is only a cost.
+            let Some(&above) = accepted.checked_sub(1).and_then(|i| triple.rows.get(i)) else {
+                return;
+            };
+            let base = self.energy(triple, [active, 0]);
+            if base.chip_uj <= self.bar()
+                && self.share(active) <= triple.max_escalation
+                && let Some((last, sure)) = tree.longest(self.limit.most - lost)
+                && sure as usize != active
+                && let Some(&below) = second.values.get(last + 1)
+            {
+                let energy = self.energy(triple, [active, active - sure as usize]);
+                let chip = energy.chip_uj;
+                if chip <= self.bar()
+                    && energy.total_uj() <= self.most_total
+                    && best.is_none_or(|best| chip < best.energy)
+                {
+                    self.bar.fetch_min(chip.to_bits(), Ordering::Relaxed);
+                    let [value, above] = [triple.rows[accepted], above].map(|row| first.value(row));
+                    let accept_at = [between(value, above), between(below, second.values[last])];
+                    *best = Some(Triplet { energy: chip, stages: triple.stages, accept_at });
+                }
+            }
+        });
+    }
+
+    /// No thresholds of a triple, though they may accept nothing or all, need less chip energy than this
+    /// and keep the limit; infinite where that would not be less than `highest`.
+    pub(super) fn least(&self, triple: &Triple<'_>, highest: f64, tree: &mut Tree) -> f64 {
+        let mut least = f64::INFINITY;
+        let all: i64 = triple.rows.iter().map(|&row| self.loss(row, triple.stages[0])).sum();
+        if triple.lost + all <= self.limit.most {
+            least = self.energy(triple, [0, 0]).chip_uj;
+        }
+        self.walk(triple, highest, tree, |tree, Boundary { active, lost, .. }| {
+            let room = self.limit.most - lost;
+            let sure = tree.longest(room).map(|(_, sure)| sure as usize);
+            if let Some(sure) = sure.or((room >= 0).then_some(0)) {
+                least = least.min(self.energy(triple, [active, active - sure]).chip_uj);
+            }
+        });
+        if least < highest { least } else { f64::INFINITY }
+    }
+
+    /// Mean energy of a sample, where so many rows get to the second and to the third stage.
+    fn energy(&self, triple: &Triple<'_>, later: [usize; 2]) -> Energy {
+        let rows = [triple.rows.len(), later[0], later[1]];
+        let stages = triple.prices.iter().zip(rows);
+        stages.fold(triple.before, |sum, (price, rows)| sum.plus(price.times(self.share(rows))))
+    }
+
+    /// Visits the boundaries of the first gate, from the one that accepts nothing on, that could need
+    /// less than `highest`, with a tree of the rows that are handed on: by the second gate, of the loss at
+    /// the second stage less that at the third.
+    fn walk(
+        &self,
+        triple: &Triple<'_>,
+        highest: f64,
+        tree: &mut Tree,
+        mut visit: impl FnMut(&Tree, Boundary),
+    ) {
+        let &Triple { stages, rows, gates: [first, second], .. } = triple;
+        let loss = |row: u32, stage: usize| self.loss(row, stages[stage]);
+        let gain = |row: u32| loss(row, 1) - loss(row, 2);
         // `accepted` rows go to the first stage. Of the others at best all are answered by the better of
         // the second and the third.
         let hopeful = |row: u32| loss(row, 1).min(loss(row, 2));
-        let mut least: i64 = first.order.iter().map(|&row| hopeful(row)).sum();
+        let mut least = triple.lost + rows.iter().map(|&row| hopeful(row)).sum::<i64>();
         // The span of boundaries that could improve on anything.
         let (mut begin, mut end) = (usize::MAX, 0);
-        for (accepted, &row) in first.order.iter().enumerate() {
-            if least <= self.limit.most && price[0] + share(n - accepted) * price[1] <= highest {
+        for (accepted, &row) in rows.iter().enumerate() {
+            let base = || self.energy(triple, [rows.len() - accepted, 0]).chip_uj;
+            if least <= self.limit.most && base() <= highest {
                 begin = begin.min(accepted);
                 end = accepted;
             }
@@ -291,33 +438,21 @@ impl Triples<'_> {
 
         // With all rows after the first `begin` in the tree: the loss if the third stage answers them.
         tree.clear();
-        let (before, after) = first.order.split_at(begin);
+        let (before, after) = rows.split_at(begin);
         for &row in after {
             tree.put(second.group[row as usize] as usize, gain(row));
         }
         tree.build();
-        let mut lost: i64 = before.iter().map(|&row| loss(row, 0)).sum();
+        let mut lost = triple.lost + before.iter().map(|&row| loss(row, 0)).sum::<i64>();
         lost += after.iter().map(|&row| loss(row, 2)).sum::<i64>();
         for accepted in begin..=end {
-            let row = first.order[accepted];
-            let value = first.value(row);
-            // A first stage that accepts nothing is only a cost.
-            let above = accepted.checked_sub(1).map(|i| first.value(first.order[i]));
-            let active = n - accepted;
-            let base = price[0] + share(active) * price[1];
-            if let Some(above) = above.filter(|&above| above > value)
-                && base <= bar()
-                && share(active) <= candidates.rules.max_escalation
-                && let Some((last, sure)) = tree.longest(self.limit.most - lost)
-                && sure as usize != active
-                && let Some(&below) = second.values.get(last + 1)
-            {
-                let energy = base + share(active - sure as usize) * price[2];
-                if energy <= bar() && best.is_none_or(|best| energy < best.energy) {
-                    self.bar.fetch_min(energy.to_bits(), Ordering::Relaxed);
-                    let accept_at = [between(value, above), between(below, second.values[last])];
-                    *best = Some(Triplet { energy, stages, accept_at });
-                }
+            let row = rows[accepted];
+            // Only between distinct values.
+            let parts = accepted
+                .checked_sub(1)
+                .is_none_or(|i| first.group[rows[i] as usize] != first.group[row as usize]);
+            if parts {
+                visit(tree, Boundary { accepted, active: rows.len() - accepted, lost });
             }
             tree.remove(second.group[row as usize] as usize, gain(row));
             lost += loss(row, 0) - loss(row, 2);

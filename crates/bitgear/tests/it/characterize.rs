@@ -522,7 +522,7 @@ fn requests_that_cannot_be_met_say_why() {
     the largest accuracy drop must be a fraction from 0 to below 1, such as 0.005 for half a point, got 1.5
     the guaranteed drop must be a fraction between 0 and 1, got 0
     the confidence must be from 0.5 to 0.9999, got 1
-    a policy has 1 to 3 stages, got 9
+    a policy has 1 to 4 stages, got 9
     cannot read `absent.onnx`: No such file or directory (os error 2)
     model `ROOT/examples/fashion-mnist/README.md`: not an ONNX model: failed to decode Protobuf message: invalid wire type value: 7
     no accelerator profile `absent`: neither shipped (bitblade-28nm, bitfusion-45nm, dvas-40nm, envision-28nm, eyeriss-65nm, gap9-22nm, generic-45nm, mpic-22nm, unpu-65nm) nor a readable file: No such file or directory (os error 2)
