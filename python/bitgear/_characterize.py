@@ -25,7 +25,7 @@ def characterize(
     std: Channels = 1.0,
     mirror: bool = False,
     points: Sequence[str] | None = None,
-    budget: float = 300.0,
+    budget: float = 900.0,
     storage: Literal["independent", "nested"] = "independent",
     max_energy: float | None = None,
     max_escalation: float = 1.0,
@@ -75,7 +75,7 @@ def characterize(
         Operating points to trace, such as `["w4a4", "w3a3-f8l8"]`; `["all"]` for 1 to 16 bits. By default
         they are chosen for the accelerator.
     budget
-        Nominal seconds of tracing, at 20 GMAC/s, that the choice of points keeps to.
+        Nominal seconds of measuring, fitting and tracing that the choice of points keeps to.
     storage
         Whether each point has weights of its own or narrow ones read the widest one's leading bits.
     max_energy

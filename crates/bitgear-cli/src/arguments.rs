@@ -147,7 +147,7 @@ pub(crate) struct Characterize {
     /// accelerator, mixed ones included]
     #[arg(long, value_delimiter = ',')]
     pub(crate) points: Vec<String>,
-    /// Nominal seconds of tracing, at 20 GMAC/s, that the choice of points keeps to [default: 300]
+    /// Nominal seconds of measuring, fitting and tracing that the choice of points keeps to [default: 900]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) budget: Option<f64>,
     /// How the weights of a policy's points are stored [default: independent]
@@ -322,6 +322,9 @@ pub(crate) struct Inspect {
     /// Show what few bits do to each layer; needs --data
     #[arg(long, requires = "data")]
     pub(crate) sensitivity: bool,
+    /// Show also the mixed points that follow from it on this accelerator: a shipped profile's id or a file
+    #[arg(long, requires = "sensitivity")]
+    pub(crate) accelerator: Option<String>,
     /// Show which kernel each layer runs on this CPU
     #[arg(long)]
     pub(crate) kernels: bool,

@@ -28,7 +28,7 @@ pub struct Task {
     /// Gates compare the margin with a threshold, and learn nothing else.
     #[serde(default)]
     pub margin_only: bool,
-    /// Nominal seconds of tracing that the choice of points keeps to.
+    /// Nominal seconds of measuring, fitting and tracing that the choice of points keeps to.
     pub budget: Option<f64>,
     /// Samples.
     #[serde(default)]

@@ -1,5 +1,7 @@
 //! `bitgear inspect`: what is in a model.
 
+use std::collections::BTreeMap;
+
 use bitgear::data::Preprocess;
 use bitgear::execute::Engine;
 use bitgear::graph::Graph;
@@ -7,6 +9,7 @@ use bitgear::sensitivity::Sensitivity;
 use bitgear_core::kernels::Kernels;
 use serde::Serialize;
 
+use super::sensitivity::Mixed;
 use super::{plain, sensitivity};
 
 use crate::Failure;
@@ -25,6 +28,12 @@ struct Model {
     /// What few bits do to each layer, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<Sensitivity>,
+    /// Mixed points that follow from it, cheapest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mixed: Vec<Mixed>,
+    /// Bits of weights and activations of each layer, by the mixed point's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tables: BTreeMap<String, Vec<[u8; 2]>>,
     /// What each layer runs at each point, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<Vec<KernelRow>>,
@@ -70,6 +79,12 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
             parameters: l.parameters,
         })
         .collect();
+    let measured =
+        if options.sensitivity { Some(sensitivity::measure(&graph, options)?) } else { None };
+    let (mixed, tables) = match (&measured, &options.accelerator) {
+        (Some(measured), Some(accelerator)) => sensitivity::mixed(measured, &graph, accelerator)?,
+        _ => (Vec::new(), BTreeMap::new()),
+    };
     let model = Model {
         name: graph.name.clone(),
         input: graph.shape(graph.input).to_vec(),
@@ -82,11 +97,9 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
             .into_iter()
             .map(|(name, kind)| Island { name: name.to_owned(), kind })
             .collect(),
-        sensitivity: if options.sensitivity {
-            Some(sensitivity::measure(&graph, options)?)
-        } else {
-            None
-        },
+        sensitivity: measured,
+        mixed,
+        tables,
         kernels: if options.kernels { Some(kernels(&graph, options)?) } else { None },
     };
     if options.json {
@@ -129,6 +142,9 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
     }
     if let Some(measured) = &model.sensitivity {
         print!("\n{}", sensitivity::text(measured, &options.bits));
+    }
+    if !model.mixed.is_empty() {
+        print!("\n{}", sensitivity::mixed_text(&model.mixed, &model.tables));
     }
     if let Some(kernels) = &model.kernels {
         let rows: Vec<Vec<String>> = kernels

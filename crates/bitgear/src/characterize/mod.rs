@@ -1,6 +1,7 @@
 //! The main job: from a model, data and an accelerator profile to a policy, its bundle and honest
 //! figures. Everything is written into one folder, from which a killed run continues.
 
+mod budget;
 mod chosen;
 mod compare;
 mod elsewhere;
@@ -15,12 +16,14 @@ pub use compare::compare;
 pub use elsewhere::{Origin, Round, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
+pub use points::{MixedPoint, mixed_points, spread};
 pub use recheck::{Recheck, recheck};
 
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::budget::{Costs, affordable};
 use self::chosen::Chosen;
 use self::request::{check, splits};
 use crate::bundle::{Bundle, BundleError, weight_bytes};
@@ -50,12 +53,8 @@ use crate::trace::{FLOAT, Shares, Split, TraceError, View};
 
 /// Suffix of points that are quantized plainly, for comparison.
 const PLAIN: &str = "-plain";
-/// Mixed points of a run at most.
-const MOST_MIXED: usize = 6;
 /// Stages of a policy at most.
 const MOST_STAGES: usize = 4;
-/// Speed that budgets are counted by.
-const NOMINAL_MACS_PER_SECOND: f64 = 20e9;
 
 /// Random splits of the repeated choice.
 const REPEATS: usize = 200;
@@ -78,8 +77,8 @@ pub struct Job {
     /// Operating points; the widest is always added. None: those that the accelerator makes sense
     /// of, uniform, with wider first and last layers, and mixed.
     pub points: Option<Vec<Point>>,
-    /// Nominal seconds that tracing may take; bounds the number of mixed points. Nominal: work over
-    /// a fixed speed, so that the same job always chooses the same points.
+    /// Nominal seconds that measuring, fitting and tracing may take; bounds the number of points that are
+    /// not named. Nominal: work over fixed speeds, so that the same job always chooses the same points.
     pub budget: f64,
     /// How weights and scales are found.
     pub methods: Methods,
@@ -103,8 +102,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Nominal seconds of tracing unless others are given.
-    pub const BUDGET: f64 = 300.0;
+    /// Nominal seconds unless others are given.
+    pub const BUDGET: f64 = 900.0;
 }
 
 /// Told how far a run is.
@@ -253,12 +252,10 @@ pub fn characterize_from(
     let labels = &labels[..];
     let splits = splits(job, &data, labels, graph.classes(), calibration)?;
     let workload = workload(&graph);
-    let mut points = if let Some(points) = &job.points {
-        points.clone()
-    } else {
-        let uniform = points::uniform(&profile, &workload)?;
-        [points::with_ends(&uniform), uniform].concat()
-    };
+    let uniform =
+        if job.points.is_none() { points::uniform(&profile, &workload)? } else { Vec::new() };
+    let all = || [points::with_ends(&uniform), uniform.clone()].concat();
+    let mut points = job.points.clone().unwrap_or_else(all);
     points.push(Point::widest());
     points.sort();
     points.dedup();
@@ -289,14 +286,18 @@ pub fn characterize_from(
     let quantizer = Quantizer::new(&graph, &ranges, &batch, job.methods, constraints(&profile));
     let mut sensitivity = None;
     if job.points.is_none() {
-        let pairs = points::pairs(&points::uniform(&profile, &workload)?);
-        progress.begin("sensitivity", workload.layers.len());
-        let measured = quantizer.sensitivity(&pairs, || progress.advance(1));
-        let evaluated = data.len() as f64 * workload.macs() as f64;
-        let count = (job.budget * NOMINAL_MACS_PER_SECOND / evaluated) as usize;
-        let count = count.saturating_sub(points.len()).min(MOST_MIXED);
-        points.extend(points::mixed(&measured, &pairs, &profile, &workload, count)?);
-        sensitivity = Some(measured);
+        let macs = data.len() as f64 * workload.macs() as f64;
+        let costs = Costs::new(&quantizer, macs, job.mirror, &uniform);
+        let (fitting, mixed) = affordable(&uniform, &costs, job.budget);
+        points.retain(|point| *point == Point::widest() || fitting.contains(point));
+        if mixed > 0 {
+            let pairs = points::pairs(&uniform);
+            progress.begin("sensitivity", workload.layers.len());
+            let measured = quantizer.sensitivity(&pairs, || progress.advance(1));
+            let found = mixed_points(&measured, &pairs, &profile, &workload)?;
+            points.extend(spread(found, mixed).into_iter().map(|mixed| mixed.point));
+            sensitivity = Some(measured);
+        }
     }
     let tracing = tracing::Tracing {
         job,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitgear_core::bits::BitWidth;
 
 use super::widths;
-use crate::energy::{AcceleratorProfile, EnergyError, Workload, policy_cost};
+use crate::energy::{AcceleratorProfile, Energy, EnergyError, Workload, policy_cost};
 use crate::hash::sha256;
 use crate::quantize::{Point, Widths};
 use crate::sensitivity::Sensitivity;
@@ -55,20 +55,34 @@ pub(super) fn pairs(uniform: &[Point]) -> Vec<Widths> {
     pairs.filter(|pair| pair.weights.get() <= WIDEST_MIXED).collect()
 }
 
-/// At most `count` mixed points along the frontier of energy against the sum of the layers'
-/// divergences, which stands for the loss of the whole.
+/// A mixed point and what is expected of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixedPoint {
+    /// The point.
+    pub point: Point,
+    /// Sum of the layers' divergences, each quantized alone, in nats: stands for the loss of the whole.
+    pub divergence: f64,
+    /// Of one inference.
+    pub energy: Energy,
+}
+
+/// Mixed points along the frontier of chip energy, which policies are chosen by, against the sum of the
+/// layers' divergences, cheapest first. `pairs` are the widths that `sensitivity` was measured at.
 ///
 /// Allocations are found at many prices of energy: at each the best path through the layers'
 /// widths, changes of mode included. What they cost is then computed exactly.
-pub(super) fn mixed(
+///
+/// # Errors
+///
+/// When the profile can't price a pair of widths.
+pub fn mixed_points(
     sensitivity: &Sensitivity,
     pairs: &[Widths],
     profile: &AcceleratorProfile,
     workload: &Workload,
-    count: usize,
-) -> Result<Vec<Point>, EnergyError> {
+) -> Result<Vec<MixedPoint>, EnergyError> {
     let layers = workload.layers.len();
-    if count == 0 || pairs.len() < 2 || layers < 2 {
+    if pairs.len() < 2 || layers < 2 {
         return Ok(Vec::new());
     }
     // [pair][layer]
@@ -76,7 +90,7 @@ pub(super) fn mixed(
     for pair in pairs {
         let point = Point::uniform(pair.weights, pair.activations);
         let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
-        energies.push(cost[0].layers.iter().map(|layer| layer.energy.total_uj()).collect());
+        energies.push(cost[0].layers.iter().map(|layer| layer.energy.chip_uj).collect());
     }
     // Wider is never worse: noise must not say so.
     let mut losses: Vec<Vec<f64>> = sensitivity
@@ -99,43 +113,47 @@ pub(super) fn mixed(
         found.insert(path, loss);
     }
     let mut priced = Vec::new();
-    for (path, loss) in found {
+    for (path, divergence) in found {
         if path.iter().all(|&pair| pair == path[0]) {
             continue;
         }
         let table: Vec<Widths> = path.iter().map(|&pair| pairs[pair]).collect();
         let point = Point::mixed(number(&table), table);
-        let cost = policy_cost(profile, workload, &[&widths(&point, workload)])?;
-        priced.push((cost[0].energy.total_uj(), loss, point));
+        let energy = policy_cost(profile, workload, &[&widths(&point, workload)])?[0].energy;
+        priced.push(MixedPoint { point, divergence, energy });
     }
-    // The frontier, cheapest first.
-    priced.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let order = |a: &MixedPoint, b: &MixedPoint| {
+        let energy = a.energy.chip_uj.total_cmp(&b.energy.chip_uj);
+        energy.then(a.divergence.total_cmp(&b.divergence))
+    };
+    priced.sort_by(order);
     let mut least = f64::INFINITY;
-    priced.retain(|(_, loss, _)| {
-        let better = *loss < least;
-        least = least.min(*loss);
+    priced.retain(|mixed| {
+        let better = mixed.divergence < least;
+        least = least.min(mixed.divergence);
         better
     });
-    Ok(spread(priced, count))
+    Ok(priced)
 }
 
-/// `count` of the points, evenly over the logarithm of their energy.
-fn spread(priced: Vec<(f64, f64, Point)>, count: usize) -> Vec<Point> {
-    if priced.len() <= count {
-        return priced.into_iter().map(|p| p.2).collect();
+/// `count` of them at most, evenly over the logarithm of their energy.
+pub fn spread(priced: Vec<MixedPoint>, count: usize) -> Vec<MixedPoint> {
+    if priced.len() <= count || count == 0 {
+        return priced.into_iter().take(count).collect();
     }
-    let (low, high) = (priced[0].0.ln(), priced[priced.len() - 1].0.ln());
+    let logarithm = |mixed: &MixedPoint| mixed.energy.chip_uj.ln();
+    let (low, high) = (logarithm(&priced[0]), logarithm(&priced[priced.len() - 1]));
     let mut chosen: Vec<usize> = (0..count)
         .map(|i| {
             let wanted = low + (high - low) * (i as f64 + 0.5) / count as f64;
-            let distance = |p: &(f64, f64, Point)| (p.0.ln() - wanted).abs();
+            let distance = |p: &MixedPoint| (logarithm(p) - wanted).abs();
             let nearest =
                 priced.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
             nearest.map_or(0, |(index, _)| index)
         })
         .collect();
     chosen.dedup();
-    chosen.into_iter().map(|index| priced[index].2.clone()).collect()
+    chosen.into_iter().map(|index| priced[index].clone()).collect()
 }
 
 /// What changing widths between two layers costs, in microjoule.
@@ -278,9 +296,10 @@ mod tests {
         let sensitivity =
             Sensitivity { layers: vec![outer.clone(), layer([0.02, 0.01, 0.001]), outer] };
         let pairs = bits.map(|b| Widths { weights: width(b), activations: width(b) });
-        let points = mixed(&sensitivity, &pairs, &profile(), &workload(), 4).unwrap();
+        let all = mixed_points(&sensitivity, &pairs, &profile(), &workload()).unwrap();
+        let points = spread(all, 4);
         assert!(!points.is_empty());
-        for point in points {
+        for MixedPoint { point, .. } in points {
             let [first, middle, last] = [0, 1, 2].map(|l| point.widths(l, 3).weights.get());
             assert!(first >= middle && last >= middle, "{first} {middle} {last}");
         }

@@ -7,16 +7,17 @@
 mod calibrate;
 mod equalize;
 mod fit;
-mod judge;
 mod layer;
 mod lower;
 mod methods;
 mod nest;
+mod nominal;
 mod parameters;
 mod pass;
 mod point;
 mod ranges;
 mod sensitivity;
+mod slopes;
 mod tune;
 mod weights;
 
@@ -172,7 +173,7 @@ impl<'a> Quantizer<'a> {
             return pass.run(&self.samples, nests);
         }
         // What judges must not have been fitted to.
-        let (samples, held_out) = tune::split(&self.samples);
+        let (samples, held_out) = split(&self.samples, tune::HELD_OUT);
         let pass = pass::Pass { samples: samples.shape()[0], ..pass };
         let parameters = pass.run(&samples, nests);
         tune::tune(&pass, &samples, &held_out, parameters)
@@ -209,6 +210,18 @@ fn every(samples: &Tensor, most: usize) -> Cow<'_, Tensor> {
     let values = (0..most).flat_map(|i| &samples.values()[i * n / most * size..][..size]);
     let shape = [&[most], &samples.shape()[1..]].concat();
     Cow::Owned(Tensor::new(shape, values.copied().collect()))
+}
+
+/// Samples (N, sample shape) in two: all but every `one_of`-th, and those.
+fn split(samples: &Tensor, one_of: usize) -> (Tensor, Tensor) {
+    let size = samples.values().len() / samples.shape()[0];
+    let part = |wanted: &dyn Fn(usize) -> bool| {
+        let rows = samples.values().chunks_exact(size).enumerate().filter(|(i, _)| wanted(*i));
+        let values: Vec<f32> = rows.flat_map(|(_, row)| row).copied().collect();
+        let shape = [&[values.len() / size], &samples.shape()[1..]].concat();
+        Tensor::new(shape, values)
+    };
+    (part(&|i| i % one_of != 0), part(&|i| i % one_of == 0))
 }
 
 /// Elements of the addition's other operand that is fused into each MAC layer, 0 where there is none.

@@ -282,6 +282,33 @@ impl Pass<'_> {
         });
         out
     }
+
+    /// The network's input and constants, for all samples.
+    pub(super) fn inputs(&self, samples: &Tensor) -> Vec<Option<Values>> {
+        let mut values = vec![None; self.graph.tensors.len()];
+        let len = samples.values().len() / samples.shape()[0] * self.samples;
+        values[self.graph.input.0] = Some(Values::from(samples.values()[..len].to_vec()));
+        for node in &self.graph.nodes {
+            if let Op::Constant(constant) = &node.op {
+                values[node.output.0] = Some(constant.values().repeat(self.samples).into());
+            }
+        }
+        values
+    }
+
+    /// A group's result in float.
+    pub(super) fn float(&self, group: &Group, values: &[Option<Values>]) -> Values {
+        let node = &self.graph.nodes[group.head];
+        let value = |t: &TensorId| values[t.0].as_ref().expect("operands are computed before");
+        let operands: Vec<_> = node.inputs.iter().map(|t| (*t, &value(t)[..])).collect();
+        let mut result = self.apply(&node.op, &operands, node.output);
+        if let Some(residual) = &group.residual {
+            result.par_iter_mut().zip(&value(residual)[..]).for_each(|(a, b)| *a += b);
+        }
+        let (low, high) = group.clamp;
+        result.par_iter_mut().for_each(|v| *v = v.max(low).min(high));
+        result.into()
+    }
 }
 
 /// Clamps and keeps a group's result.

@@ -1,20 +1,29 @@
 //! What few bits do to each layer, all others left in float.
 
+use std::borrow::Cow;
+
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
 
-use super::judge::{self, Judge};
 use super::layer::Layer;
 use super::lower::group::Group;
 use super::methods::{Methods, RangeRule};
 use super::parameters::{InputScale, Parameters};
 use super::pass::{Pass, Plan, Values};
-use super::{Point, Quantizer, Widths};
-use crate::graph::TensorId;
+use super::slopes::Slopes;
+use super::{Point, Quantizer, Widths, split};
+use crate::float;
+use crate::graph::{Graph, Op, TensorId};
 use crate::sensitivity::{LayerSensitivity, Sensitivity, WidthSensitivity};
 
-/// Multiply-accumulates that may go into runs of the network behind the layers.
+/// Of so many samples one is held out from the fit, to judge it by.
+const HELD_OUT: usize = 4;
+/// Fewer samples than this are fitted to and judged by, all of them.
+const FEWEST: usize = 16;
+/// Multiply-accumulates that may go into judging.
 const WORK: u64 = 300_000_000_000;
+/// Samples that judge at least, if there are as many.
+const FEWEST_JUDGES: usize = 8;
 
 impl Quantizer<'_> {
     /// Quantizes each layer alone at each pair of widths. `progress` is told of every layer done.
@@ -26,23 +35,26 @@ impl Quantizer<'_> {
             activation_aware: 0,
             ..self.methods
         };
+        let (fitted, judges) = if self.samples.shape()[0] < FEWEST {
+            (self.samples.clone(), self.samples.clone())
+        } else {
+            let (fitted, judges) = split(&self.samples, HELD_OUT);
+            (Cow::Owned(fitted), Cow::Owned(judges))
+        };
+        let samples = fitted.shape()[0];
+        let pass = |point, methods| Pass { samples, ..self.pass(point, methods) };
         let points: Vec<Point> =
             pairs.iter().map(|w| Point::uniform(w.weights, w.activations)).collect();
-        let best: Vec<Pass<'_>> = points.iter().map(|p| self.pass(p, methods)).collect();
+        let best: Vec<Pass<'_>> = points.iter().map(|p| pass(p, methods)).collect();
         let plain: Vec<Pass<'_>> = points
             .iter()
-            .map(|p| {
-                self.pass(p, Methods { correction: super::Correction::None, ..Methods::plain() })
-            })
+            .map(|p| pass(p, Methods { correction: super::Correction::None, ..Methods::plain() }))
             .collect();
         let plans: Vec<Plan> = points.iter().map(|p| Plan::new(self.graph, p)).collect();
         let Some(first) = best.first() else { return Sensitivity { layers: Vec::new() } };
-        let compared = judge::samples(self.graph, WORK / pairs.len() as u64).min(first.samples);
 
         let mut layers = Vec::new();
-        let mut values = first.inputs(&self.samples);
-        // The same samples, few of them, through the whole float network.
-        let exact = judge::exact(first, &plans[0], &values, compared);
+        let mut values = first.inputs(&fitted);
         for (index, group) in plans[0].groups.iter().enumerate() {
             if let Some(layer) = plans[0].numbers[group.head] {
                 let runs: Vec<Run> = best
@@ -51,13 +63,14 @@ impl Quantizer<'_> {
                     .zip(&plans)
                     .map(|((best, plain), plan)| {
                         let alone = |pass| Alone { pass, plan, group, layer, values: &values };
-                        let (result, quality) = alone(best).run();
+                        let (integers, quality) = alone(best).run();
                         let (_, plain) = alone(plain).run();
-                        let judge = Judge::new(best, plan, index, &values, &exact);
-                        Run { divergence: judge.divergence(&result), quality, plain }
+                        Run { integers, quality, plain }
                     })
                     .collect();
-                layers.push((layer, self.layer(group, &values, pairs, &runs)));
+                let measured = self.layer(group, &values, pairs, &runs);
+                let integers: Vec<Integers> = runs.into_iter().map(|run| run.integers).collect();
+                layers.push((layer, group, measured, integers));
                 progress();
             }
             let result = first.float(group, &values);
@@ -66,8 +79,38 @@ impl Quantizer<'_> {
                 values[tensor.0] = None;
             }
         }
-        layers.sort_by_key(|&(number, _)| number);
-        Sensitivity { layers: layers.into_iter().map(|(_, layer)| layer).collect() }
+        drop(values);
+        let most = self.judges(pairs.len()).min(judges.shape()[0]);
+        let size = judges.values().len() / judges.shape()[0];
+        let judge = |(index, sample): (usize, &[f32])| -> Vec<f64> {
+            let slopes = Slopes::new(self.graph, &plans[0], sample, index as u64);
+            let of_layer = |(_, group, _, integers): &(usize, &Group, LayerSensitivity, Vec<_>)| {
+                let of_pair = |integers: &Integers| {
+                    let mut result = integers.result(self.graph, group, &slopes.values);
+                    slopes.finish(group, &mut result);
+                    slopes.divergence(group, &result)
+                };
+                integers.iter().map(of_pair).collect::<Vec<f64>>()
+            };
+            layers.iter().flat_map(of_layer).collect()
+        };
+        let each: Vec<Vec<f64>> =
+            judges.values().par_chunks_exact(size).take(most).enumerate().map(judge).collect();
+        for (number, (_, _, layer, _)) in layers.iter_mut().enumerate() {
+            for (pair, width) in layer.widths.iter_mut().enumerate() {
+                let place = number * pairs.len() + pair;
+                width.divergence = each.iter().map(|one| one[place]).sum::<f64>() / most as f64;
+            }
+        }
+        layers.sort_by_key(|layer| layer.0);
+        Sensitivity { layers: layers.into_iter().map(|layer| layer.2).collect() }
+    }
+
+    /// How many samples may judge.
+    fn judges(&self, pairs: usize) -> usize {
+        let macs: u64 = self.graph.mac_layers().iter().map(|layer| layer.macs).sum();
+        let each = macs * (Slopes::RUNS + pairs) as u64;
+        ((WORK / each.max(1)) as usize).max(FEWEST_JUDGES)
     }
 
     fn layer(
@@ -96,7 +139,7 @@ impl Quantizer<'_> {
                 .map(|(pair, run)| WidthSensitivity {
                     weights: bits(pair.weights),
                     activations: bits(pair.activations),
-                    divergence: run.divergence,
+                    divergence: f64::NAN,
                     snr_db: run.quality.decibel(),
                     plain_snr_db: run.plain.decibel(),
                 })
@@ -110,9 +153,39 @@ impl Quantizer<'_> {
 }
 
 struct Run {
-    divergence: f64,
+    integers: Integers,
     quality: Quality,
     plain: Quality,
+}
+
+/// What a layer alone was quantized to.
+struct Integers {
+    /// With the real weights that the codes stand for; none where the layer has no weights.
+    op: Option<Op>,
+    /// How each operand is stored.
+    scales: Vec<InputScale>,
+}
+
+impl Integers {
+    /// The operator's result of one sample, whose tensors are given.
+    fn result(&self, graph: &Graph, group: &Group, values: &[Vec<f32>]) -> Vec<f32> {
+        let node = &graph.nodes[group.head];
+        let rounded: Vec<Vec<f32>> = (node.inputs.iter().zip(&self.scales))
+            .map(|(&tensor, scale)| {
+                let values = &values[tensor.0];
+                let mut out = vec![0.0; values.len()];
+                scale.quantize(values, graph.shape(tensor), &mut out);
+                out
+            })
+            .collect();
+        let operands: Vec<(&[usize], &[f32])> = (node.inputs.iter().zip(&rounded))
+            .map(|(&tensor, values)| (graph.shape(tensor), &values[..]))
+            .collect();
+        let shape = graph.shape(node.output);
+        let mut result = vec![0.0; shape.iter().product()];
+        float::apply(self.op.as_ref().unwrap_or(&node.op), &operands, shape, &mut result);
+        result
+    }
 }
 
 /// One layer quantized by itself.
@@ -125,8 +198,8 @@ struct Alone<'a> {
 }
 
 impl Alone<'_> {
-    /// The layer's result, and how good it is.
-    fn run(&self) -> (Vec<f32>, Quality) {
+    /// The layer's integers, and how good its result is.
+    fn run(&self) -> (Integers, Quality) {
         let graph = self.pass.graph;
         let node = &graph.nodes[self.group.head];
         let value = |tensor: TensorId| {
@@ -139,18 +212,17 @@ impl Alone<'_> {
         };
         if node.op.weight_and_bias().is_none() {
             let widths = self.pass.operand_bits(self.group, self.plan);
-            let rounded: Vec<(TensorId, Vec<f32>)> = operands
-                .iter()
-                .zip(widths)
-                .map(|(&(tensor, values), bits)| {
-                    let scale = InputScale::plain(self.pass.side_scale(tensor, bits));
-                    (tensor, self.pass.quantize_all(values, tensor, &scale))
+            let scales: Vec<InputScale> = (operands.iter().zip(widths))
+                .map(|(&(tensor, _), bits)| InputScale::plain(self.pass.side_scale(tensor, bits)))
+                .collect();
+            let rounded: Vec<(TensorId, Vec<f32>)> = (operands.iter().zip(&scales))
+                .map(|(&(tensor, values), scale)| {
+                    (tensor, self.pass.quantize_all(values, tensor, scale))
                 })
                 .collect();
             let operands: Vec<_> = rounded.iter().map(|(t, values)| (*t, &values[..])).collect();
             let result = self.pass.apply(&node.op, &operands, node.output);
-            let quality = quality(&result);
-            return (result, quality);
+            return (Integers { op: None, scales }, quality(&result));
         }
         let input = operands[0].1;
         let residual = self
@@ -167,9 +239,11 @@ impl Alone<'_> {
             plan: self.plan,
             nest: None,
         };
-        let (_, result) = reached.fit(&mut Parameters::default());
-        let quality = quality(&result);
-        (result, quality)
+        let mut parameters = Parameters::default();
+        let (fit, result) = reached.fit(&mut parameters);
+        let op = fit.weights.dequantized(&node.op, &fit.bias);
+        let scales = parameters.scales.into_values().collect();
+        (Integers { op: Some(op), scales }, quality(&result))
     }
 }
 

@@ -9,10 +9,11 @@ use bitgear::execute::{Engine, Format, IntegerModel};
 use bitgear::graph::Graph;
 use bitgear::quantize::{
     CodeBooks, Constraints, Correction, Methods, Point, Quantizer, RangeRule, Ranges, Rounding,
-    calibrate, quantize,
+    Widths, calibrate, quantize,
 };
 use bitgear::tensor::Tensor;
 use bitgear::{float, onnx};
+use bitgear_core::bits::BitWidth;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
 
@@ -235,4 +236,29 @@ fn weights_of_two_bits_are_what_the_hardware_lists() {
     let error = |model: &IntegerModel| 1000 - right(model);
     let least = error(&ternary).min(error(&odd)).min(error(&model(twos_complement)));
     assert!(error(&free) <= least + 30, "{} instead of {least}", error(&free));
+}
+
+#[test]
+fn a_layers_sensitivity_is_what_a_network_loses_whose_other_layers_are_wide() {
+    let Fixture { graph, ranges, test, .. } = fixture();
+    let samples = calibration(0..128);
+    let methods = Methods { tuning: 0, ..Methods::best() };
+    let quantizer = Quantizer::new(graph, ranges, &samples, methods, Constraints::default());
+    let widths = |bits| {
+        let bits = BitWidth::new(bits).unwrap();
+        Widths { weights: bits, activations: bits }
+    };
+    let measured = quantizer.sensitivity(&[widths(3)], || ());
+    let layers = measured.layers.len();
+    let (mut expected, mut seen) = (0.0, 0.0);
+    for (layer, sensitivity) in measured.layers.iter().enumerate() {
+        let table = (0..layers).map(|l| widths(if l == layer { 3 } else { 16 })).collect();
+        let model = quantizer.quantize(&Point::mixed(0, table)).unwrap();
+        let divergence = divergence(&model, &part(test, 0..500));
+        let estimate = sensitivity.widths[0].divergence;
+        let ratio = estimate / divergence;
+        assert!((0.3..3.0).contains(&ratio), "layer {layer}: {estimate}, not {divergence} nats");
+        (expected, seen) = (expected + estimate, seen + divergence);
+    }
+    assert!((0.6..1.6).contains(&(expected / seen)), "{expected}, not {seen} nats in all");
 }

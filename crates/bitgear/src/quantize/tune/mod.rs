@@ -14,10 +14,10 @@ use rayon::prelude::*;
 
 use self::network::Network;
 use super::Widths;
-use super::judge::divergence;
 use super::methods::Methods;
 use super::parameters::Parameters;
 use super::pass::{Pass, Plan};
+use super::slopes::divergence;
 use crate::float;
 use crate::tensor::Tensor;
 use crate::trace::Random;
@@ -32,7 +32,7 @@ const RATE: f32 = 0.005;
 /// How much of the mean gradient and of its mean square outlasts a step.
 const DECAY: (f32, f32) = (0.9, 0.99);
 /// Of so many samples one is held out, to tell whether tuning helped.
-const HELD_OUT: usize = 8;
+pub(super) const HELD_OUT: usize = 8;
 /// Fewer samples than this are no ground to tune on.
 const FEWEST: usize = 32;
 /// Mean divergence, in nats, that leaves nothing to gain.
@@ -43,21 +43,15 @@ const MEASURED: usize = 32;
 /// Whether points of this network are tuned, given its number of samples: all alike, so that points
 /// share what they have in common.
 pub(super) fn applies(pass: &Pass<'_>) -> bool {
-    let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
-    let work = macs.saturating_mul((pass.methods.tuning * BATCH) as u64);
-    work > 0 && work <= MOST_WORK && pass.samples >= FEWEST && pass.graph.classes() > 1
+    runs(pass) > 0
 }
 
-/// The samples that are learned from, and those held out, of (N, sample shape).
-pub(super) fn split(samples: &Tensor) -> (Tensor, Tensor) {
-    let size = samples.values().len() / samples.shape()[0];
-    let part = |wanted: &dyn Fn(usize) -> bool| {
-        let rows = samples.values().chunks_exact(size).enumerate().filter(|(i, _)| wanted(*i));
-        let values: Vec<f32> = rows.flat_map(|(_, row)| row).copied().collect();
-        let shape = [&[values.len() / size], &samples.shape()[1..]].concat();
-        Tensor::new(shape, values)
-    };
-    (part(&|i| i % HELD_OUT != 0), part(&|i| i % HELD_OUT == 0))
+/// How many samples run through the network, forwards and backwards, to tune a point of it.
+pub(super) fn runs(pass: &Pass<'_>) -> usize {
+    let runs = pass.methods.tuning * BATCH;
+    let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
+    let affordable = macs.saturating_mul(runs as u64) <= MOST_WORK;
+    if affordable && pass.samples >= FEWEST && pass.graph.classes() > 1 { runs } else { 0 }
 }
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
