@@ -26,7 +26,7 @@ const ROOM: usize = 1024;
 /// Channels that are transformed at once.
 const LANES: usize = 16;
 
-/// Transformed codes of a strip of tiles: [point][tile][channel], channels rounded up to whole vectors.
+/// Transformed codes of a strip of tiles: [tile][point][channel], channels rounded up to whole vectors.
 struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
 
 /// Products of a tile summed over channels: [point][half of the panel], in 16 bits.
@@ -56,10 +56,13 @@ pub(super) fn conv(
             let width = (TILE * tiles).min(shape.out_width);
             let x = x.min(shape.out_width - width);
             let column = |tile: usize| (TILE * tile).min(width - TILE);
-            if lanes(shape).is_multiple_of(32) {
-                transform_32(shape, input, [y, x, width], offset, &mut strip);
-            } else {
-                transform_16(shape, input, [y, x, width], offset, &mut strip);
+            let at = [y, x, width];
+            match lanes(shape) {
+                16 => transform_16::<16>(shape, input, at, offset, &mut strip),
+                32 => transform_32::<32>(shape, input, at, offset, &mut strip),
+                64 => transform_32::<64>(shape, input, at, offset, &mut strip),
+                len if len % 32 == 0 => transform_32::<0>(shape, input, at, offset, &mut strip),
+                _ => transform_16::<0>(shape, input, at, offset, &mut strip),
             }
             for panel in 0..shape.out_channels.div_ceil(PANEL) {
                 let weights = panel_of(shape, packed, panel);
@@ -68,9 +71,9 @@ pub(super) fn conv(
                         let products = products.first_chunk_mut().expect("at most a group");
                         // Few steps are worth unrolling.
                         match (shape.input.stride(), lanes(shape)) {
-                            (16, _) => multiply::<MR, 16>(weights, &strip, 16, [first, tiles], products),
-                            (32, _) => multiply::<MR, 32>(weights, &strip, 32, [first, tiles], products),
-                            (_, len) => multiply::<MR, 0>(weights, &strip, len, [first, tiles], products),
+                            (16, _) => multiply::<MR, 16>(weights, &strip, 16, first, products),
+                            (32, _) => multiply::<MR, 32>(weights, &strip, 32, first, products),
+                            (_, len) => multiply::<MR, 0>(weights, &strip, len, first, products),
                         }
                         for (tile, products) in (first..).zip(products) {
                             inverse(products, &mut rows, column(tile));
@@ -92,13 +95,13 @@ fn lanes(shape: &ConvShape) -> usize {
 }
 
 /// A function that transforms a strip of `width` outputs, at least 2, beginning at (y, x): Bᵀ d B of what each tile
-/// reads, with the offset, `$lanes` channels at a time.
+/// reads, with the offset, `$lanes` channels at a time. The number of a tile's channels in a strip may be known.
 macro_rules! transform {
     ($name:ident, $lanes:literal, $vector:ty, $zero:ident, $set:ident, $load:ident, $store:ident,
      $add:ident, $sub:ident) => {
         #[inline(never)]
         #[target_feature(enable = "avx2")]
-        fn $name(
+        fn $name<const KNOWN: usize>(
             shape: &ConvShape,
             input: &[u8],
             [y, x, width]: [usize; 3],
@@ -106,7 +109,8 @@ macro_rules! transform {
             strip: &mut Strip,
         ) {
             let (row, column) = (shape.tap(1, 0), shape.tap(0, 1));
-            let (len, tiles) = (lanes(shape), width.div_ceil(TILE));
+            let len = if KNOWN > 0 { KNOWN } else { lanes(shape) };
+            let tiles = width.div_ceil(TILE);
             assert!(tiles * len <= ROOM && len % $lanes == 0, "a strip fits");
             let first = shape.origin(y, x);
             let inside = first + 3 * row + (width + 1) * column + len <= input.len();
@@ -149,7 +153,7 @@ macro_rules! transform {
                             let point = if index == ADDED { point } else { $add(point, offset) };
                             // SAFETY: points, tiles and channels are below those of the assertion.
                             unsafe {
-                                let at = (index * tiles + tile) * len + channel;
+                                let at = (tile * POINTS + index) * len + channel;
                                 $store(strip.0.as_mut_ptr().add(at).cast(), point);
                             }
                         }
@@ -190,14 +194,13 @@ fn multiply<const MR: usize, const KNOWN: usize>(
     weights: &[i8],
     strip: &Strip,
     len: usize,
-    [first, tiles]: [usize; 2],
+    first: usize,
     products: &mut [Products; MR],
 ) {
     let len = if KNOWN > 0 { KNOWN } else { len };
     let points = weights.chunks_exact(weights.len() / POINTS);
-    let strips = strip.0.chunks_exact(tiles * len);
-    for (point, (weights, strip)) in points.zip(strips).take(POINTS).enumerate() {
-        let codes = &strip[first * len..][..MR * len];
+    let codes = &strip.0[first * POINTS * len..][..MR * POINTS * len];
+    for (point, weights) in points.take(POINTS).enumerate() {
         let load = |weights: &[i8; 64], half: usize| {
             // SAFETY: either half of the array is 32 bytes long.
             unsafe { _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast()) }
@@ -208,10 +211,10 @@ fn multiply<const MR: usize, const KNOWN: usize>(
         for (step, weights) in steps.iter().enumerate() {
             let weights = [load(weights, 0), load(weights, 1)];
             for (tile, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: `codes` has `len` of each tile, at least four for each step, and the transform
-                // wrote them.
+                // SAFETY: `codes` has `len` of each tile and point, at least four for each step, and the
+                // transform wrote them.
                 let codes = unsafe {
-                    let codes = codes.as_ptr().add(tile * len + 4 * step);
+                    let codes = codes.as_ptr().add((tile * POINTS + point) * len + 4 * step);
                     _mm256_set1_epi32(codes.cast::<i32>().read_unaligned())
                 };
                 for (acc, weights) in acc.iter_mut().zip(weights) {
