@@ -102,29 +102,14 @@ impl Plan {
         self.block.min(self.groups - block * self.block)
     }
 
-    /// Whether vectors run on from one row to the next.
-    pub(super) fn joined(&self, shape: &ConvShape) -> bool {
-        shape.out_width < LANES
-    }
-
-    /// Vectors of so many rows of the result.
+    /// Vectors of so many rows of the result. They run on from one row to the next.
     pub(super) fn vectors(&self, shape: &ConvShape, rows: usize) -> usize {
-        if self.joined(shape) {
-            ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
-        } else {
-            rows * shape.out_width.div_ceil(LANES)
-        }
+        ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
     }
 
-    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column. Of
-    /// wide results the last vector of a row overlaps the one before it.
-    pub(super) fn vector_at(&self, shape: &ConvShape, vector: usize) -> [usize; 2] {
-        if self.joined(shape) {
-            let pixel = vector * LANES;
-            return [pixel / self.columns, pixel % self.columns];
-        }
-        let across = shape.out_width.div_ceil(LANES);
-        [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
+    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column.
+    pub(super) fn vector_at(&self, vector: usize) -> [usize; 2] {
+        [vector * LANES / self.columns, vector * LANES % self.columns]
     }
 
     /// Place of the first of a group's eight planes.
