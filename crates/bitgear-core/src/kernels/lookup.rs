@@ -72,7 +72,7 @@ impl Plan {
         };
         let below = reach(0) / shape.strides[0];
         let with_rows = |rows: usize| {
-            // Vectors may begin in the last row.
+            // The last vector may run past the last row, by less than its length.
             let plane = ((rows + below) * plan.columns).next_multiple_of(LANES) + LANES;
             Self { rows, plane, ..plan }
         };

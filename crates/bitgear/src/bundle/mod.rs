@@ -18,7 +18,7 @@ use crate::energy::Storage;
 use crate::execute::{Decision, Engine, Handoff, IntegerModel, Leg, RunningStage, decide, relay};
 use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
-use crate::trace::Splits;
+use crate::trace::{Splits, View};
 
 pub use weights::weight_bytes;
 
