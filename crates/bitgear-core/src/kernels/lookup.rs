@@ -72,7 +72,7 @@ impl Plan {
         };
         let below = reach(0) / shape.strides[0];
         let with_rows = |rows: usize| {
-            // Vectors may begin in the last row.
+            // The last vector may run past the last row, by less than its length.
             let plane = ((rows + below) * plan.columns).next_multiple_of(LANES) + LANES;
             Self { rows, plane, ..plan }
         };
@@ -102,24 +102,14 @@ impl Plan {
         self.block.min(self.groups - block * self.block)
     }
 
-    /// Vectors of so many rows of the result.
+    /// Vectors of so many rows of the result. They run on from one row to the next.
     pub(super) fn vectors(&self, shape: &ConvShape, rows: usize) -> usize {
-        if joined(shape) {
-            ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
-        } else {
-            rows * shape.out_width.div_ceil(LANES)
-        }
+        ((rows - 1) * self.columns + shape.out_width).div_ceil(LANES)
     }
 
-    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column. Of
-    /// wide results the last vector of a row overlaps the one before it.
-    pub(super) fn vector_at(&self, shape: &ConvShape, vector: usize) -> [usize; 2] {
-        if joined(shape) {
-            let pixel = vector * LANES;
-            return [pixel / self.columns, pixel % self.columns];
-        }
-        let across = shape.out_width.div_ceil(LANES);
-        [vector / across, (vector % across * LANES).min(shape.out_width - LANES)]
+    /// Row and column, within its band, of a vector's first pixel, which may lie beyond the last column.
+    pub(super) fn vector_at(&self, vector: usize) -> [usize; 2] {
+        [vector * LANES / self.columns, vector * LANES % self.columns]
     }
 
     /// Place of the first of a group's eight planes.
@@ -211,11 +201,6 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
     activation.get() == 1
         && Plan::new(shape).is_some()
         && plain.iter().all(|w| w.unsigned_abs() == 1)
-}
-
-/// Whether vectors run on from one row to the next.
-fn joined(shape: &ConvShape) -> bool {
-    shape.out_width < LANES
 }
 
 /// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes), and was not slower where

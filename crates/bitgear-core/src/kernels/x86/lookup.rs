@@ -51,13 +51,8 @@ pub(super) fn conv(
     for top in (0..shape.out_height).step_by(plan.rows) {
         let rows = plan.rows.min(shape.out_height - top);
         let vectors = plan.vectors(shape, rows);
-        let start = |vector: usize| {
-            let [y, x] = plan.vector_at(shape, vector);
-            y * plan.columns + x
-        };
-        let last = (0..vectors).map(start).max().unwrap_or(0);
         // What `sum` relies on.
-        assert!(usize::from(furthest) + last + LANES <= plan.planes() * plan.plane, "places");
+        assert!(usize::from(furthest) + vectors * LANES <= plan.planes() * plan.plane, "places");
         let of_blocks = packed.chunks_exact(shape.out_channels * words).enumerate();
         for (block, packed) in of_blocks {
             index(shape, &plan, input, top, rows, block, &mut indices);
@@ -77,9 +72,9 @@ pub(super) fn conv(
                     let sums = &mut sums[first * LANES..][..count * LANES];
                     macro_rules! sum {
                         ($n:literal) => {{
-                            let starts: [usize; $n] = core::array::from_fn(|i| start(first + i));
+                            let planes = &planes[first * LANES..];
                             // SAFETY: asserted above; `expand` has written all planes.
-                            unsafe { sum(&planes, starts, places, block == 0, sums) }
+                            unsafe { sum::<$n>(planes, places, block == 0, sums) }
                         }};
                     }
                     match count {
@@ -227,32 +222,31 @@ fn expand(plan: &Plan, indices: &Indices, planes: &mut Planes) {
 ///
 /// # Safety
 ///
-/// The planes are written from the first vector's start plus the first place on to 32 bytes from the last
-/// ones; so are the sums, unless this is the first block.
+/// `planes` begin at the first vector, and are written from every place on for `N` vectors; so are the sums,
+/// unless this is the first block.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
 unsafe fn sum<const N: usize>(
-    planes: &Planes,
-    starts: [usize; N],
+    planes: &[MaybeUninit<u8>],
     places: Places<'_>,
     first: bool,
     sums: &mut [MaybeUninit<i16>],
 ) {
     let negatives = _mm256_set1_epi16(places.negatives);
     let mut acc = [_mm256_set1_epi8(places.negatives as i8); N];
-    let starts = starts.map(|start| planes[start..].as_ptr().cast::<u8>());
-    // SAFETY: the caller's.
-    let load = |start: *const u8, place: i16| unsafe {
-        _mm256_loadu_si256(start.add(usize::from(place.cast_unsigned())).cast())
+    let load = |place: i16, vector: usize| {
+        let at = usize::from(place.cast_unsigned()) + vector * LANES;
+        // SAFETY: the caller's.
+        unsafe { _mm256_loadu_si256(planes.as_ptr().add(at).cast()) }
     };
     for &place in places.plus {
-        for (acc, start) in acc.iter_mut().zip(starts) {
-            *acc = _mm256_add_epi8(*acc, load(start, place));
+        for (vector, acc) in acc.iter_mut().enumerate() {
+            *acc = _mm256_add_epi8(*acc, load(place, vector));
         }
     }
     for &place in places.minus {
-        for (acc, start) in acc.iter_mut().zip(starts) {
-            *acc = _mm256_sub_epi8(*acc, load(start, place));
+        for (vector, acc) in acc.iter_mut().enumerate() {
+            *acc = _mm256_sub_epi8(*acc, load(place, vector));
         }
     }
     for (acc, sums) in acc.into_iter().zip(sums.chunks_exact_mut(LANES)) {
@@ -289,7 +283,7 @@ fn finish(
         let thresholds = Thresholds::new(terms, outputs, panel, shape.filter_len());
         epilogue.enter(terms, outputs, panel);
         for vector in 0..vectors {
-            let [mut y, mut x] = plan.vector_at(shape, vector);
+            let [mut y, mut x] = plan.vector_at(vector);
             let mut pixel = 0;
             let beyond = plan.columns - shape.out_width;
             if x >= shape.out_width {
