@@ -37,7 +37,8 @@ pub struct WidthSensitivity {
     /// Of activations.
     pub activations: u8,
     /// Mean Kullback-Leibler divergence of the network's answers from the float network's, in nats,
-    /// when this layer alone is quantized.
+    /// when this layer alone is quantized: to second order in the layer's error, on samples that it was
+    /// not fitted to.
     pub divergence: f64,
     /// Signal-to-noise ratio of the layer's result in decibel, with the best quantizer.
     pub snr_db: f64,
