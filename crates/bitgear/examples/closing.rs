@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 verdict.certificate.is_some().then_some((demand, verdict))
             });
             match tightest {
-                Some((demand, verdict)) => table.line("guarantee", &demand, &verdict),
+                Some((demand, verdict)) => table.line("proved", &demand, &verdict),
                 None => println!("| {} | no guarantee of 10 points or less |", table.name),
             }
         }
@@ -96,13 +96,18 @@ impl Table {
         let times = |choice: &Choice| self.candidates.outcome(choice, test).energy.chip_uj / chip;
         let [uniform, any] = [Pool::StaticUniform, Pool::Static]
             .map(|pool| times(&self.chosen(demand, pool).choice));
-        let names = verdict.choice.stages.iter().map(|&stage| self.candidates.name(stage));
+        let stages = self.candidates.stages(&verdict.choice).zip(&verdict.choice.stages);
+        // A + sums scores with those of the stage before.
+        let names = stages.map(|(info, &stage)| {
+            format!("{}{}", info.point, if self.candidates.sum(stage).is_some() { "+" } else { "" })
+        });
         let rates = outcome.escalation_rates.iter().map(|rate| format!("{:.1}", 100.0 * rate));
+        let rates: Vec<String> = rates.collect();
         println!(
             "| {} | {target} | {} | {} | {chip:.3} ({:.3}) | {uniform:.2} | {any:.2} | {:.2} | {:.2} | {:.2} | {} |",
             self.name,
             names.collect::<Vec<_>>().join(" > "),
-            rates.collect::<Vec<_>>().join(", "),
+            if verdict.choice.gates.is_empty() { "-".to_owned() } else { rates.join(", ") },
             outcome.energy.total_uj(),
             times(&Choice::fixed(self.widest)),
             chip / self.candidates.oracle_energy(&verdict.choice, test).chip_uj,

@@ -273,7 +273,9 @@ fn a_fourth_stage_is_found_where_it_pays() {
             let bound = [Bound::plain(-0.05)];
             candidates.best(&candidates.mask(&all), &bound, Pool::Policies).swap_remove(0)
         });
-        assert!(four.energy <= three.energy);
+        // Where three stages keep no bound, four that do may cost more than the widest point.
+        let kept = keeps(&candidates(&trace, 3), &three.choice, &all, Bound::plain(-0.05));
+        assert!(four.energy <= three.energy || !kept, "{seed}");
         four.choice.stages.len() == 4
     });
     assert!(long.count() > 0);
@@ -294,6 +296,9 @@ fn more_than_two_stages_need_no_more_total_energy_than_two() {
             let least = brute_force(&candidates, &all, bound);
             (candidates.outcome(&found.choice, &all).energy.total_uj(), found.energy, least)
         });
+        if two.2.is_infinite() {
+            continue;
+        }
         assert!(three.0 <= two.0 * (1.0 + 1e-9), "{seed}: {two:?} {three:?}");
         assert!(three.1 <= two.1);
         refused += usize::from(three.2 < three.1 - 1e-9);
