@@ -1,6 +1,6 @@
 //! Which operating points are worth tracing on a given accelerator.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use bitgear_core::bits::BitWidth;
 
@@ -70,7 +70,8 @@ pub struct MixedPoint {
 /// layers' divergences, cheapest first. `pairs` are the widths that `sensitivity` was measured at.
 ///
 /// Allocations are found at many prices of energy: at each the best path through the layers'
-/// widths, changes of mode included. What they cost is then computed exactly.
+/// widths, changes of mode included, and between neighbours one layer after another. What they cost is
+/// then computed exactly.
 ///
 /// # Errors
 ///
@@ -105,18 +106,19 @@ pub fn mixed_points(
     }
     let change = Changes::new(pairs, profile, workload)?;
     let scale = losses.iter().flatten().sum::<f64>() / energies.iter().flatten().sum::<f64>();
-    let mut found: BTreeMap<Vec<usize>, f64> = BTreeMap::new();
+    let mut paths: Vec<Vec<usize>> = Vec::new();
     for step in 0..PRICES {
         let price = scale * 10_f64.powf(f64::from(step) / f64::from(PRICES) * 8.0 - 5.0);
-        let path = cheapest(&losses, &energies, &change, price);
-        let loss = path.iter().enumerate().map(|(layer, &pair)| losses[layer][pair]).sum();
-        found.insert(path, loss);
+        paths.push(cheapest(&losses, &energies, &change, price));
     }
+    let between = paths.windows(2).flat_map(|pair| between(&pair[1], &pair[0], &losses, &energies));
+    let found: BTreeSet<Vec<usize>> = between.chain(paths.iter().cloned()).collect();
     let mut priced = Vec::new();
-    for (path, divergence) in found {
+    for path in found {
         if path.iter().all(|&pair| pair == path[0]) {
             continue;
         }
+        let divergence = path.iter().enumerate().map(|(layer, &pair)| losses[layer][pair]).sum();
         let table: Vec<Widths> = path.iter().map(|&pair| pairs[pair]).collect();
         let point = Point::mixed(number(&table), table);
         let energy = policy_cost(profile, workload, &[&widths(&point, workload)])?[0].energy;
@@ -204,6 +206,29 @@ fn cheapest(
     }
     path.reverse();
     path
+}
+
+/// Paths from one to another, one layer changed after another: those first that gain most for their
+/// energy. Prices leave them out, where layers change together.
+fn between(
+    from: &[usize],
+    to: &[usize],
+    losses: &[Vec<f64>],
+    energies: &[Vec<f64>],
+) -> Vec<Vec<usize>> {
+    let gain = |&layer: &usize| {
+        let (old, new) = (from[layer], to[layer]);
+        let energy = energies[new][layer] - energies[old][layer];
+        (losses[layer][old] - losses[layer][new]) / energy.max(f64::MIN_POSITIVE)
+    };
+    let mut layers: Vec<usize> = (0..from.len()).filter(|&l| from[l] != to[l]).collect();
+    layers.sort_by(|a, b| gain(b).total_cmp(&gain(a)));
+    let mut path = from.to_vec();
+    let step = |layer: usize| {
+        path[layer] = to[layer];
+        path.clone()
+    };
+    layers.into_iter().map(step).collect()
 }
 
 /// A mixed point is called by what it is, so that an older run's point of another table can't be
@@ -303,5 +328,14 @@ mod tests {
             let [first, middle, last] = [0, 1, 2].map(|l| point.widths(l, 3).weights.get());
             assert!(first >= middle && last >= middle, "{first} {middle} {last}");
         }
+    }
+
+    #[test]
+    fn between_two_prices_one_layer_after_another_changes_its_widths() {
+        // The second layer gains most for its energy, the third stays.
+        let losses = vec![vec![1.0, 0.5], vec![2.0, 0.1], vec![1.0, 0.9]];
+        let energies = vec![vec![1.0; 3], vec![2.0; 3]];
+        let paths = between(&[0, 0, 0], &[1, 1, 0], &losses, &energies);
+        assert_eq!(paths, [vec![0, 1, 0], vec![1, 1, 0]]);
     }
 }
