@@ -129,7 +129,9 @@ def test_samples_without_labels_nested_weights_and_external_data_give_the_same_r
 ):
     onnx_file = _with_external_data(model, tmp_path / "model")
     x = data[0]
-    arguments = {**options, "storage": "nested"}
+    # At this target both points are stages, so that there are weights to share.
+    two = {"points": ["w2a2", "w8a8"], "max_drop": 0.03}
+    arguments = {**options, **two, "storage": "nested"}
     here = bg.characterize(onnx_file, x, out=tmp_path / "here", **arguments)
     assert here.summary["storage"]["kind"] == "nested"
     kept = tmp_path / "fragments"

@@ -75,7 +75,7 @@ pub(crate) fn small() -> Source {
     Source::Pair { images: folder.path().join("x.npy"), labels: folder.path().join("y.npy") }
 }
 
-fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
+pub(crate) fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
     Constraint {
         max_accuracy_drop,
         max_energy_uj: None,

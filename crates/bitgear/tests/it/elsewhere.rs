@@ -7,7 +7,7 @@ use bitgear::characterize::{CharacterizeError, Job, Origin, Round, Tracer, chara
 use bitgear::data::{Dataset, Preprocess, Samples, Source, content_hash, sample_hashes};
 use bitgear::energy::Storage;
 
-use crate::characterize::{Watch, files, job, run, small};
+use crate::characterize::{Watch, constraint, files, job, run, small};
 
 /// The samples of a data set in shards of every `shards`-th, with their indices, as machines hold them.
 fn shards(data: &Dataset, shards: usize) -> Vec<(Dataset, Vec<usize>)> {
@@ -103,7 +103,8 @@ fn samples_without_labels_and_networks_that_share_weights_run_on_other_machines_
     let here_job = Job {
         data: Source::Memory(data.clone()),
         storage: Storage::Nested,
-        ..job(here.path(), &["w2a2-f8l8", "w8a8"])
+        constraint: constraint(0.03, None),
+        ..job(here.path(), &["w2a2", "w8a8"])
     };
     let found = run(&here_job, &Watch::new(1000), 2);
     assert_eq!(found.summary.storage.kind, Storage::Nested, "the third round has something to do");
