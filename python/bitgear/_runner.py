@@ -13,7 +13,13 @@ from . import _native
 from ._types import StrPath
 
 if TYPE_CHECKING:
+    from typing_extensions import disjoint_base
+
     from ._run import Run
+else:
+
+    def disjoint_base(cls):
+        return cls
 
 
 class _Answers(NamedTuple):
@@ -27,6 +33,7 @@ class _Answers(NamedTuple):
     """Modelled energy (N) of the stages that ran, off-chip traffic included, in microjoule."""
 
 
+@disjoint_base
 class Answers(_Answers):
     """Answers to N inputs: a tuple of labels, scores, stages and energies, which also knows how sure the
     first stage was."""

@@ -103,7 +103,7 @@ fn samples_without_labels_and_networks_that_share_weights_run_on_other_machines_
     let here_job = Job {
         data: Source::Memory(data.clone()),
         storage: Storage::Nested,
-        constraint: constraint(0.03, None),
+        constraint: constraint(0.08, None),
         ..job(here.path(), &["w2a2", "w8a8"])
     };
     let found = run(&here_job, &Watch::new(1000), 2);
