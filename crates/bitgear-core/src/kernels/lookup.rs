@@ -7,6 +7,10 @@
 //!
 //! Sums are bytes. They are taken modulo 256 from the number of negative weights on, so that what they end
 //! with is the exact sum plus that number: 0 to 255 for so many taps and groups as a *block* holds.
+#![cfg_attr(
+    not(all(feature = "std", target_arch = "x86_64")),
+    allow(dead_code, reason = "only SIMD kernels look up")
+)]
 
 use super::types::{ConvShape, PANEL};
 use crate::bits::BitWidth;
