@@ -44,6 +44,16 @@ pub(super) fn transformed<const PATCH: usize>(
         .sum()
 }
 
+/// Whether a layer can be computed by tiles of so many rows and columns of outputs.
+pub(super) fn has_form(shape: &ConvShape, tile: usize) -> bool {
+    shape.kernel == [3, 3]
+        && shape.strides == [1, 1]
+        && shape.dilations == [1, 1]
+        && shape.groups == 1
+        && shape.out_height.min(shape.out_width) >= tile
+        && shape.input.channels <= MOST_CHANNELS
+}
+
 /// Whether the class is exact for these weights, all inputs of `activation` bits and sums within `bound`.
 pub(super) fn is_exact(
     shape: &ConvShape,
@@ -52,12 +62,7 @@ pub(super) fn is_exact(
     (low, high): (i64, i64),
 ) -> bool {
     const RESULT: i64 = 1 << 25;
-    let fits = shape.kernel == [3, 3]
-        && shape.strides == [1, 1]
-        && shape.dilations == [1, 1]
-        && shape.groups == 1
-        && shape.out_height.min(shape.out_width) >= TILE
-        && shape.input.channels <= MOST_CHANNELS
+    let fits = has_form(shape, TILE)
         // Transformed codes are at most 10² times as large: they fit into 16 bits.
         && activation.get() <= 8;
     let channels = shape.input.channels;

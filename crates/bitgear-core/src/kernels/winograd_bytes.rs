@@ -8,7 +8,8 @@
 //! fit are products of two neighbouring channels, and four times the result of either half.
 
 use super::types::{ConvShape, PANEL};
-use super::winograd::transformed;
+pub(super) use super::winograd::MOST_CHANNELS;
+use super::winograd::{has_form, transformed};
 use crate::bits::BitWidth;
 
 /// Rows and columns of a tile of outputs.
@@ -19,8 +20,6 @@ pub(super) const PATCH: usize = TILE + 2;
 pub(super) const POINTS: usize = PATCH * PATCH;
 /// The point whose codes are only added.
 pub(super) const ADDED: usize = PATCH + 1;
-/// Channels that kernels have memory for.
-pub(super) const MOST_CHANNELS: usize = 256;
 /// Channels of one step.
 const STEP: usize = 4;
 
@@ -66,12 +65,7 @@ pub(super) fn pack(shape: &ConvShape, plain: &[i16], offset: u8, out: &mut [i8])
 pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> bool {
     /// A quarter of the range of 16 bits.
     const RESULTS: core::ops::Range<i64> = -(1 << 13)..1 << 13;
-    let fits = shape.kernel == [3, 3]
-        && shape.strides == [1, 1]
-        && shape.dilations == [1, 1]
-        && shape.groups == 1
-        && shape.out_height.min(shape.out_width) >= TILE
-        && shape.input.channels <= MOST_CHANNELS
+    let fits = has_form(shape, TILE)
         // Four codes fit into a byte.
         && activation.get() <= 6;
     let channels = shape.input.channels;

@@ -198,11 +198,15 @@ proptest! {
             prop_assert_eq!(found.choice, Choice::fixed(3));
             return Ok(());
         }
-        // Where only three or four stages keep the bound, what stands for their standard errors may not.
-        if errors > 0.0 && found.choice == Choice::fixed(3) {
+        let is_kept = keeps(&candidates, &found.choice, &all, bound);
+        if errors > 0.0 && !is_kept && found.choice == Choice::fixed(3) {
+            // What stands for the standard errors of three and four stages is larger than they are, so they may
+            // be missed; one and two are exact.
+            candidates.rules.stages = 2;
+            prop_assert!(brute_force(&candidates, &all, bound).is_infinite());
             return Ok(());
         }
-        prop_assert!(keeps(&candidates, &found.choice, &all, bound));
+        prop_assert!(is_kept);
         prop_assert!((candidates.outcome(&found.choice, &all).energy.chip_uj - found.energy).abs() < 1e-9);
         prop_assert!(found.energy >= best - 1e-9);
         if errors == 0.0 {
