@@ -8,7 +8,6 @@
 //! fit are products of two neighbouring channels, and four times the result of either half.
 
 use super::types::{ConvShape, PANEL};
-pub(super) use super::winograd::MOST_CHANNELS;
 use super::winograd::{has_form, transformed};
 use crate::bits::BitWidth;
 

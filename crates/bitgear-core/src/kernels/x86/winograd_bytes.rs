@@ -15,7 +15,8 @@ use super::epilogue::Epilogue;
 use super::tile::Tile;
 use super::{panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
-use crate::kernels::winograd_bytes::{ADDED, MOST_CHANNELS, PATCH, POINTS, TILE};
+use crate::kernels::winograd::MOST_CHANNELS;
+use crate::kernels::winograd_bytes::{ADDED, PATCH, POINTS, TILE};
 
 /// Tiles that are multiplied together.
 const GROUP: usize = 4;
