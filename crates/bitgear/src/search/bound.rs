@@ -19,18 +19,31 @@ impl Tally {
     }
 }
 
-/// What a choice may lose on some samples: the mean drop, and so many of its own standard errors on
-/// top, are at most `drop`. The standard error of a mean of {-1, 0, 1} is taken as √flips / n.
+/// What is taken off for chance, which the cheapest of very many candidates owes its drop to as well.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Caution {
+    /// Nothing: the drop as it was seen.
+    None,
+    /// The drop that is expected by who has seen as many as `flips` already, `excess` more of them harmful
+    /// than helpful. Of n samples with f flips and drop d in all that is f (d + excess) / (f + flips) / n:
+    /// flips as frequent as they were seen, harmful as often as the mean of a beta distribution says. It
+    /// takes off all the more, the fewer flips there are to tell.
+    Prior { flips: f64, excess: f64 },
+    /// So many standard errors of the drop; that of a mean of {-1, 0, 1} is taken as √f / n.
+    Errors(f64),
+}
+
+/// What a choice may lose on some samples: the mean drop, with caution, is at most `drop`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bound {
     pub(super) drop: f64,
-    pub(super) errors: f64,
+    pub(super) caution: Caution,
 }
 
 impl Bound {
     /// On the drop as it was seen.
     pub(super) fn plain(drop: f64) -> Self {
-        Self { drop, errors: 0.0 }
+        Self { drop, caution: Caution::None }
     }
 }
 
@@ -38,13 +51,29 @@ impl Bound {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     pub(super) most: f64,
-    pub(super) errors: f64,
+    pub(super) caution: Caution,
 }
 
 impl Limit {
-    pub(super) fn keeps(self, Tally { drop, flips }: Tally) -> bool {
-        let slack = self.most - drop as f64;
-        slack >= 0.0 && self.errors * self.errors * flips as f64 <= slack * slack
+    pub(super) fn keeps(self, Tally { drop, flips: seen }: Tally) -> bool {
+        let (drop, seen) = (drop as f64, seen as f64);
+        match self.caution {
+            Caution::None => drop <= self.most,
+            Caution::Prior { flips, excess } => {
+                seen * (drop + excess) <= self.most * (seen + flips)
+            }
+            Caution::Errors(errors) => {
+                let slack = self.most - drop;
+                slack >= 0.0 && errors * errors * seen <= slack * slack
+            }
+        }
+    }
+
+    /// No choice that keeps the limit has a larger drop.
+    pub(super) fn most_drop(self) -> f64 {
+        let Caution::Prior { flips, excess } = self.caution else { return self.most };
+        // That of one flip or, of a limit below zero, of very many.
+        self.most.max(self.most * (1.0 + flips) - excess).max(self.most - excess)
     }
 }
 
@@ -58,7 +87,7 @@ impl Mask {
     pub(super) fn limits(&self, bounds: &[Bound]) -> Vec<Limit> {
         let limit = |bound: &Bound| Limit {
             most: bound.drop * self.count as f64 + 1e-9,
-            errors: bound.errors,
+            caution: bound.caution,
         };
         bounds.iter().map(limit).collect()
     }

@@ -1,5 +1,6 @@
 //! Choosing with a bound that chance has been taken off.
 
+use super::bound::Caution;
 use super::chain::Quadruples;
 use super::learn::{Lesson, fit};
 use super::tree::Ranked;
@@ -7,22 +8,34 @@ use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Poo
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// How many standard errors of its own drop a candidate must lie below the target, for policies and for
-/// single points: the cheapest of very many thresholds looks so much better than it is, and the cheapest
-/// of a few points a little. Chosen on random splits of two runs (`docs/policy.md`).
-const ERRORS: [f64; 2] = [2.0, 0.75];
+/// What is taken off for chance, for policies and for single points: of 30 flips 26 and 21 are believed to be
+/// harmful. The cheapest of very many thresholds looks so much better than it is, and the cheapest of a few
+/// points a little. Chosen on random splits of two runs (`docs/policy.md`).
+const CAUTION: [Caution; 2] =
+    [Caution::Prior { flips: 30.0, excess: 22.0 }, Caution::Prior { flips: 30.0, excess: 12.0 }];
+/// What a [`Candidates::ladder`] is made for: parts of the target, and standard errors below it, for policies
+/// and, times [`FIXED_ERRORS`], for single points.
+const PARTS: [f64; 5] = [1.0, 0.7, 0.4, 0.2, 0.0];
+const ERRORS: [f64; 12] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0];
+/// See [`ERRORS`].
+const FIXED_ERRORS: f64 = 0.8;
 /// Folds in which gates are fitted and judged.
 const FOLDS: usize = 5;
 /// Pairs of stages for which gates are learned: so many of the cheapest.
 const LEARNING: usize = 8;
 
+/// The bound by which the choices of a pool are chosen for a target.
+fn careful(target: f64, pool: Pool) -> Bound {
+    Bound { drop: target, caution: CAUTION[usize::from(!pool.is_dynamic())] }
+}
+
 impl Candidates {
     /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
     /// Where nothing keeps it, the pool's widest point.
     pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
-        let found = self.candidates_for(rows, target, &[0.0], pool, seed);
+        let found = self.candidates_for(rows, |pool| vec![careful(target, pool)], pool, seed);
         let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
-        cheapest.expect("there is one for each step").choice
+        cheapest.expect("there is one for each bound").choice
     }
 
     /// The cheapest choice whose drop on `rows` is at most the bound; nothing is taken off for chance,
@@ -38,18 +51,17 @@ impl Candidates {
         (found.choice, found.floor)
     }
 
-    /// What [`Candidates::choose`] chooses from, with so many standard errors of the drop more below
-    /// the target; for policies single points too, chosen by their own rule. Widest first.
-    pub fn ladder(
-        &self,
-        rows: &[usize],
-        target: f64,
-        steps: &[f64],
-        pool: Pool,
-        seed: u64,
-    ) -> Vec<Choice> {
+    /// What [`Candidates::choose`] chooses from, and what it would choose with more caution; for policies
+    /// single points too, chosen by their own rule. Widest first.
+    pub fn ladder(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Vec<Choice> {
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
-        for found in self.candidates_for(rows, target, steps, pool, seed) {
+        let more_careful = |pool: Pool| {
+            let scale = if pool.is_dynamic() { 1.0 } else { FIXED_ERRORS };
+            let parts = PARTS.map(|part| Bound { drop: part * target, ..careful(target, pool) });
+            let errors = ERRORS.map(|errors| Caution::Errors(scale * errors));
+            parts.into_iter().chain(errors.map(|caution| Bound { drop: target, caution })).collect()
+        };
+        for found in self.candidates_for(rows, more_careful, pool, seed) {
             if !ladder.contains(&found.choice) {
                 ladder.push(found.choice);
             }
@@ -67,40 +79,26 @@ impl Candidates {
         tradeoff.map_or_else(|| Choice::fixed(self.widest_of(pool)), |t| t.choice.clone())
     }
 
-    /// Single points first: of equals they are taken.
+    /// The cheapest choice for each bound. Single points first: of equals they are taken.
     fn candidates_for(
         &self,
         rows: &[usize],
-        target: f64,
-        steps: &[f64],
+        bounds: impl Fn(Pool) -> Vec<Bound>,
         pool: Pool,
         seed: u64,
     ) -> Vec<Found> {
         let mask = self.mask(rows);
-        let mut found = self.tightened(&mask, rows, target, steps, pool.fixed(), seed);
+        let fixed = pool.fixed();
+        let mut found = self.best(&mask, &bounds(fixed), fixed);
         if pool.is_dynamic() {
-            found.extend(self.tightened(&mask, rows, target, steps, pool, seed));
+            let bounds = bounds(pool);
+            let mut best = self.best(&mask, &bounds, pool);
+            if self.rules.stages >= 2 && !self.rules.margin_only {
+                self.learn(&mask, rows, &bounds, pool, seed, &mut best);
+            }
+            found.extend(best);
         }
         found
-    }
-
-    fn tightened(
-        &self,
-        mask: &Mask,
-        rows: &[usize],
-        target: f64,
-        steps: &[f64],
-        pool: Pool,
-        seed: u64,
-    ) -> Vec<Found> {
-        let errors = ERRORS[usize::from(!pool.is_dynamic())];
-        let bounds: Vec<Bound> =
-            steps.iter().map(|step| Bound { drop: target, errors: errors + step }).collect();
-        let mut best = self.best(mask, &bounds, pool);
-        if pool.is_dynamic() && self.rules.stages >= 2 && !self.rules.margin_only {
-            self.learn(mask, rows, &bounds, pool, seed, &mut best);
-        }
-        best
     }
 
     /// Offers policies with learned gates, whose energy and drop are those out of fold: of the most
@@ -225,7 +223,7 @@ impl Candidates {
 
     /// For each bound the choice of least chip energy that keeps it over the mask, with plain margins;
     /// where none does, the pool's widest point. Equal energies go to fewer stages, then to the earlier
-    /// candidate. Exact, but that with standard errors a policy of three stages keeps a bound that
+    /// candidate. Exact, but that with caution a policy of three stages keeps a bound that
     /// implies the given one, and differs from it the less the closer its flips are to those of the
     /// best of two; and that one of four may cost as much more as its floor says. More than two stages are
     /// taken only where they need no more total energy than the best of fewer.

@@ -114,7 +114,8 @@ impl Candidates {
         if !self.affordable(&prices) {
             return;
         }
-        let loosest = limits.iter().fold(f64::NEG_INFINITY, |most, limit| most.max(limit.most));
+        let loosest =
+            limits.iter().fold(f64::NEG_INFINITY, |most, limit| most.max(limit.most_drop()));
         let mut found: Vec<Option<Boundary>> = vec![None; limits.len()];
         self.boundaries(mask, [low, high], column, |boundary| {
             if boundary.lost.drop as f64 <= loosest && boundary.classes_keep {

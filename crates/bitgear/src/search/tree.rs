@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use super::bound::Caution;
 use super::choose::Found;
 use super::sweep::between;
 use super::{Candidates, Column, Limit, Mask, Tally};
@@ -24,17 +25,29 @@ impl Additive {
     /// Units of a drop where flips count too.
     const FINE: f64 = 1024.0;
 
-    /// What keeps this keeps the limit, since √f ≤ (f + g) / 2√g; where there are `around` flips they
-    /// are the same. Without standard errors they always are.
+    /// What keeps this keeps the limit; where there are `around` flips, or without caution, they are the
+    /// same. The largest drop that keeps a limit is a convex function of the flips, whose tangent lies below.
     fn new(limit: Limit, around: i64) -> Self {
-        if limit.errors == 0.0 {
-            return Self { unit: 1, flip: 0, most: limit.most.floor() as i64 };
-        }
-        let root = (around.max(1) as f64).sqrt();
+        let around = around.max(1) as f64;
+        let (slope, most) = match limit.caution {
+            Caution::None => return Self { unit: 1, flip: 0, most: limit.most.floor() as i64 },
+            // most - errors √f
+            Caution::Errors(errors) => {
+                (errors / (2.0 * around.sqrt()), limit.most - 0.5 * errors * around.sqrt())
+            }
+            // most (1 + flips / f) - excess; below zero that rises with f, from what it is at one.
+            Caution::Prior { flips, excess } if limit.most < 0.0 => {
+                (0.0, limit.most * (1.0 + flips) - excess)
+            }
+            Caution::Prior { flips, excess } => {
+                let most = limit.most * (1.0 + 2.0 * flips / around) - excess;
+                (limit.most * flips / (around * around), most)
+            }
+        };
         Self {
             unit: Self::FINE as i64,
-            flip: (Self::FINE * limit.errors / (2.0 * root)).ceil() as i64,
-            most: (Self::FINE * (limit.most - 0.5 * limit.errors * root)).floor() as i64,
+            flip: (Self::FINE * slope).ceil() as i64,
+            most: (Self::FINE * most).floor() as i64,
         }
     }
 
