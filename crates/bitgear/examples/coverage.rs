@@ -138,18 +138,21 @@ fn resample(
                 let share = |count: usize| 100.0 * count as f64 / draws as f64;
                 let wrong = certified.iter().filter(|(_, o)| o.drop > guarantee).count();
                 let mean = |value: &dyn Fn(&bitgear::search::Outcome) -> f64| {
-                    certified.iter().map(|(_, o)| value(o)).sum::<f64>() / certified.len() as f64
+                    let sum: f64 = certified.iter().map(|(_, o)| value(o)).sum();
+                    // Nothing was certified, so there is no mean.
+                    let mean = sum / certified.len() as f64;
+                    if mean.is_nan() { "-".to_owned() } else { format!("{mean:.3}") }
                 };
                 (
                     share(certified.len()),
                     share(wrong),
-                    100.0 * mean(&|o| o.drop),
+                    mean(&|o| 100.0 * o.drop),
                     mean(&|o| o.energy.chip_uj),
                 )
             };
             let (policy, fixed) = (of(0), of(1));
             println!(
-                "{:9} {samples:7}   {:6.1} %   {:6.1} %  {:5.1} %      {:5.2}  {:7.3}            {:5.1} %  {:7.3}",
+                "{:9} {samples:7}   {:6.1} %   {:6.1} %  {:5.1} %     {:>6}  {:>7}            {:5.1} %  {:>7}",
                 test.name(),
                 100.0 * guarantee,
                 policy.0,

@@ -174,13 +174,18 @@ pub fn choose(
             None => (choice, None),
         };
     }
-    let mut ladder = match demand.max_energy_uj {
+    let ladder = match demand.max_energy_uj {
         Some(_) => vec![boldest()],
         None => candidates.ladder(search, demand.target, pool, seed),
     };
+    let energy = |choice: &Choice| candidates.outcome(choice, search).energy.chip_uj;
     let predicted =
         |choice: &Choice| predicted_bound(candidates.flips(choice, search), certification.len());
-    ladder.sort_by(|a, b| predicted(a).total_cmp(&predicted(b)));
+    // Of several that flip nothing, what costs more is likelier to pass.
+    let mut ladder: Vec<([f64; 2], Choice)> =
+        ladder.into_iter().map(|choice| ([predicted(&choice), -energy(&choice)], choice)).collect();
+    ladder.sort_by(|(a, _), (b, _)| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
+    let ladder: Vec<Choice> = ladder.into_iter().map(|(_, choice)| choice).collect();
     let p_value = |choice: &Choice| {
         demand.test.p_value(candidates.flips(choice, certification), guarantee, level)
     };
@@ -189,7 +194,7 @@ pub fn choose(
     let passed = ladder.into_iter().zip(proved(&p_values, level));
     let cheapest = passed
         .filter_map(|(choice, level)| Some((choice, Passed { level: level?, tested })))
-        .map(|found| (candidates.outcome(&found.0, search).energy.chip_uj, found))
+        .map(|found| (energy(&found.0), found))
         .min_by(|a, b| a.0.total_cmp(&b.0));
     match cheapest {
         Some((_, (choice, passed))) => (choice, Some(passed)),
