@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{CharacterizeError, PLAIN, point_info, widths, workload};
+use super::counts::{point_info, widths, workload};
+use super::{CharacterizeError, PLAIN};
 use crate::energy::{Widths, Workload};
 use crate::hash::sha256;
 use crate::onnx;

@@ -4,6 +4,7 @@
 mod budget;
 mod chosen;
 mod compare;
+mod counts;
 mod elsewhere;
 mod finished;
 mod measure;
@@ -13,6 +14,7 @@ mod request;
 mod tracing;
 
 pub use compare::compare;
+pub use counts::workload;
 pub use elsewhere::{Origin, Round, TraceElsewhere, Tracer};
 pub use finished::Finished;
 pub use measure::measure;
@@ -25,29 +27,23 @@ use std::path::{Path, PathBuf};
 
 use self::budget::{Costs, affordable};
 use self::chosen::Chosen;
+use self::counts::{constraints, float_islands, point_infos, table, untuned, widths};
 use self::request::{check, splits};
 use crate::bundle::{Bundle, BundleError, weight_bytes};
 use crate::certify::{Demand, decide};
 use crate::data::{DataError, Dataset, Preprocess, Source};
-use crate::energy::Widths as EnergyWidths;
-use crate::energy::{
-    AcceleratorProfile, CodeBook, EnergyError, LayerWork, Live, ProfileError, Storage, Workload,
-};
+use crate::energy::{AcceleratorProfile, EnergyError, ProfileError, Storage};
 use crate::execute::IntegerModel;
 use crate::files::{write_atomically, write_json};
-use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
-use crate::quantize::{
-    CodeBooks, Constraints, Crossing, Methods, Point, Quantizer, UnsupportedOperators, calibrate,
-    crossings, fused_residuals,
-};
+use crate::quantize::{Methods, Point, Quantizer, UnsupportedOperators, calibrate};
 use crate::report::{ReportError, Run};
 use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
 use crate::summary::{
-    Constraint, Facts, FloatIsland, IndependentSummary, ModelSummary, StorageSummary, Summary,
-    summarize, targets_around,
+    Constraint, Facts, IndependentSummary, ModelSummary, StorageSummary, Summary, summarize,
+    targets_around,
 };
 use crate::trace::{FLOAT, Shares, Split, TraceError, View};
 
@@ -451,104 +447,6 @@ pub fn characterize_from(
 fn write(job: &Job, name: &str, value: &impl serde::Serialize) -> Result<(), CharacterizeError> {
     let path = job.out.join(name);
     write_json(&path, value).map_err(|e| CharacterizeError::Write(path.display().to_string(), e))
-}
-
-/// The counts that energy depends on.
-pub fn workload(graph: &Graph) -> Workload {
-    let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-    let residuals = fused_residuals(graph);
-    let boundaries = crossings(graph).into_iter().map(|crossings| {
-        let live = |crossing: Crossing| Live {
-            tensor: crossing.tensor.0,
-            elements: size(graph.shape(crossing.tensor)),
-            layer: crossing.layer,
-            side: crossing.side,
-        };
-        crossings.map(|crossings| crossings.into_iter().map(live).collect())
-    });
-    let layers = graph.mac_layers().into_iter().zip(residuals).zip(boundaries).map(
-        |((layer, residual), boundary)| LayerWork {
-            macs: layer.macs,
-            weights: layer.weights,
-            biases: layer.parameters - layer.weights,
-            // Of a matrix product both operands, at the width of activations.
-            inputs: size(&layer.input) + layer.second_operand,
-            outputs: size(&layer.output),
-            residual: residual as u64,
-            // Zeros depend on the data; nobody counts them here.
-            zero_macs: 0.0,
-            name: layer.name,
-            boundary,
-        },
-    );
-    Workload { layers: layers.collect() }
-}
-
-fn float_islands(graph: &Graph) -> Vec<FloatIsland> {
-    let island = |(node, operator): (&str, &str)| FloatIsland {
-        node: node.to_owned(),
-        operator: operator.to_owned(),
-    };
-    graph.float_islands().into_iter().map(island).collect()
-}
-
-/// A point's widths in every layer.
-fn widths(point: &Point, workload: &Workload) -> Vec<EnergyWidths> {
-    let layers = workload.layers.len();
-    (0..layers)
-        .map(|layer| {
-            let widths = point.widths(layer, layers);
-            EnergyWidths { weights: widths.weights.get(), activations: widths.activations.get() }
-        })
-        .collect()
-}
-
-/// What can be chosen of a point.
-fn point_infos(point: &Point, mirror: bool, workload: &Workload) -> Vec<PointInfo> {
-    let name = point.to_string();
-    let plain = point.is_uniform().then(|| (format!("{point}{PLAIN}"), View::AsIs));
-    let mirrored = mirror.then(|| (name.clone(), View::Mirror));
-    let widths = widths(point, workload);
-    let info = |(name, view)| point_info(name, view, point.is_uniform(), widths.clone());
-    [Some((name, View::AsIs)), plain, mirrored].into_iter().flatten().map(info).collect()
-}
-
-fn point_info(name: String, view: View, uniform: bool, widths: Vec<EnergyWidths>) -> PointInfo {
-    let (kind, alike) = if name.ends_with(PLAIN) {
-        (Kind::Plain, widths.len())
-    } else {
-        (if uniform { Kind::Uniform } else { Kind::Mixed }, untuned(&widths))
-    };
-    PointInfo { point: name, view, kind, widths, alike }
-}
-
-/// Leading layers that are too wide for tuning to touch.
-fn untuned(widths: &[EnergyWidths]) -> usize {
-    let wide = |w: &&EnergyWidths| w.weights.min(w.activations) > Methods::TUNED_BITS;
-    widths.iter().take_while(wide).count()
-}
-
-/// Name and widths of a point whose name does not say them all.
-fn table(point: &Point, workload: &Workload) -> (String, Vec<[u8; 2]>) {
-    let widths = widths(point, workload).into_iter().map(|w| [w.weights, w.activations]);
-    (point.to_string(), widths.collect())
-}
-
-/// What the hardware allows, as the quantizer reads it.
-fn constraints(profile: &AcceleratorProfile) -> Constraints {
-    let quantization = &profile.quantization;
-    let lists = |book| quantization.two_bit_codes.contains(&book);
-    let (ternary, odd) = (lists(CodeBook::Ternary), lists(CodeBook::Odd));
-    Constraints {
-        per_tensor_scales: quantization.per_tensor_scales,
-        power_of_two_scales: quantization.power_of_two_scales,
-        no_zero_points: quantization.no_zero_points,
-        two_bit_codes: CodeBooks {
-            twos_complement: lists(CodeBook::TwosComplement) || !(ternary || odd),
-            ternary,
-            odd,
-        },
-    }
 }
 
 /// The files of a finished run.

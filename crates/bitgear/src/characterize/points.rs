@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bitgear_core::bits::BitWidth;
 
-use super::widths;
+use super::counts::widths;
 use crate::energy::{AcceleratorProfile, Energy, EnergyError, Workload, policy_cost};
 use crate::hash::sha256;
 use crate::quantize::{Point, Widths};
