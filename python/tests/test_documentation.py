@@ -120,7 +120,7 @@ def agree(scores, x, data):
 
 @pytest.mark.parametrize("framework", ["torch", "keras", "tflite"])
 def test_the_guide_to_onnx_converts(framework, tmp_path, monkeypatch):
-    needs = {"torch": ["torch"], "keras": ["keras", "tf2onnx"], "tflite": ["tensorflow", "tf2onnx"]}
+    needs = {"torch": ["torch"], "keras": ["tf2onnx", "keras"], "tflite": ["tf2onnx", "tensorflow"]}
     for needed in needs[framework]:
         reason = f"SKIPPED: the guide's {framework} part needs {needed}, which is not installed"
         package = pytest.importorskip(needed, reason=reason)
