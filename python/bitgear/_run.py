@@ -117,8 +117,8 @@ class Run:
             shown = [_place(p) for p in points if 100 * p["accuracy"] >= floor]
             if shown:
                 fill = "none" if kind == "plain" else "grey"
-                style = {"facecolors": fill, "edgecolors": "grey", "label": f"static, {kind}"}
-                ax.scatter(*zip(*shown), marker=marker, **style)
+                name = f"static, {kind}"
+                ax.scatter(*zip(*shown), marker=marker, facecolors=fill, edgecolors="grey", label=name)
         if front:
             places = sorted(_place(option) for option in front)
             ax.plot(*zip(*places), marker=".", label="policies for other targets")
