@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
+from ._html import table
 from ._runner import Runner
 from ._trace import Trace
 from ._types import Labels, ModelLike, Samples, StrPath, model_file
@@ -96,28 +96,38 @@ class Run:
         return Run(folder)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw accuracy (percent, test split) against chip energy of the static points and the policy.
+        """Draw accuracy (percent, test split) against chip energy of the static points, the policy, and those
+        for other targets. Points that lose much more than these are left out.
 
         Needs matplotlib. Draws on `ax`, by default the current axes, and returns it.
         """
         try:
-            from matplotlib import pyplot
+            from matplotlib import pyplot, ticker
         except ImportError as error:
             raise ImportError("plots need matplotlib: pip install 'bitgear[plot]'") from error
         ax = pyplot.gca() if ax is None else ax
-        summary = self.summary
-        for kind, marker in (("uniform", "o"), ("mixed", "s"), ("plain", "x")):
-            shown = [p for p in summary["static"] if p["kind"] == kind and p["view"] == "as-is"]
-            if shown:
-                energies = [p["energy_uj"]["chip"] for p in shown]
-                accuracies = [100 * p["accuracy"] for p in shown]
-                ax.scatter(energies, accuracies, marker=marker, label=f"static, {kind}", alpha=0.6)
-        policy = summary["policy"]
-        energy, accuracy = policy["energy_uj"]["chip"], 100 * policy["accuracy"]
-        ax.scatter([energy], [accuracy], marker="*", s=180, label="policy", zorder=3)
+        summary, policy = self.summary, self.summary["policy"]
         reference = 100 * summary["reference"]["accuracy"]
+        front = [option["policy"] for option in summary.get("frontier", [])]
+        # As the report does: what loses far more than anybody would choose leaves no room for the rest.
+        lost = [reference - 100 * option["accuracy"] for option in [*front, policy]]
+        floor = reference - 1.2 * max(*lost, 1.0)
+        for kind, marker in (("uniform", "o"), ("mixed", "D"), ("plain", "s")):
+            points = [p for p in summary["static"] if p["kind"] == kind and p["view"] == "as-is"]
+            shown = [_place(p) for p in points if 100 * p["accuracy"] >= floor]
+            if shown:
+                fill = "none" if kind == "plain" else "grey"
+                name = f"static, {kind}"
+                ax.scatter(*zip(*shown), marker=marker, facecolors=fill, edgecolors="grey", label=name)
+        if front:
+            places = sorted(_place(option) for option in front)
+            ax.plot(*zip(*places), marker=".", label="policies for other targets")
+        ax.scatter(*_place(policy), marker="*", s=180, color="tab:red", label="policy", zorder=3)
         ax.axhline(reference, color="grey", linewidth=0.8, linestyle="--", label="float")
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.set_xlabel(f"chip energy of an inference ({summary['cost_unit']})")
         ax.set_ylabel("accuracy (%)")
         ax.set_title(f"{summary['model']['name']} on {summary['accelerator']}")
@@ -130,7 +140,7 @@ class Run:
         stages = [*policy["stages"], policy["last_resort"]]
         name = " > ".join(stage["point"] + _view(stage["view"]) for stage in stages)
         rows = [("policy", name, policy["accuracy"], policy["energy_uj"]["chip"])]
-        for key in ("best_static_uniform", "best_static", "best_static_plain"):
+        for key in ("best_static", "best_static_uniform", "best_static_plain"):
             best = summary[key]
             rows.append(
                 (key.replace("_", " "), best["point"], best["accuracy"], best["energy_uj"]["chip"])
@@ -139,36 +149,36 @@ class Run:
 
     def __repr__(self) -> str:
         summary, (_, name, accuracy, energy) = self.summary, self._rows()[0]
-        saved = summary["savings"]["vs_best_static_uniform"]
         return (
             f"<bitgear.Run {summary['model']['name']} on {summary['accelerator']}: {name}, "
             f"{accuracy:.2%} accurate at {energy:.3f} {summary['cost_unit']} "
-            f"({saved:+.1%} saved against the best static uniform point)>"
+            f"({_saving(summary)})>"
         )
 
     def _repr_html_(self) -> str:
         summary = self.summary
         reference = summary["reference"]["accuracy"]
         head = ("", "operating points", "accuracy", "difference", f"chip {summary['cost_unit']}")
-        cells = [
+        rows = [
             (name, point, f"{accuracy:.2%}", f"{100 * (accuracy - reference):+.2f}", f"{energy:.3f}")
             for name, point, accuracy, energy in self._rows()
         ]
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in cells
-        )
-        saved = summary["savings"]["vs_best_static_uniform"]
-        text = (
+        caption = (
             f"{summary['model']['name']} on {summary['accelerator']}, {summary['samples']['test']} test "
-            f"samples, float {reference:.2%}: {saved:.1%} less chip energy than the best static uniform "
-            "point"
+            f"samples, float {reference:.2%}: {_saving(summary)}"
         )
-        return (
-            f"<table><caption>{html.escape(text)}</caption><thead><tr>"
-            + "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-            + f"</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return table(caption, head, rows)
+
+
+def _saving(summary: dict[str, Any]) -> str:
+    saved = summary["savings"]
+    best, uniform = saved["vs_best_static"], saved["vs_best_static_uniform"]
+    return f"{best:.1%} saved against the best static point, {uniform:.1%} against the best uniform one"
+
+
+def _place(figures: dict[str, Any]) -> tuple[float, float]:
+    """Chip energy and accuracy in percent."""
+    return figures["energy_uj"]["chip"], 100 * figures["accuracy"]
 
 
 def _view(view: str) -> str:

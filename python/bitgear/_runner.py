@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native
+from ._html import table
 from ._types import StrPath
 
 if TYPE_CHECKING:
@@ -95,6 +96,17 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<bitgear.Runner {' > '.join(self.points)}, input {self.input_shape}>"
+
+    def _repr_html_(self) -> str:
+        policy = self.policy
+        stages = [*policy["stages"], policy["last_resort"]]
+        rows = []
+        for number, (stage, energy) in enumerate(zip(stages, policy["stage_energy_uj"]), 1):
+            until = f"from a margin of {stage['accept_at']:.4g}" if "accept_at" in stage else "always"
+            view = "" if stage["view"] == "as-is" else f", {stage['view']} input"
+            rows.append((str(number), stage["point"] + view, until, f"{energy['total']:.3f}"))
+        head = ("stage", "operating point", "answers", "energy (uJ)")
+        return table(f"policy on inputs of shape {self.input_shape}", head, rows)
 
 
 def _restore(bundle: bytes, threads: int | None) -> Runner:

@@ -1,5 +1,9 @@
 """The demo's model and data, shortened, and one run on them."""
 
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import bitgear as bg
@@ -51,3 +55,33 @@ def quick(data, options):
 def run(model, data, options, tmp_path_factory):
     x, y, _, _ = data
     return bg.characterize(model, x, y, out=tmp_path_factory.mktemp("run"), **options)
+
+
+@pytest.fixture
+def bucket():
+    """A bucket of an S3 server on this machine, and how fsspec reaches it."""
+    for needed in ("fsspec", "s3fs", "moto"):
+        pytest.importorskip(needed, reason=f"SKIPPED: {needed} is not installed")
+    import fsspec
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", port], **quiet)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        options = {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": address}}
+        store = fsspec.filesystem("s3", **options)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                store.mkdir("bucket")
+                break
+            except OSError:
+                assert time.monotonic() < until, "the server does not start"
+                time.sleep(0.1)
+        yield store, options
+    finally:
+        server.kill()
+        server.wait()

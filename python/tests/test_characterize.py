@@ -112,6 +112,10 @@ def test_columns_of_a_block_are_the_memory_of_the_trace(run):
 def test_a_run_shows_itself(run):
     page = run._repr_html_()
     assert page.count("<tr>") == 5 and "best static uniform" in page
+    saved = run.summary["savings"]["vs_best_static"]
+    assert f"{saved:.1%} saved against the best static point" in page
+    stages = run.runner()._repr_html_()
+    assert stages.count("<tr>") == 1 + len(run.runner().points) and "always" in stages
     assert "fashion-mnist on envision-28nm" in repr(run)
 
 
@@ -120,7 +124,7 @@ def test_a_run_is_plotted(run):
     matplotlib.use("Agg")
     axes = run.plot()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "policy" in labels and "static, uniform" in labels
+    assert {"policy", "policies for other targets", "static, uniform"} <= set(labels)
 
 
 def test_other_accelerators_are_compared_without_the_model(run, model):

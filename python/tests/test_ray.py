@@ -2,9 +2,6 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -81,34 +78,6 @@ def test_a_killed_worker_changes_nothing(run, model, data, options, tmp_path):
         bg.characterize(model, x, y, trace=fragments, **options)
     with pytest.raises(bg.Error, match="is of another run"):
         bg.characterize(model, x, y, trace=run.path / "trace.parquet", **{**options, "seed": 2})
-
-
-@pytest.fixture
-def bucket():
-    """A bucket of an S3 server on this machine, and how fsspec reaches it."""
-    for needed in ("s3fs", "moto"):
-        pytest.importorskip(needed, reason=f"SKIPPED: {needed} is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", port], **quiet)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        options = {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": address}}
-        store = fsspec.filesystem("s3", **options)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                store.mkdir("bucket")
-                break
-            except OSError:
-                assert time.monotonic() < until, "the server does not start"
-                time.sleep(0.1)
-        yield store, options
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_fragments_go_to_an_object_store(bucket, run, model, data, options, tmp_path):

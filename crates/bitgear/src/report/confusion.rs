@@ -96,7 +96,7 @@ fn matrices(classes: usize, sides: &[(String, Counts); 2]) -> Figure {
             }
         }
     }
-    let caption = "Numbers of test samples; right answers on the diagonal. Both tables have one scale: the darker, the more often confused.";
+    let caption = "Numbers of test samples; right answers on the diagonal. Both tables have one scale: the deeper the colour, the more often confused.";
     Figure { name: "confusion".to_owned(), svg: svg.finish(), caption: caption.to_owned() }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn figure(run: &Run, sensitivity: &Sensitivity) -> Figure {
         String::new()
     };
     let caption = format!(
-        "{which}Signal-to-noise ratio of the layer's result with the best quantizer found, the layer alone quantized; the darker, the noisier. A frame with a small number: the widths that this stage of the policy uses."
+        "{which}Signal-to-noise ratio of the layer's result with the best quantizer found, the layer alone quantized; the deeper the colour, the noisier. A frame with a small number: the widths that this stage of the policy uses."
     );
     Figure { name: "sensitivity".to_owned(), svg: svg.finish(), caption }
 }

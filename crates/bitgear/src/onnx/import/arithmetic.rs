@@ -254,8 +254,8 @@ fn reshape(node: &Current<'_>) -> Result<Constant, String> {
             }
         }
         _ => {
-            node.attributes.only("allowzero", 0)?;
             let target = given.ok_or("the target is missing")?;
+            node.attributes.zero_keeps(target.contains(&0))?;
             let known = target.iter().enumerate().filter(|&(_, &d)| d != -1);
             let mut out: Vec<usize> = known
                 .map(|(i, &d)| match d {

@@ -82,6 +82,16 @@ impl<'a> Attributes<'a> {
         }
     }
 
+    /// Fails where a zero in a new shape would not mean the size that was there. In a shape without zeros
+    /// `allowzero`, which PyTorch sets always, changes nothing.
+    pub(super) fn zero_keeps(&self, has_zero: bool) -> Result<(), String> {
+        if has_zero {
+            return self.only("allowzero", 0);
+        }
+        self.ignore(&["allowzero"]);
+        Ok(())
+    }
+
     pub(super) fn check_all_used(&self) -> Result<(), String> {
         let used = self.used.borrow();
         match self.all.iter().find(|a| !used.contains(a.name.as_str())) {

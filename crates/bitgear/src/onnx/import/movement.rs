@@ -23,8 +23,8 @@ impl Importer {
                 self.reshape(&name, input, vec![elements(&shape)?])?
             }
             "Reshape" => {
-                node.attributes.only("allowzero", 0)?;
                 let target = node.required(1)?.dims()?.to_vec();
+                node.attributes.zero_keeps(target.contains(&Dim::Known(0)))?;
                 let shape = reshaped(&shape, &target)?;
                 self.reshape(&name, input, shape)?
             }

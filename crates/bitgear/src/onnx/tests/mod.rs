@@ -172,6 +172,21 @@ fn shape_arithmetic_on_a_symbolic_batch_folds_away() {
     assert_eq!((graph.nodes.len(), graph.classes()), (2, 4));
 }
 
+#[test]
+fn a_zero_in_a_new_shape_keeps_the_size_unless_zeros_are_allowed() {
+    let import = |target: &[i64], attributes| {
+        let flat = node("Reshape", &["x", "target"], "flat", attributes);
+        let nodes = vec![flat, node("Relu", &["flat"], "y", vec![])];
+        let graph = import_model(&model(&[4, 1], vec![longs("target", target)], nodes));
+        graph.map(|graph| graph.classes()).map_err(|error| error.to_string())
+    };
+    assert_eq!(import(&[0, -1], vec![]), Ok(4));
+    // What PyTorch writes.
+    assert_eq!(import(&[-1, 4], vec![int("allowzero", 1)]), Ok(4));
+    let error = import(&[0, -1], vec![int("allowzero", 1)]).unwrap_err();
+    assert!(error.contains("`allowzero` = 1 is not supported"), "{error}");
+}
+
 /// A single z, whatever dresses it up, becomes the scores -z / 2 and z / 2 of two classes.
 #[test]
 fn a_single_score_becomes_one_for_each_of_two_classes() {
