@@ -82,6 +82,8 @@ fn schemas_are_those_of_the_files() {
     let text = |schema: Schema| serde_json::to_string_pretty(&schema).unwrap() + "\n";
     let [summary, policy] = [text(schema_for!(Summary)), text(schema_for!(PolicyFile))];
     let [splits, task] = [text(schema_for!(Splits)), text(schema_for!(Task))];
+    let profile = text(AcceleratorProfile::schema());
+    expect_file!["../../../docs/reference/schema/accelerator.json"].assert_eq(&profile);
     expect_file!["../../../docs/reference/schema/summary.json"].assert_eq(&summary);
     expect_file!["../../../docs/reference/schema/policy.json"].assert_eq(&policy);
     expect_file!["../../../docs/reference/schema/splits.json"].assert_eq(&splits);

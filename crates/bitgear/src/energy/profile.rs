@@ -108,6 +108,11 @@ impl AcceleratorProfile {
         Self::parse(id_or_path, &text)
     }
 
+    /// JSON Schema of a profile's file.
+    pub fn schema() -> schemars::Schema {
+        ProfileFile::schema()
+    }
+
     /// Reads a profile's text; `name` is for messages.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! The tables of an accelerator profile, as they stand in the file. Units are in the names.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, schema_for};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::provenance::Grade;
 
 /// A number, or the statement that it is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Quantity {
     /// A number.
@@ -16,7 +17,7 @@ pub enum Quantity {
 }
 
 /// The word `unknown`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
     /// `unknown`
@@ -69,7 +70,7 @@ impl Evidence {
 }
 
 /// What a MAC's energy stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
     /// Everything that the scope lists, as measured on the whole chip.
@@ -81,7 +82,7 @@ pub enum Style {
 }
 
 /// `[accelerator]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accelerator {
     /// Short name for the command line.
@@ -101,7 +102,7 @@ pub struct Accelerator {
 }
 
 /// `[scope]`: what the energy of a MAC already contains.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
 pub struct Scope {
@@ -122,7 +123,7 @@ pub struct Scope {
 }
 
 /// How a layer's widths find a mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Match {
     /// The smallest mode that covers both widths.
@@ -133,7 +134,7 @@ pub enum Match {
 }
 
 /// Which transition between supply points is charged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VoltageTransition {
     /// By an on-chip regulator.
@@ -145,7 +146,7 @@ pub enum VoltageTransition {
 }
 
 /// `[matching]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Matching {
     /// How a mode is found.
@@ -178,7 +179,7 @@ fn accumulator_bits() -> u8 {
 }
 
 /// `[quantization]`: what the hardware allows. Every scale is allowed that is not excluded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quantization {
     /// One scale for all output channels of a layer.
@@ -193,7 +194,7 @@ pub struct Quantization {
 }
 
 /// The integers that weights of 2 bits stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CodeBook {
     /// {-2, -1, 0, 1}
@@ -209,7 +210,7 @@ fn no_transition() -> VoltageTransition {
 }
 
 /// `[[supply_point]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SupplyPoint {
     /// Name within the profile.
@@ -225,7 +226,7 @@ pub struct SupplyPoint {
 }
 
 /// `[[mode]]`: one precision that the hardware can be set to.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mode {
     /// Name within the profile.
@@ -247,7 +248,7 @@ pub struct Mode {
 }
 
 /// `[mac_table]`: energies over widths of activations (rows) and weights (columns), both rising.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MacTable {
     /// Supply point it holds at.
@@ -265,7 +266,7 @@ pub struct MacTable {
 }
 
 /// The smallest piece that a memory reads or writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
     /// Codes are packed without gaps.
@@ -289,7 +290,7 @@ impl Packing {
 }
 
 /// `[[memory]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Name within the profile.
@@ -339,7 +340,7 @@ impl Memory {
 }
 
 /// What a memory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
     /// Weights and biases.
@@ -353,7 +354,7 @@ pub enum Holds {
 }
 
 /// `[static]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "units are in the keys")]
 pub(super) struct Static {
@@ -366,7 +367,7 @@ pub(super) struct Static {
 }
 
 /// What changes in a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TransitionKind {
     /// The mode.
@@ -382,7 +383,7 @@ pub enum TransitionKind {
 }
 
 /// `[[transition]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Transition {
     /// What changes.
@@ -398,7 +399,7 @@ pub struct Transition {
 }
 
 /// `[uncertainty]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Uncertainty {
     /// Relative uncertainty of MAC energies.
@@ -406,7 +407,7 @@ pub(super) struct Uncertainty {
 }
 
 /// The whole file, without grades and sources, which are checked apart.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProfileFile {
     pub(super) schema_version: u32,
@@ -426,4 +427,25 @@ pub(super) struct ProfileFile {
     #[serde(default)]
     pub(super) transition: Vec<Transition>,
     pub(super) uncertainty: Option<Uncertainty>,
+}
+
+impl ProfileFile {
+    /// The JSON Schema of the whole file: every block may have, beside its numbers, one grade and one source
+    /// for all, and grades of single ones.
+    pub(super) fn schema() -> Schema {
+        let mut schema = schema_for!(Self);
+        let grade = Grade::json_schema(&mut SchemaGenerator::default());
+        let blocks = schema.get_mut("$defs").and_then(Value::as_object_mut).into_iter().flatten();
+        for (_, block) in blocks {
+            let Some(properties) = block.get_mut("properties").and_then(Value::as_object_mut)
+            else {
+                continue;
+            };
+            properties.insert("grade".to_owned(), grade.clone().into());
+            let source = json!({"type": "string", "description": "Where the numbers come from."});
+            properties.insert("src".to_owned(), source);
+            block["patternProperties"] = json!({"_grade$": grade});
+        }
+        schema
+    }
 }
