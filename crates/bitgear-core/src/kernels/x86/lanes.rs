@@ -89,6 +89,115 @@ impl Lanes {
         }
     }
 
+    /// Finishes neighbouring pixels of a row from (y, x) on. Their sums are every `step`th.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    pub(super) fn finish(
+        &self,
+        sums: &[__m512i],
+        step: usize,
+        at: [usize; 2],
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        if let Factors::Narrow { bias, residual } = self.factors {
+            let source = terms.residual.as_ref().map(|source| (source, residual));
+            match outputs {
+                [Output { codes: CodesMut::U8(a), layout, .. }] => {
+                    let a = (&mut a[layout.offset(at[0], at[1])..], layout.stride());
+                    if self.bytes::<1>(sums, step, bias, source, at, [a]) {
+                        return;
+                    }
+                }
+                [
+                    Output { codes: CodesMut::U8(a), layout: of_a, .. },
+                    Output { codes: CodesMut::U8(b), layout: of_b, .. },
+                ] => {
+                    let a = (&mut a[of_a.offset(at[0], at[1])..], of_a.stride());
+                    let b = (&mut b[of_b.offset(at[0], at[1])..], of_b.stride());
+                    if self.bytes::<2>(sums, step, bias, source, at, [a, b]) {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (r, &acc) in sums.iter().step_by(step).enumerate() {
+            self.store(&[acc], [at[0], at[1] + r], terms, outputs);
+        }
+    }
+
+    /// [`Self::finish`] in single precision for `V` versions in bytes, given as memory from the first pixel on and
+    /// its elements from pixel to pixel. Does nothing and says so where the residual is not of bytes.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn bytes<const V: usize>(
+        &self,
+        sums: &[__m512i],
+        step: usize,
+        bias: __m512,
+        residual: Option<(&Source<'_>, __m512)>,
+        [y, x]: [usize; 2],
+        outputs: [(&mut [u8], usize); V],
+    ) -> bool {
+        match residual {
+            None => self.pixels::<V, false>(sums, step, bias, bias, (&[], 0), outputs),
+            Some((Source { codes: Codes::U8(codes), layout }, multiplier)) => {
+                let codes = (&codes[layout.offset(y, x)..], layout.stride());
+                self.pixels::<V, true>(sums, step, bias, multiplier, codes, outputs);
+            }
+            Some(_) => return false,
+        }
+        true
+    }
+
+    /// [`Self::bytes`], with a residual or without.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn pixels<const V: usize, const RESIDUAL: bool>(
+        &self,
+        sums: &[__m512i],
+        step: usize,
+        bias: __m512,
+        multiplier: __m512,
+        (codes, stride): (&[u8], usize),
+        outputs: [(&mut [u8], usize); V],
+    ) {
+        let (unit, round) = (_mm512_set1_ps(self.unit), _mm512_set1_ps(ROUND_F32));
+        let (mask, whole) = (self.mask, self.mask == u16::MAX);
+        let last = sums.len().div_ceil(step) - 1;
+        let used = self.channel + mask.count_ones() as usize;
+        let fits = |len: usize, stride: usize| last * stride + used <= len;
+        assert!(outputs.iter().all(|(codes, stride)| fits(codes.len(), *stride)), "outputs");
+        assert!(!RESIDUAL || fits(codes.len(), stride), "residual");
+        let outputs = outputs.map(|(codes, stride)| (codes.as_mut_ptr(), stride));
+        for (r, &acc) in sums.iter().step_by(step).enumerate() {
+            // As in `store`. SAFETY of all accesses: the last pixel's channels end inside the memory, as asserted;
+            // the mask leaves out what lies beyond them.
+            let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), unit, bias);
+            if RESIDUAL {
+                let codes = unsafe {
+                    let pixel = codes.as_ptr().add(r * stride + self.channel).cast();
+                    if whole { _mm_loadu_si128(pixel) } else { _mm_maskz_loadu_epi8(mask, pixel.cast()) }
+                };
+                let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
+                t = _mm512_fmadd_ps(codes, multiplier, t);
+            }
+            for v in 0..V {
+                let Rounding { multiplier, low, high, bits } = self.roundings[v];
+                let q = _mm512_fmadd_ps(t, multiplier, round);
+                let q = _mm512_min_ps(_mm512_max_ps(q, low), high);
+                let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), bits));
+                unsafe {
+                    let pixel = outputs[v].0.add(r * outputs[v].1 + self.channel);
+                    if whole {
+                        _mm_storeu_si128(pixel.cast(), q);
+                    } else {
+                        _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                    }
+                }
+            }
+        }
+    }
+
     /// Finishes a block of pixels beginning at (y, x).
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
@@ -296,9 +405,12 @@ pub(super) fn first(count: usize) -> u16 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_i32(values: &[i32], at: usize) -> __m512i {
-    let rest = values.get(at..).unwrap_or_default();
-    // SAFETY: the mask leaves out what lies beyond the slice.
-    unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) }
+    match values.get(at..).unwrap_or_default() {
+        // To read nothing from where no memory is takes some hundred cycles.
+        [] => _mm512_setzero_si512(),
+        // SAFETY: the mask leaves out what lies beyond the slice.
+        rest => unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) },
+    }
 }
 
 /// 16 values below 2^53 from `at`, zeros beyond the end.
