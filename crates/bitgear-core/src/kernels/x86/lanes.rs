@@ -14,13 +14,15 @@ use core::arch::x86_64::{
 };
 
 use super::epilogue::{ROUND_F32, ROUND_F64, limits};
-use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
+use crate::kernels::types::{Bias, Codes, CodesMut, MapLayout, Output, PANEL, Source, Terms};
 
 /// Terms of one panel of 16 channels.
 pub(super) struct Lanes {
     /// First channel.
     channel: usize,
     /// Channels in use.
+    channels: usize,
+    /// The same as lanes.
     mask: u16,
     /// 2^shift.
     unit: f32,
@@ -53,6 +55,14 @@ impl Rounding {
     }
 }
 
+/// Codes of a panel from some pixel on.
+#[derive(Default)]
+struct Bytes<T> {
+    codes: T,
+    /// From pixel to pixel.
+    stride: usize,
+}
+
 /// Bias and residual multipliers.
 enum Factors {
     Narrow { bias: __m512, residual: __m512 },
@@ -76,118 +86,129 @@ impl Lanes {
                 (bias.len(), Factors::Wide { bias: bias_lanes, residual })
             }
         };
-        let mask = first(count.saturating_sub(channel));
+        let channels = count.saturating_sub(channel).min(PANEL);
         // Spare places repeat the last version.
         let rounding =
             |index: usize| Rounding::new(&outputs[index.min(outputs.len() - 1)], channel);
         Self {
             channel,
-            mask,
+            channels,
+            mask: first(channels),
             unit: (1_u64 << terms.shift) as f32,
             factors,
             roundings: [rounding(0), rounding(1)],
         }
     }
 
-    /// Finishes neighbouring pixels of a row from (y, x) on. Their sums are every `step`th.
+    /// Finishes neighbouring pixels of a row from (y, x) on. Their sums are the `panel`th of each array.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    pub(super) fn finish(
+    pub(super) fn finish<const NP: usize>(
         &self,
-        sums: &[__m512i],
-        step: usize,
+        sums: &[[__m512i; NP]],
+        panel: usize,
         at: [usize; 2],
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
-        if let Factors::Narrow { bias, residual } = self.factors {
-            let source = terms.residual.as_ref().map(|source| (source, residual));
-            match outputs {
-                [Output { codes: CodesMut::U8(a), layout, .. }] => {
-                    let a = (&mut a[layout.offset(at[0], at[1])..], layout.stride());
-                    if self.bytes::<1>(sums, step, bias, source, at, [a]) {
-                        return;
-                    }
-                }
+        match (&terms.residual, &mut *outputs) {
+            (None, [Output { codes: CodesMut::U8(a), layout, .. }]) if self.is_narrow() => {
+                let a = self.bytes_mut(a, layout, at);
+                self.pixels::<NP, 1, false>(sums, panel, &Bytes::default(), [a]);
+            }
+            (
+                None,
                 [
                     Output { codes: CodesMut::U8(a), layout: of_a, .. },
                     Output { codes: CodesMut::U8(b), layout: of_b, .. },
-                ] => {
-                    let a = (&mut a[of_a.offset(at[0], at[1])..], of_a.stride());
-                    let b = (&mut b[of_b.offset(at[0], at[1])..], of_b.stride());
-                    if self.bytes::<2>(sums, step, bias, source, at, [a, b]) {
-                        return;
-                    }
+                ],
+            ) if self.is_narrow() => {
+                let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
+                self.pixels::<NP, 2, false>(sums, panel, &Bytes::default(), [a, b]);
+            }
+            (
+                Some(Source { codes: Codes::U8(codes), layout: of_codes }),
+                [Output { codes: CodesMut::U8(a), layout, .. }],
+            ) if self.is_narrow() => {
+                let codes = self.bytes(codes, of_codes, at);
+                let a = self.bytes_mut(a, layout, at);
+                self.pixels::<NP, 1, true>(sums, panel, &codes, [a]);
+            }
+            (
+                Some(Source { codes: Codes::U8(codes), layout }),
+                [
+                    Output { codes: CodesMut::U8(a), layout: of_a, .. },
+                    Output { codes: CodesMut::U8(b), layout: of_b, .. },
+                ],
+            ) if self.is_narrow() => {
+                let codes = self.bytes(codes, layout, at);
+                let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
+                self.pixels::<NP, 2, true>(sums, panel, &codes, [a, b]);
+            }
+            _ => {
+                for (r, acc) in sums.iter().enumerate() {
+                    self.store(&[acc[panel]], [at[0], at[1] + r], terms, outputs);
                 }
-                _ => {}
             }
-        }
-        for (r, &acc) in sums.iter().step_by(step).enumerate() {
-            self.store(&[acc], [at[0], at[1] + r], terms, outputs);
         }
     }
 
-    /// [`Self::finish`] in single precision for `V` versions in bytes, given as memory from the first pixel on and
-    /// its elements from pixel to pixel. Does nothing and says so where the residual is not of bytes.
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn bytes<const V: usize>(
+    fn bytes<'a>(&self, codes: &'a [u8], layout: &MapLayout, [y, x]: [usize; 2]) -> Bytes<&'a [u8]> {
+        Bytes { codes: &codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
+    }
+
+    fn bytes_mut<'a>(
         &self,
-        sums: &[__m512i],
-        step: usize,
-        bias: __m512,
-        residual: Option<(&Source<'_>, __m512)>,
+        codes: &'a mut [u8],
+        layout: &MapLayout,
         [y, x]: [usize; 2],
-        outputs: [(&mut [u8], usize); V],
-    ) -> bool {
-        match residual {
-            None => self.pixels::<V, false>(sums, step, bias, bias, (&[], 0), outputs),
-            Some((Source { codes: Codes::U8(codes), layout }, multiplier)) => {
-                let codes = (&codes[layout.offset(y, x)..], layout.stride());
-                self.pixels::<V, true>(sums, step, bias, multiplier, codes, outputs);
-            }
-            Some(_) => return false,
-        }
-        true
+    ) -> Bytes<&'a mut [u8]> {
+        Bytes { codes: &mut codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
     }
 
-    /// [`Self::bytes`], with a residual or without.
+    fn is_narrow(&self) -> bool {
+        matches!(self.factors, Factors::Narrow { .. })
+    }
+
+    /// [`Self::finish`] in single precision for `V` versions in bytes, with a residual in bytes or without.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
-    fn pixels<const V: usize, const RESIDUAL: bool>(
+    fn pixels<const NP: usize, const V: usize, const RESIDUAL: bool>(
         &self,
-        sums: &[__m512i],
-        step: usize,
-        bias: __m512,
-        multiplier: __m512,
-        (codes, stride): (&[u8], usize),
-        outputs: [(&mut [u8], usize); V],
+        sums: &[[__m512i; NP]],
+        panel: usize,
+        codes: &Bytes<&[u8]>,
+        mut outputs: [Bytes<&mut [u8]>; V],
     ) {
+        let Factors::Narrow { bias, residual } = self.factors else { unreachable!("it is narrow") };
         let (unit, round) = (_mm512_set1_ps(self.unit), _mm512_set1_ps(ROUND_F32));
         let (mask, whole) = (self.mask, self.mask == u16::MAX);
-        let last = sums.len().div_ceil(step) - 1;
-        let used = self.channel + mask.count_ones() as usize;
-        let fits = |len: usize, stride: usize| last * stride + used <= len;
-        assert!(outputs.iter().all(|(codes, stride)| fits(codes.len(), *stride)), "outputs");
-        assert!(!RESIDUAL || fits(codes.len(), stride), "residual");
-        let outputs = outputs.map(|(codes, stride)| (codes.as_mut_ptr(), stride));
-        for (r, &acc) in sums.iter().step_by(step).enumerate() {
-            // As in `store`. SAFETY of all accesses: the last pixel's channels end inside the memory, as asserted;
-            // the mask leaves out what lies beyond them.
-            let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), unit, bias);
+        let fits = |len: usize, stride: usize| (sums.len() - 1) * stride + self.channels <= len;
+        let mut to = [(core::ptr::null_mut(), 0); V];
+        for (to, output) in to.iter_mut().zip(&mut outputs) {
+            assert!(fits(output.codes.len(), output.stride), "outputs");
+            *to = (output.codes.as_mut_ptr(), output.stride);
+        }
+        assert!(!RESIDUAL || fits(codes.codes.len(), codes.stride), "residual");
+        for (r, acc) in sums.iter().enumerate() {
+            // As in `store`.
+            let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[panel]), unit, bias);
             if RESIDUAL {
+                // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
+                // beyond them.
                 let codes = unsafe {
-                    let pixel = codes.as_ptr().add(r * stride + self.channel).cast();
-                    if whole { _mm_loadu_si128(pixel) } else { _mm_maskz_loadu_epi8(mask, pixel.cast()) }
+                    let pixel = codes.codes.as_ptr().add(r * codes.stride);
+                    if whole { _mm_loadu_si128(pixel.cast()) } else { _mm_maskz_loadu_epi8(mask, pixel.cast()) }
                 };
                 let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
-                t = _mm512_fmadd_ps(codes, multiplier, t);
+                t = _mm512_fmadd_ps(codes, residual, t);
             }
-            for v in 0..V {
-                let Rounding { multiplier, low, high, bits } = self.roundings[v];
-                let q = _mm512_fmadd_ps(t, multiplier, round);
-                let q = _mm512_min_ps(_mm512_max_ps(q, low), high);
-                let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), bits));
+            for (&(pixels, stride), rounding) in to.iter().zip(&self.roundings) {
+                let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
+                let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
+                let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), rounding.bits));
+                // SAFETY: as above.
                 unsafe {
-                    let pixel = outputs[v].0.add(r * outputs[v].1 + self.channel);
+                    let pixel = pixels.add(r * stride);
                     if whole {
                         _mm_storeu_si128(pixel.cast(), q);
                     } else {

@@ -77,7 +77,7 @@ fn panels_of<const NP: usize>(
             let (y, x) = (y + (columns.start + done) / width, (columns.start + done) % width);
             let end = sums.len().min(done + width - x);
             for (p, lanes) in lanes.iter().enumerate() {
-                lanes.finish(&sums.as_flattened()[NP * done + p..NP * end], NP, [y, x], terms, outputs);
+                lanes.finish(&sums[done..end], p, [y, x], terms, outputs);
             }
             done = end;
         }
