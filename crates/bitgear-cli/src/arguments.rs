@@ -169,6 +169,9 @@ pub(crate) struct Characterize {
     /// Seed of everything random [default: 1]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Say on standard error how long each step took; what is written never depends on times
+    #[arg(long)]
+    pub(crate) times: bool,
     /// Threads [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,

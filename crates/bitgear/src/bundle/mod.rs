@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
 use crate::energy::Storage;
-use crate::execute::{Decision, Engine, Handoff, IntegerModel, Leg, RunningStage, decide, relay};
+use crate::execute::{
+    Decision, Engine, Handoff, IntegerModel, Leg, Memory, RunningStage, decide_into, relay,
+};
 use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
 use crate::trace::{Splits, View};
@@ -349,8 +351,15 @@ impl Runner<'_> {
 
     /// Answers to a batch (N, sample shape) of preprocessed samples.
     pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        self.decide_into(batch, &mut Memory::default(), &mut decisions);
+        decisions
+    }
+
+    /// The same into memory that was used before, see [`decide_into`].
+    pub fn decide_into(&self, batch: &Tensor, memory: &mut Memory, decisions: &mut Vec<Decision>) {
         let gates = self.bundle.policy.gates().map(Some);
-        let stages: Vec<RunningStage<'_>> = self
+        let stages = self
             .engines
             .iter()
             .zip(&self.handoffs)
@@ -362,9 +371,8 @@ impl Runner<'_> {
                 handoff: handoff.as_ref(),
                 view,
                 sum,
-            })
-            .collect();
-        decide(&stages, batch)
+            });
+        decide_into(stages, batch, memory, decisions);
     }
 
     /// Energy of an inference that stage `stage` answered: of all stages up to it.
