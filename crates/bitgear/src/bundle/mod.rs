@@ -321,6 +321,32 @@ impl Bundle {
         Runner { bundle: Cow::Borrowed(self), engines, handoffs }
     }
 
+    /// The same in as little memory as possible: of the weights, only what kernels read is kept, and the
+    /// bundle of [`Runner::bundle`] has none.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::runner`].
+    pub fn run_only(mut self, kernels: Kernels) -> Runner<'static> {
+        let legs = self.legs().expect("bundles are checked when read and written");
+        let parts: Vec<(Option<IntegerModel>, Option<Handoff>)> = legs
+            .into_iter()
+            .map(|leg| match leg.model {
+                Cow::Borrowed(_) => (None, leg.handoff),
+                Cow::Owned(model) => (Some(model), leg.handoff),
+            })
+            .collect();
+        // A stage that runs a whole network takes that one's weights with it.
+        let take = |((model, handoff), whole): ((Option<IntegerModel>, _), &mut IntegerModel)| {
+            let taken = whole.take_weights();
+            Leg { model: Cow::Owned(model.unwrap_or(taken)), handoff }
+        };
+        let legs = parts.into_iter().zip(&mut self.models).map(take).collect();
+        self.models.iter_mut().for_each(|model| drop(model.take_weights()));
+        let (engines, handoffs) = Leg::engines(legs, kernels);
+        Runner { bundle: Cow::Owned(self), engines, handoffs }
+    }
+
     /// The same, keeping the bundle.
     ///
     /// # Panics

@@ -69,9 +69,21 @@ impl<'m> Engine<'m> {
     }
 
     /// The same for a model that may be the engine's own, and that keeps the maps `keep` of the samples
-    /// that it hands on: the next stage goes on from them, see [`Handoff::kept`](super::Handoff).
-    pub fn keeping(model: Cow<'m, IntegerModel>, kernels: Kernels, keep: &[MapId]) -> Self {
-        let layers = model.mac_steps().map(|step| Layer::new(&model, step, kernels)).collect();
+    /// that it hands on: the next stage goes on from them, see [`Handoff::kept`](super::Handoff). Of an own
+    /// model's weights only what kernels read is kept.
+    pub fn keeping(mut model: Cow<'m, IntegerModel>, kernels: Kernels, keep: &[MapId]) -> Self {
+        let mut layers = Vec::new();
+        for index in 0..model.steps.len() {
+            let Step::Mac(step) = &model.steps[index] else { continue };
+            let layer = Layer::new(&model, step, kernels);
+            if let Cow::Owned(own) = &mut model
+                && let Step::Mac(step) = &mut own.steps[index]
+                && layer.is_packed()
+            {
+                step.codes = Vec::new();
+            }
+            layers.push(layer);
+        }
         let moves = model
             .steps
             .iter()
@@ -86,7 +98,7 @@ impl<'m> Engine<'m> {
         Self { model, kernels, layers, moves, arena, keep, idle, spare }
     }
 
-    /// The model that runs.
+    /// The model that runs; of its own one, without the weights of packed layers.
     pub fn model(&self) -> &IntegerModel {
         &self.model
     }
@@ -110,7 +122,7 @@ impl<'m> Engine<'m> {
                 KernelUse {
                     step: mac.name.clone(),
                     kernel: format!("{}{epilogue}", layer.class),
-                    macs: (pixels * mac.codes.len()) as u64,
+                    macs: (pixels * mac.shape.filter_len() * mac.shape.out_channels) as u64,
                 }
             }
             other => {
