@@ -370,7 +370,7 @@ pub(crate) struct Bench {
     /// Samples that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64], value_parser = batch_size)]
     pub(crate) batch: Vec<usize>,
-    /// Threads
+    /// Threads; 0 for all processors
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     pub(crate) threads: Vec<usize>,
     /// Also time the policy that hands this share of the samples from the first point to the second
