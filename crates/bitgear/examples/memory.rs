@@ -15,13 +15,14 @@ use bitgear::tensor::Tensor;
 use bitgear::trace::Random;
 use bitgear_core::kernels::Kernels;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, batch] = &arguments[..] else { return Err("expected BUNDLE BATCH".into()) };
     let batch: usize = batch.parse()?;
     let bundle = Bundle::read(Path::new(path))?;
     let steps = bundle.models.iter().flat_map(|model| model.mac_steps());
-    let weights: usize = steps.map(|s| s.codes.len() * usize::from(s.weight_bits.div_ceil(8))).sum();
+    let weights: usize =
+        steps.map(|s| s.codes.len() * usize::from(s.weight_bits.div_ceil(8))).sum();
     drop(bundle);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     pool.install(|| {

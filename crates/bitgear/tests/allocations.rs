@@ -24,12 +24,10 @@ fn networks(points: &[&str]) -> (Vec<IntegerModel>, Dataset) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fashion-mnist");
     let graph = import_file(&folder.join("fashion-mnist.onnx")).unwrap();
     let data = Dataset::read(&Source::Path(folder.join("test.npz"))).unwrap();
-    let ranges = calibrate(&graph, 16, |span| {
-        Ok::<_, Infallible>(batch(&data, span.start, span.len()))
-    });
-    let network = |point: &&str| {
-        quantize(&graph, ranges.as_ref().unwrap(), &point.parse().unwrap()).unwrap()
-    };
+    let ranges =
+        calibrate(&graph, 16, |span| Ok::<_, Infallible>(batch(&data, span.start, span.len())));
+    let network =
+        |point: &&str| quantize(&graph, ranges.as_ref().unwrap(), &point.parse().unwrap()).unwrap();
     (points.iter().map(network).collect(), data)
 }
 
@@ -91,8 +89,7 @@ fn after_the_first_inference_a_policy_allocates_nothing() {
                 ..RunningStage::new(&engines[i])
             });
             let (mut memory, mut decisions) = (Memory::default(), Vec::new());
-            let allocated =
-                second(|| decide_into(stages, &samples, &mut memory, &mut decisions));
+            let allocated = second(|| decide_into(stages, &samples, &mut memory, &mut decisions));
             assert_eq!(allocated.count_total, 0, "{points:?}, batch {size}: {allocated:?}");
             let handed_on = decisions.iter().filter(|decision| decision.stage == 1).count();
             assert!(handed_on > size / 6, "{points:?}, batch {size}: {handed_on}");

@@ -155,8 +155,7 @@ fn legs(
     kernels: Kernels,
 ) -> Result<(Vec<Engine<'_>>, Vec<Option<Handoff>>), Failure> {
     let stages = models.get(..2).ok_or_else(|| {
-        Failure::new("a policy needs two points")
-            .hint("give --points the low one and the high one")
+        Failure::new("a policy needs two points").hint("give --points the low one and the high one")
     })?;
     Ok(Leg::engines(relay(stages, &[0, 0])?, kernels))
 }

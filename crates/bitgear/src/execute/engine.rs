@@ -165,8 +165,7 @@ impl<'m> Engine<'m> {
     /// samples spread over the current thread pool.
     pub fn scores(&self, batch: &Tensor) -> Vec<i32> {
         let sample_len: usize = self.model.input_shape.iter().product();
-        let mut scores =
-            vec![0; batch.values().len() / sample_len.max(1) * self.model.classes()];
+        let mut scores = vec![0; batch.values().len() / sample_len.max(1) * self.model.classes()];
         self.scores_into(batch, &mut scores);
         scores
     }
@@ -197,7 +196,9 @@ impl<'m> Engine<'m> {
         };
         assert_eq!(scores.len(), samples * classes, "scores of {samples} samples");
         let share = samples.div_ceil(4 * rayon::current_num_threads()).max(1);
-        let run = |chunk: usize, scores: &mut [i32], after: &mut dyn FnMut(usize, &[i32], &Workspace)| {
+        let run = |chunk: usize,
+                   scores: &mut [i32],
+                   after: &mut dyn FnMut(usize, &[i32], &Workspace)| {
             let mut workspace = self.workspace();
             for (i, scores) in scores.chunks_exact_mut(classes).enumerate() {
                 let sample = chunk * share + i;

@@ -246,9 +246,9 @@ impl IntegerModel {
     }
 
     fn codes_mut(&mut self) -> impl Iterator<Item = &mut Vec<i16>> {
-        self.steps.iter_mut().filter_map(|step| {
-            if let Step::Mac(mac) = step { Some(&mut mac.codes) } else { None }
-        })
+        self.steps
+            .iter_mut()
+            .filter_map(|step| if let Step::Mac(mac) = step { Some(&mut mac.codes) } else { None })
     }
 
     /// The model; what stays behind has no weights.

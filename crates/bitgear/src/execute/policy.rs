@@ -121,7 +121,8 @@ pub fn decide_into<'m>(
             engine.give_back(maps.drain(..));
         }
         if let Some(factor) = stage.sum {
-            for (scores, before) in scores.chunks_exact_mut(of_one).zip(before.chunks_exact(of_one)) {
+            for (scores, before) in scores.chunks_exact_mut(of_one).zip(before.chunks_exact(of_one))
+            {
                 sum_scores(scores, before, factor);
             }
         }

@@ -244,7 +244,11 @@ fn fours<
         // SAFETY: `multiply_quads` demands that they are there.
         unsafe {
             let codes = rows.input.as_ptr().add(index);
-            if MASKED { _mm_maskz_loadu_epi8(mask, codes.cast()) } else { _mm_loadu_si128(codes.cast()) }
+            if MASKED {
+                _mm_maskz_loadu_epi8(mask, codes.cast())
+            } else {
+                _mm_loadu_si128(codes.cast())
+            }
         }
     };
     let column = |j: usize| {

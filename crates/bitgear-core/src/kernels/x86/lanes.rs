@@ -152,7 +152,12 @@ impl Lanes {
         }
     }
 
-    fn bytes<'a>(&self, codes: &'a [u8], layout: &MapLayout, [y, x]: [usize; 2]) -> Bytes<&'a [u8]> {
+    fn bytes<'a>(
+        &self,
+        codes: &'a [u8],
+        layout: &MapLayout,
+        [y, x]: [usize; 2],
+    ) -> Bytes<&'a [u8]> {
         Bytes { codes: &codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
     }
 
@@ -197,7 +202,11 @@ impl Lanes {
                 // beyond them.
                 let codes = unsafe {
                     let pixel = codes.codes.as_ptr().add(r * codes.stride);
-                    if whole { _mm_loadu_si128(pixel.cast()) } else { _mm_maskz_loadu_epi8(mask, pixel.cast()) }
+                    if whole {
+                        _mm_loadu_si128(pixel.cast())
+                    } else {
+                        _mm_maskz_loadu_epi8(mask, pixel.cast())
+                    }
                 };
                 let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
                 t = _mm512_fmadd_ps(codes, residual, t);
@@ -205,7 +214,8 @@ impl Lanes {
             for (&(pixels, stride), rounding) in to.iter().zip(&self.roundings) {
                 let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
                 let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
-                let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), rounding.bits));
+                let q =
+                    _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), rounding.bits));
                 // SAFETY: as above.
                 unsafe {
                     let pixel = pixels.add(r * stride);
