@@ -149,6 +149,7 @@ fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     outputs: &mut [Output<'_>],
 ) {
     let mut sums = [[_mm512_setzero_si512()]; PART];
+    let mut lanes = (0, Lanes::new(terms, outputs, 0));
     let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
     parts(shape, |panel, y, part| {
         let weights = panel_of(shape, packed, panel);
@@ -167,7 +168,10 @@ fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
                 multiply_quads::<MR, WIDTH, STRIDE, true>(weights, rows, pixel, mask, sums);
             }
         }
-        Lanes::new(terms, outputs, panel).finish(sums, 0, [y, part.start], terms, outputs);
+        if lanes.0 != panel {
+            lanes = (panel, Lanes::new(terms, outputs, panel));
+        }
+        lanes.1.finish(sums, 0, [y, part.start], terms, outputs);
     });
 }
 

@@ -145,8 +145,18 @@ impl Lanes {
                 self.pixels::<NP, 2, true>(sums, panel, &codes, [a, b]);
             }
             _ => {
-                for (r, acc) in sums.iter().enumerate() {
-                    self.store(&[acc[panel]], [at[0], at[1] + r], terms, outputs);
+                const BLOCK: usize = 8;
+                let (blocks, rest) = sums.as_chunks::<BLOCK>();
+                for (block, sums) in blocks.iter().enumerate() {
+                    let mut acc = [_mm512_setzero_si512(); BLOCK];
+                    for (acc, sums) in acc.iter_mut().zip(sums) {
+                        *acc = sums[panel];
+                    }
+                    self.store(&acc, [at[0], at[1] + BLOCK * block], terms, outputs);
+                }
+                let first = at[1] + BLOCK * blocks.len();
+                for (r, acc) in rest.iter().enumerate() {
+                    self.store(&[acc[panel]], [at[0], first + r], terms, outputs);
                 }
             }
         }
