@@ -84,6 +84,7 @@ pub(crate) struct Report {
 }
 
 #[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Characterize {
     /// ONNX file of a trained classifier [default: the task's]
     pub(crate) model: Option<PathBuf>,

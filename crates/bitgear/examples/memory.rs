@@ -22,7 +22,7 @@ use bitgear::trace::Random;
 use bitgear_core::kernels::Kernels;
 
 enum Ready {
-    Policy(Runner<'static>),
+    Policy(Box<Runner<'static>>),
     Points(Vec<Engine<'static>>),
 }
 
@@ -69,7 +69,7 @@ fn make(path: &Path, points: &[String], weights: &mut usize) -> Result<Ready, An
     let [points] = points else {
         let bundle = Bundle::read(path)?;
         *weights = bundle.models.iter().map(bytes).sum();
-        return Ok(Ready::Policy(bundle.run_only(Kernels::detect())));
+        return Ok(Ready::Policy(Box::new(bundle.run_only(Kernels::detect()))));
     };
     let graph = import_file(path)?;
     let samples = noise(&[&[4], graph.shape(graph.input)].concat());

@@ -59,6 +59,9 @@ pub(super) enum Start<'a> {
     },
 }
 
+/// Where maps go for the next stage, one place a sample, and by their scores of which samples.
+pub(super) type Keep<'a> = (&'a mut [Option<Kept>], &'a (dyn Fn(&[i32]) -> bool + Sync));
+
 /// Maps of one sample, for the next stage.
 pub(super) struct Kept(Vec<Buffer>);
 
@@ -182,12 +185,7 @@ impl<'m> Engine<'m> {
 
     /// Scores of a batch, and into `keep` the kept maps of the samples that its function picks by their scores;
     /// [`Self::give_back`] takes them.
-    pub(super) fn run_batch(
-        &self,
-        start: Start<'_>,
-        scores: &mut [i32],
-        keep: Option<(&mut [Option<Kept>], &(dyn Fn(&[i32]) -> bool + Sync))>,
-    ) {
+    pub(super) fn run_batch(&self, start: Start<'_>, scores: &mut [i32], keep: Option<Keep<'_>>) {
         let sample_len: usize = self.model.input_shape.iter().product();
         let classes = self.model.classes();
         let samples = match start {
