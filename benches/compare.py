@@ -2,13 +2,13 @@
 
     pip install numpy onnx onnxruntime sympy
     cargo build --release
-    python benches/compare.py [MODEL.onnx ...] [--points w8a8,w4a4 --batch 1,64 --threads 1]
+    python benches/compare.py [MODEL.onnx ...] [--points w8a8,w4a4 --batch 1,64 --threads 1,2]
 
 ONNX Runtime's int8 is its fastest on x86: QDQ, unsigned activations, signed weights, one scale per
 channel, all graph optimizations. Both engines read the same kind of noise, get float inputs and give
 scores. Every round starts a fresh process of each; a process reports the median of its calls, or with
 --least the shortest, where other work disturbs the machine. The table shows the median over rounds of each
-time, and of the ratios within a round: above 1, bitgear is faster.
+time, and of the ratios within a round: above 1, bitgear is faster. --threads 0 stands for all processors.
 
 --cpu avx2 hides AVX-512, VNNI and AMX from both engines (`only_avx2.c`; needs Linux, a C compiler and a CPU
 with `cpuid_fault`), so that each chooses what it would on a CPU without them.
@@ -45,7 +45,7 @@ def session(path: str, threads: int):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or os.cpu_count()
     options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -83,7 +83,7 @@ def worker(models: list[str], batches: list[int], args: argparse.Namespace) -> N
     typical = min if args.least else statistics.median
     rows = []
     for batch in batches:
-        sessions = [session(model, args.threads) for model in models]
+        sessions = [session(model, int(args.threads)) for model in models]
         feed = sessions[0].get_inputs()[0]
         inputs = {feed.name: noise(batch, feed.shape[1:])}
         times: list[list[float]] = [[] for _ in models]
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--points", default="w8a8,w7a8,w4a4,w2a2,w1a1")
     parser.add_argument("--batch", default="1,64")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1")
     parser.add_argument("--kernels", help="set of kernels, default the fastest")
     parser.add_argument("--cpu", choices=["avx2"], help="hide later instructions from both engines")
     parser.add_argument("--escalate", help="also a policy of the first two points")
@@ -134,31 +134,31 @@ def main() -> None:
         worker([str(model) for model in args.models], batches, args)
         return
     models = args.models or [SHARED / f"{name}.onnx" for name in DEFAULT]
-    shared = ["--batch", args.batch, "--threads", str(args.threads), "--seconds", str(args.seconds)]
-    header = ["model", "point", "batch", "us", "ORT int8", "ORT float", "x int8", "x float"]
-    print("{:34} {:10} {:>5} {:>9} {:>9} {:>9} {:>7} {:>7}".format(*header))
+    header = ["model", "point", "batch", "threads", "us", "ORT int8", "ORT float", "x int8", "x float"]
+    print("{:34} {:10} {:>5} {:>7} {:>9} {:>9} {:>9} {:>7} {:>7}".format(*header))
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
             env = environment(args.cpu, Path(folder))
             theirs = [str(quantized(model, Path(folder))), str(model)]
             ours = [str(ROOT / "target/release/bitgear"), "bench", str(model), "--json"]
-            ours += ["--points", args.points, *shared]
+            ours += ["--points", args.points]
             ours += ["--kernels", args.kernels] if args.kernels else []
             ours += ["--escalate", args.escalate] if args.escalate else []
-            peer = [sys.executable, __file__, "--worker", *theirs, *shared]
+            peer = [sys.executable, __file__, "--worker", *theirs]
             peer += ["--least"] if args.least else []
             rounds: dict[tuple, list[list[float]]] = {}
-            for _ in range(args.rounds):
-                of_peer = dict(zip(batches, output(peer, env)))
-                for row in output(ours, env):
+            for threads in args.threads.split(",") * args.rounds:
+                shared = ["--batch", args.batch, "--threads", threads, "--seconds", str(args.seconds)]
+                of_peer = dict(zip(batches, output([*peer, *shared], env)))
+                for row in output([*ours, *shared], env):
                     times = [row["min_us" if args.least else "median_us"], *of_peer[row["batch"]]]
-                    rounds.setdefault((row["point"], row["batch"]), []).append(times)
-        for (point, batch), times in rounds.items():
+                    rounds.setdefault((row["point"], row["batch"], row["threads"]), []).append(times)
+        for (point, batch, threads), times in rounds.items():
             us, int8, exact = (statistics.median(column) for column in zip(*times))
             by_int8 = statistics.median(t[1] / t[0] for t in times)
             by_float = statistics.median(t[2] / t[0] for t in times)
             print(
-                f"{model.stem:34} {point:10} {batch:5} {us:9.1f} {int8:9.1f} {exact:9.1f}"
+                f"{model.stem:34} {point:10} {batch:5} {threads:7} {us:9.1f} {int8:9.1f} {exact:9.1f}"
                 f" {by_int8:7.2f} {by_float:7.2f}",
                 flush=True,
             )

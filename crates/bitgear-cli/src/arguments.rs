@@ -84,6 +84,7 @@ pub(crate) struct Report {
 }
 
 #[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Characterize {
     /// ONNX file of a trained classifier [default: the task's]
     pub(crate) model: Option<PathBuf>,
@@ -169,6 +170,9 @@ pub(crate) struct Characterize {
     /// Seed of everything random [default: 1]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Say on standard error how long each step took; what is written never depends on times
+    #[arg(long)]
+    pub(crate) times: bool,
     /// Threads [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -367,7 +371,7 @@ pub(crate) struct Bench {
     /// Samples that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64], value_parser = batch_size)]
     pub(crate) batch: Vec<usize>,
-    /// Threads
+    /// Threads; 0 for all processors
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     pub(crate) threads: Vec<usize>,
     /// Also time the policy that hands this share of the samples from the first point to the second

@@ -1,6 +1,7 @@
 //! Tables on standard output, progress on standard error.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use bitgear::characterize::Progress;
 pub(crate) use bitgear::report::text::{count, doubt, energy, float_islands, percent, points};
@@ -23,11 +24,32 @@ where
 /// One bar for the step that runs; hidden where standard error is no terminal.
 pub(crate) struct Bars {
     current: Mutex<ProgressBar>,
+    steps: Mutex<Vec<Begun>>,
+}
+
+/// A step that has begun, and how many samples it has.
+struct Begun {
+    step: String,
+    samples: usize,
+    at: Instant,
 }
 
 impl Bars {
     pub(crate) fn new() -> Self {
-        Self { current: Mutex::new(ProgressBar::hidden()) }
+        Self { current: Mutex::new(ProgressBar::hidden()), steps: Mutex::default() }
+    }
+
+    /// How long each step took until now, in the order in which they began.
+    pub(crate) fn times(&self) -> String {
+        let now = Instant::now();
+        let steps = self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ends = steps.iter().skip(1).map(|next| next.at).chain([now]);
+        let row = |(begun, end): (&Begun, Instant)| {
+            let seconds = end.duration_since(begun.at).as_secs_f64();
+            vec![begun.step.clone(), begun.samples.to_string(), format!("{seconds:.3}")]
+        };
+        let rows: Vec<Vec<String>> = steps.iter().zip(ends).map(row).collect();
+        table(&["step", "samples", "seconds"], &rows)
     }
 
     fn with(&self, run: impl FnOnce(&mut ProgressBar)) {
@@ -37,6 +59,11 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&self, step: &str, total: usize) {
+        self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Begun {
+            step: step.to_owned(),
+            samples: total,
+            at: Instant::now(),
+        });
         let template = "{msg:12} {bar:30} {human_pos}/{human_len} samples, {per_sec}, {eta} left";
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

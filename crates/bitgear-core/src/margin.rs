@@ -1,7 +1,7 @@
 //! The score margin: how sure an answer is.
 
 /// A class and how far its score leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Index of the highest score; the lowest such index on a tie.
     pub class: usize,

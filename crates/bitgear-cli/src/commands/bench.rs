@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bitgear::data::Preprocess;
-use bitgear::execute::{Engine, RunningStage, decide};
+use bitgear::execute::{
+    Engine, Handoff, IntegerModel, Leg, Memory, RunningStage, decide_into, relay,
+};
 use bitgear::tensor::Tensor;
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
@@ -52,9 +54,14 @@ pub(crate) fn run(options: &Bench) -> Result<(), Failure> {
     if options.layers {
         return layers(options, &engines, &samples);
     }
+    let policy = |share| {
+        Ok::<_, Failure>((legs(&models, kernels)?, accept_at(&engines[0], &samples, share)))
+    };
+    let policy = options.escalate.map(policy).transpose()?;
     let mut measured = Vec::new();
     for &threads in &options.threads {
-        measured.extend(on_threads(Some(threads), || time(options, &engines, &samples))?);
+        let timed = || Ok(time(options, &engines, policy.as_ref(), &samples));
+        measured.extend(on_threads(Some(threads), timed)?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&measured)?);
@@ -82,34 +89,46 @@ fn kernels(options: &Bench) -> Result<Kernels, Failure> {
 }
 
 /// Something to time: its name, inferences per call, and the call.
-type Job<'a> = (String, usize, Box<dyn Fn() + Sync + 'a>);
+type Job<'a> = (String, usize, Box<dyn FnMut() + 'a>);
 
-fn time(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<Vec<Row>, Failure> {
+/// The first two points as stages, what each starts from, and the margin at which the first one's answer is kept.
+type Policy<'m> = ((Vec<Engine<'m>>, Vec<Option<Handoff>>), i32);
+
+fn time(
+    options: &Bench,
+    engines: &[Engine<'_>],
+    policy: Option<&Policy<'_>>,
+    samples: &Tensor,
+) -> Vec<Row> {
     let batches: Vec<Tensor> = options.batch.iter().map(|&batch| rows(samples, 0, batch)).collect();
-    let stages = options
-        .escalate
-        .map(|share| policy(engines, &rows(samples, 0, samples.shape()[0]), share))
-        .transpose()?;
     let mut jobs: Vec<Job<'_>> = Vec::new();
     for batch in &batches {
         let size = batch.shape()[0];
         for (engine, point) in engines.iter().zip(&options.points) {
-            jobs.push((point.clone(), size, Box::new(|| drop(engine.scores(batch)))));
+            let mut scores = vec![0; size * engine.model().classes()];
+            let run = move || engine.scores_into(batch, &mut scores);
+            jobs.push((point.clone(), size, Box::new(run)));
         }
-        if let Some(stages) = &stages {
-            let name = options.points[..2].join(">");
-            jobs.push((name, size, Box::new(|| drop(decide(stages, batch)))));
+        if let Some(((stages, handoffs), accept_at)) = policy {
+            let stages = [0, 1].map(|i| RunningStage {
+                gate: (i == 0).then(|| Gate::margin(*accept_at)),
+                handoff: handoffs[i].as_ref(),
+                ..RunningStage::new(&stages[i])
+            });
+            let (mut memory, mut decisions) = (Memory::default(), Vec::new());
+            let run = move || decide_into(stages, batch, &mut memory, &mut decisions);
+            jobs.push((options.points[..2].join(">"), size, Box::new(run)));
         }
     }
     // In turns, so that whatever slows the machine down hits all alike.
     let until = Duration::from_secs_f64(options.seconds).mul_f64(jobs.len() as f64);
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); jobs.len()];
-    for (_, _, job) in &jobs {
+    for (_, _, job) in &mut jobs {
         job();
     }
     let start = Instant::now();
     while times[0].len() < FEWEST || start.elapsed() < until {
-        for ((_, size, job), times) in jobs.iter().zip(&mut times) {
+        for ((_, size, job), times) in jobs.iter_mut().zip(&mut times) {
             // Short calls several times, so that each finds its own data in the caches.
             for _ in 0..16_usize.div_ceil(*size) {
                 let start = Instant::now();
@@ -126,29 +145,29 @@ fn time(options: &Bench, engines: &[Engine<'_>], samples: &Tensor) -> Result<Vec
         min_us: times.iter().copied().fold(f64::INFINITY, f64::min),
         median_us: median(times),
     };
-    Ok(jobs.into_iter().zip(times).map(row).collect())
+    jobs.into_iter().zip(times).map(row).collect()
 }
 
-/// The first two points as stages of which the first hands on `share` of the samples.
-fn policy<'e>(
-    engines: &'e [Engine<'e>],
-    samples: &Tensor,
-    share: f64,
-) -> Result<[RunningStage<'e>; 2], Failure> {
-    let [low, high, ..] = engines else {
-        return Err(Failure::new("a policy needs two points")
-            .hint("give --points the low one and the high one"));
-    };
+/// The first two points as stages, as a bundle runs them: the second starts from the codes of the input that the
+/// first made, where both store it alike.
+fn legs(
+    models: &[IntegerModel],
+    kernels: Kernels,
+) -> Result<(Vec<Engine<'_>>, Vec<Option<Handoff>>), Failure> {
+    let stages = models.get(..2).ok_or_else(|| {
+        Failure::new("a policy needs two points").hint("give --points the low one and the high one")
+    })?;
+    Ok(Leg::engines(relay(stages, &[0, 0])?, kernels))
+}
+
+/// The margin below which a share of the samples is.
+fn accept_at(low: &Engine<'_>, samples: &Tensor, share: f64) -> i32 {
     let scores = low.scores(samples);
     let mut margins: Vec<i32> =
         scores.chunks_exact(low.model().classes()).map(|s| answer(s).margin).collect();
     margins.sort_unstable();
     let handed_on = (share * margins.len() as f64).round() as usize;
-    let accept_at = margins.get(handed_on).copied().unwrap_or(i32::MAX);
-    Ok([
-        RunningStage { gate: Some(Gate::margin(accept_at)), ..RunningStage::new(low) },
-        RunningStage::new(high),
-    ])
+    margins.get(handed_on).copied().unwrap_or(i32::MAX)
 }
 
 /// Times each step of a single inference on one thread.

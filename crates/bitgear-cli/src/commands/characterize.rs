@@ -50,11 +50,15 @@ pub(crate) fn run(options: &Characterize) -> Result<(), Failure> {
     };
     let job = job(options, &task)?;
     let threads = options.threads.or(task.threads);
-    let result = on_threads(threads, || {
+    let (result, times) = on_threads(threads, || {
         let bars = Bars::new();
         let origin = options.trace.as_deref().map_or(Origin::Here, Origin::Done);
-        characterize_from(&job, origin, &bars).map_err(Failure::from)
+        let result = characterize_from(&job, origin, &bars)?;
+        Ok((result, bars.times()))
     })?;
+    if options.times {
+        eprint!("{times}");
+    }
     print(&result, &job.out, options.json)
 }
 

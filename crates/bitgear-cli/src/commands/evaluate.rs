@@ -14,11 +14,12 @@ pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
     let bundle = Bundle::read(&options.bundle)?.select(&options.policy)?;
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
     let indices = samples(&bundle, &data, options.split.as_deref())?;
-    let evaluation = on_threads(options.threads, || {
+    let (runner, evaluation) = on_threads(options.threads, || {
         let bars = Bars::new();
         bars.begin("evaluate", indices.len());
-        let runner = bundle.runner(Kernels::detect());
-        Ok(runner.evaluate(&data, &indices, |samples| bars.advance(samples))?)
+        let runner = bundle.run_only(Kernels::detect());
+        let evaluation = runner.evaluate(&data, &indices, |samples| bars.advance(samples))?;
+        Ok((runner, evaluation))
     })?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&evaluation)?);
@@ -26,7 +27,7 @@ pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
     }
     println!("samples    {}", evaluation.samples);
     println!("accuracy   {}", percent(evaluation.accuracy));
-    for (stage, rate) in bundle.policy.stages.iter().zip(&evaluation.escalation_rates) {
+    for (stage, rate) in runner.bundle().policy.stages.iter().zip(&evaluation.escalation_rates) {
         println!("escalated  {} from {}", percent(*rate), stage.point);
     }
     let e = &evaluation.energy_uj;

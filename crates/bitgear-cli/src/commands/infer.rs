@@ -9,12 +9,13 @@ use crate::arguments::Run;
 use crate::terminal::{energy, on_threads, table};
 
 /// Inputs that run together.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 pub(crate) fn run(options: &Run) -> Result<(), Failure> {
     let bundle = Bundle::read(&options.bundle)?.select(&options.policy)?;
     on_threads(options.threads, || {
-        let runner = bundle.runner(Kernels::detect());
+        let runner = bundle.run_only(Kernels::detect());
+        let bundle = runner.bundle();
         let points: Vec<&str> = bundle.policy.points().collect();
         let mut rows = Vec::new();
         for path in &options.inputs {

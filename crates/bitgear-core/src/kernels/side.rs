@@ -73,13 +73,14 @@ pub(super) fn average(
                 let block = first..input.layout.channels.min(first + BLOCK);
                 let mut sums = [-(count as i64) * i64::from(zero); BLOCK];
                 for row in rows.clone() {
-                    for column in columns.clone() {
-                        let pixel = input.layout.offset(row, column);
-                        let codes = pixel + block.start..pixel + block.end;
-                        match input.codes {
-                            Codes::U8(all) => add(&mut sums, &all[codes]),
-                            Codes::U16(all) => add(&mut sums, &all[codes]),
+                    let codes = input.layout.offset(row, columns.start) + first;
+                    let pixels = (columns.len(), input.layout.stride());
+                    match input.codes {
+                        Codes::U8(all) if block.len() == BLOCK => {
+                            add_bytes(&mut sums, &all[codes..], pixels);
                         }
+                        Codes::U8(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
+                        Codes::U16(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
                     }
                 }
                 for (channel, &t) in block.zip(&sums) {
@@ -92,10 +93,36 @@ pub(super) fn average(
     }
 }
 
+/// Adds the codes of a row of pixels so many elements apart.
 #[inline(always)]
-fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T]) {
-    for (sum, &code) in sums.iter_mut().zip(codes) {
-        *sum += code.into();
+fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T], (pixels, stride): (usize, usize)) {
+    for pixel in 0..pixels {
+        for (sum, &code) in sums.iter_mut().zip(&codes[pixel * stride..]) {
+            *sum += code.into();
+        }
+    }
+}
+
+/// The same for whole blocks, many codes at a time.
+#[inline(always)]
+fn add_bytes<const BLOCK: usize>(
+    sums: &mut [i64; BLOCK],
+    codes: &[u8],
+    (pixels, stride): (usize, usize),
+) {
+    // So many bytes add up to less than 2^16.
+    const SAFE: usize = 256;
+    for first in (0..pixels).step_by(SAFE) {
+        let mut words = [0_u16; BLOCK];
+        for pixel in first..pixels.min(first + SAFE) {
+            let codes: &[u8; BLOCK] = codes[pixel * stride..].first_chunk().expect("a whole block");
+            for (word, &code) in words.iter_mut().zip(codes) {
+                *word += u16::from(code);
+            }
+        }
+        for (sum, &word) in sums.iter_mut().zip(&words) {
+            *sum += i64::from(word);
+        }
     }
 }
 

@@ -341,7 +341,7 @@ impl core::fmt::Display for Class {
 pub struct Weights<'a> {
     /// How they are packed.
     pub class: Class,
-    /// (out channel, ky, kx, channel within the group).
+    /// (out channel, ky, kx, channel within the group); may be left out, empty, where they are packed.
     pub plain: &'a [i16],
     /// As the class's kernel reads them.
     pub packed: Packed<'a>,
@@ -521,7 +521,9 @@ pub(super) fn check_conv(
 ) {
     let layout = &shape.input;
     assert!(input.len() >= layout.len(), "operand is smaller than its layout");
-    assert_eq!(weights.plain.len(), shape.filter_len() * shape.out_channels, "weights");
+    let is_packed = !matches!(weights.packed, Packed::None);
+    let left_out = is_packed && weights.plain.is_empty();
+    assert!(left_out || weights.plain.len() == shape.filter_len() * shape.out_channels, "weights");
     for axis in 0..2 {
         let size = [layout.height, layout.width][axis] + layout.pads[axis] + layout.pads[axis + 2];
         let out = [shape.out_height, shape.out_width][axis];

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Dataset, Preprocess};
 use crate::energy::Storage;
-use crate::execute::{Decision, Engine, Handoff, IntegerModel, Leg, RunningStage, decide, relay};
+use crate::execute::{
+    Decision, Engine, Handoff, IntegerModel, Leg, Memory, RunningStage, decide_into, relay,
+};
 use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
 use crate::trace::{Splits, View};
@@ -319,6 +321,32 @@ impl Bundle {
         Runner { bundle: Cow::Borrowed(self), engines, handoffs }
     }
 
+    /// The same in as little memory as possible: of the weights, only what kernels read is kept, and the
+    /// bundle of [`Runner::bundle`] has none.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::runner`].
+    pub fn run_only(mut self, kernels: Kernels) -> Runner<'static> {
+        let legs = self.legs().expect("bundles are checked when read and written");
+        let parts: Vec<(Option<IntegerModel>, Option<Handoff>)> = legs
+            .into_iter()
+            .map(|leg| match leg.model {
+                Cow::Borrowed(_) => (None, leg.handoff),
+                Cow::Owned(model) => (Some(model), leg.handoff),
+            })
+            .collect();
+        // A stage that runs a whole network takes that one's weights with it.
+        let take = |((model, handoff), whole): ((Option<IntegerModel>, _), &mut IntegerModel)| {
+            let taken = whole.take_weights();
+            Leg { model: Cow::Owned(model.unwrap_or(taken)), handoff }
+        };
+        let legs = parts.into_iter().zip(&mut self.models).map(take).collect();
+        self.models.iter_mut().for_each(|model| drop(model.take_weights()));
+        let (engines, handoffs) = Leg::engines(legs, kernels);
+        Runner { bundle: Cow::Owned(self), engines, handoffs }
+    }
+
     /// The same, keeping the bundle.
     ///
     /// # Panics
@@ -349,8 +377,15 @@ impl Runner<'_> {
 
     /// Answers to a batch (N, sample shape) of preprocessed samples.
     pub fn decide(&self, batch: &Tensor) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        self.decide_into(batch, &mut Memory::default(), &mut decisions);
+        decisions
+    }
+
+    /// The same into memory that was used before, see [`decide_into`].
+    pub fn decide_into(&self, batch: &Tensor, memory: &mut Memory, decisions: &mut Vec<Decision>) {
         let gates = self.bundle.policy.gates().map(Some);
-        let stages: Vec<RunningStage<'_>> = self
+        let stages = self
             .engines
             .iter()
             .zip(&self.handoffs)
@@ -362,9 +397,8 @@ impl Runner<'_> {
                 handoff: handoff.as_ref(),
                 view,
                 sum,
-            })
-            .collect();
-        decide(&stages, batch)
+            });
+        decide_into(stages, batch, memory, decisions);
     }
 
     /// Energy of an inference that stage `stage` answered: of all stages up to it.

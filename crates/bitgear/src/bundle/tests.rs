@@ -157,7 +157,9 @@ fn a_bundle_with_shared_layers_answers_as_one_without() {
                 let bundle = Bundle::from_bytes(&bundle.to_bytes().unwrap()).unwrap();
                 let runner = bundle.runner(kernels);
                 assert_eq!(runner.energy_uj(1), EnergyUj { total: 6.0, chip: 4.0, offchip: 2.0 });
-                runner.decide(samples)
+                let decisions = runner.decide(samples);
+                assert_eq!(bundle.clone().run_only(kernels).decide(samples), decisions);
+                decisions
             };
             let anew = answers(0);
             let escalated = anew.iter().filter(|decision| decision.stage == 1).count();

@@ -1,10 +1,11 @@
 //! Policies as they are decided on a trace, with the networks that run them.
 
+use super::CharacterizeError;
 use crate::bundle::NamedPolicy;
 use crate::certify::{Demand, Verdict, decide};
 use crate::execute::{IntegerModel, relay};
 use crate::policy::{PolicyFile, Provenance};
-use crate::quantize::{Point, Quantizer, UnsupportedOperators};
+use crate::quantize::Point;
 use crate::search::{Candidates, Choice, Pool, Rules};
 use crate::summary::PolicyOption;
 use crate::trace::{Split, Trace};
@@ -20,15 +21,16 @@ pub(super) struct Chosen {
 
 impl Chosen {
     /// The policies for some demands, and whether the networks of each are alike where its stages share
-    /// layers. `made` holds the networks of points that were quantized before.
+    /// layers. `quantize` makes the network of a point, `made` holds those of points that were quantized before.
     pub(super) fn decide(
         candidates: &Candidates,
         [search, certification]: [&[usize]; 2],
         demands: &[Demand],
         seed: u64,
         points: &[Point],
-        (quantizer, made): (&Quantizer<'_>, &mut Vec<(Point, IntegerModel)>),
-    ) -> Result<(Vec<Self>, bool), UnsupportedOperators> {
+        quantize: impl Fn(&Point) -> Result<IntegerModel, CharacterizeError>,
+        made: &mut Vec<(Point, IntegerModel)>,
+    ) -> Result<(Vec<Self>, bool), CharacterizeError> {
         let mut all = Vec::with_capacity(demands.len());
         let mut alike = true;
         for demand in demands {
@@ -42,7 +44,7 @@ impl Chosen {
                     models.push(model.clone());
                     continue;
                 }
-                let model = quantizer.quantize(point)?;
+                let model = quantize(point)?;
                 made.push((point.clone(), model.clone()));
                 models.push(model);
             }

@@ -324,10 +324,12 @@ pub fn characterize_from(
     let (mut candidates, mut policies) = loop {
         let candidates = price(&trace, &infos, &workload)?;
         let rows = [&search[..], &certification];
-        let networks = (&quantizer, &mut made);
+        let network = |point: &Point| {
+            let model = tracing.quantized(point, &point.to_string(), progress);
+            model.map_err(|failure| tracing.failed(failure))
+        };
         let (policies, alike) =
-            Chosen::decide(&candidates, rows, &demands, job.seed, &points, networks)
-                .map_err(quantized)?;
+            Chosen::decide(&candidates, rows, &demands, job.seed, &points, network, &mut made)?;
         if alike {
             break (candidates, policies);
         }
@@ -336,6 +338,7 @@ pub fn characterize_from(
             layer.boundary = None;
         }
     };
+    progress.begin("summary", 0);
     let Chosen { mut verdict, points: chosen, mut models } = policies.remove(0);
     let (mut others, mut options) = (Vec::new(), Vec::new());
     for (policy, demand) in policies.iter().zip(&demands[1..]) {

@@ -269,7 +269,8 @@ impl Tracing<'_> {
         largest / f64::from(1 << FLOAT_SCORE_BITS)
     }
 
-    fn quantized(
+    /// The network of a point, by the name of one of [`Self::networks`].
+    pub(super) fn quantized(
         &self,
         point: &Point,
         name: &str,

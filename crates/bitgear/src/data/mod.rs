@@ -349,8 +349,13 @@ fn reshaping(from: &[usize], to: &[usize]) -> &'static str {
 
 /// Flips the last axis of a batch: the mirrored view.
 pub fn mirror(batch: &mut Tensor) {
-    let width = batch.shape().last().copied().unwrap_or(1).max(1);
-    batch.values_mut().chunks_exact_mut(width).for_each(<[f32]>::reverse);
+    let width = batch.shape().last().copied().unwrap_or(1);
+    mirror_rows(batch.values_mut(), width);
+}
+
+/// The same for values alone, whose last axis is so long.
+pub fn mirror_rows(values: &mut [f32], width: usize) {
+    values.chunks_exact_mut(width.max(1)).for_each(<[f32]>::reverse);
 }
 
 #[cfg(test)]

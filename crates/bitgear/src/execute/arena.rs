@@ -56,6 +56,16 @@ impl Buffer {
         }
     }
 
+    /// Overwrites everything with the beginning of another buffer of the same kind.
+    pub(super) fn fill_from(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::U8(to), Self::U8(from)) => overwrite(to, from),
+            (Self::U16(to), Self::U16(from)) => overwrite(to, from),
+            (Self::I32(to), Self::I32(from)) => overwrite(to, from),
+            _ => unreachable!("a map is kept in its format"),
+        }
+    }
+
     /// Overwrites the beginning with another buffer of the same kind.
     pub(super) fn begin_with(&mut self, other: &Self) {
         match (self, other) {
@@ -65,6 +75,11 @@ impl Buffer {
             _ => unreachable!("maps are handed on in pairs of equal format"),
         }
     }
+}
+
+fn overwrite<T: Copy>(to: &mut [T], from: &[T]) {
+    let len = to.len();
+    to.copy_from_slice(&from[..len]);
 }
 
 /// A plan of a network's memory.

@@ -1,7 +1,7 @@
 //! Runs an [`IntegerModel`]: weights packed once, memory laid out once, samples over all threads.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitgear_core::kernels::{
     Class, Codes, CodesMut, Kernels, MapLayout, MatrixOperand, Output, Run, Source,
@@ -24,7 +24,9 @@ pub struct Engine<'m> {
     arena: Arena,
     /// Maps that the next stage goes on from.
     keep: Vec<MapId>,
+    /// Memory that was used before, for whoever runs next.
     idle: Mutex<Vec<Workspace>>,
+    spare: Mutex<Vec<Kept>>,
 }
 
 /// What a step of a network runs.
@@ -46,8 +48,8 @@ pub struct Workspace {
 /// Where the samples of a batch begin.
 #[derive(Clone, Copy)]
 pub(super) enum Start<'a> {
-    /// At the network's input: (N, sample shape).
-    Input(&'a Tensor),
+    /// At the network's input: (N, sample shape), row-major.
+    Input(&'a [f32]),
     /// At maps that the stage before kept, one `Kept` a sample.
     Maps {
         /// Which maps of this network they are.
@@ -56,6 +58,9 @@ pub(super) enum Start<'a> {
         kept: &'a [Kept],
     },
 }
+
+/// Where maps go for the next stage, one place a sample, and by their scores of which samples.
+pub(super) type Keep<'a> = (&'a mut [Option<Kept>], &'a (dyn Fn(&[i32]) -> bool + Sync));
 
 /// Maps of one sample, for the next stage.
 pub(super) struct Kept(Vec<Buffer>);
@@ -67,9 +72,21 @@ impl<'m> Engine<'m> {
     }
 
     /// The same for a model that may be the engine's own, and that keeps the maps `keep` of the samples
-    /// that it hands on: the next stage goes on from them, see [`Handoff::kept`](super::Handoff).
-    pub fn keeping(model: Cow<'m, IntegerModel>, kernels: Kernels, keep: &[MapId]) -> Self {
-        let layers = model.mac_steps().map(|step| Layer::new(&model, step, kernels)).collect();
+    /// that it hands on: the next stage goes on from them, see [`Handoff::kept`](super::Handoff). Of an own
+    /// model's weights only what kernels read is kept.
+    pub fn keeping(mut model: Cow<'m, IntegerModel>, kernels: Kernels, keep: &[MapId]) -> Self {
+        let mut layers = Vec::new();
+        for index in 0..model.steps.len() {
+            let Step::Mac(step) = &model.steps[index] else { continue };
+            let layer = Layer::new(&model, step, kernels);
+            if let Cow::Owned(own) = &mut model
+                && let Step::Mac(step) = &mut own.steps[index]
+                && layer.is_packed()
+            {
+                step.codes = Vec::new();
+            }
+            layers.push(layer);
+        }
         let moves = model
             .steps
             .iter()
@@ -80,10 +97,11 @@ impl<'m> Engine<'m> {
             .flat_map(|(sources, layout)| sources.iter().map(|(_, from)| runs(from, layout)))
             .collect();
         let (arena, keep) = (Arena::new(&model, keep), keep.to_vec());
-        Self { model, kernels, layers, moves, arena, keep, idle: Mutex::default() }
+        let (idle, spare) = Default::default();
+        Self { model, kernels, layers, moves, arena, keep, idle, spare }
     }
 
-    /// The model that runs.
+    /// The model that runs; of its own one, without the weights of packed layers.
     pub fn model(&self) -> &IntegerModel {
         &self.model
     }
@@ -107,7 +125,7 @@ impl<'m> Engine<'m> {
                 KernelUse {
                     step: mac.name.clone(),
                     kernel: format!("{}{epilogue}", layer.class),
-                    macs: (pixels * mac.codes.len()) as u64,
+                    macs: (pixels * mac.shape.filter_len() * mac.shape.out_channels) as u64,
                 }
             }
             other => {
@@ -137,7 +155,7 @@ impl<'m> Engine<'m> {
         self.quantize(&mut workspace, sample.values());
         after(0);
         self.run(&mut workspace, &mut |step| after(step + 1));
-        self.lock().push(workspace);
+        lock(&self.idle).push(workspace);
     }
 
     /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
@@ -149,64 +167,87 @@ impl<'m> Engine<'m> {
     /// Scores of a batch (N, sample shape) of preprocessed samples, as (N, classes) integers, the
     /// samples spread over the current thread pool.
     pub fn scores(&self, batch: &Tensor) -> Vec<i32> {
-        self.run_batch(Start::Input(batch), &|_| false).0
+        let sample_len: usize = self.model.input_shape.iter().product();
+        let mut scores = vec![0; batch.values().len() / sample_len.max(1) * self.model.classes()];
+        self.scores_into(batch, &mut scores);
+        scores
     }
 
-    /// Scores of a batch, and the kept maps of the samples that `hands_on` picks by their scores.
-    pub(super) fn run_batch(
-        &self,
-        start: Start<'_>,
-        hands_on: &(dyn Fn(&[i32]) -> bool + Sync),
-    ) -> (Vec<i32>, Vec<Option<Kept>>) {
+    /// The same into memory of (N, classes). On one thread that has run an inference before, nothing is allocated,
+    /// unless the network has float islands or layers with more than three operands or versions of a result.
+    ///
+    /// # Panics
+    ///
+    /// When the memory has another size.
+    pub fn scores_into(&self, batch: &Tensor, scores: &mut [i32]) {
+        self.run_batch(Start::Input(batch.values()), scores, None);
+    }
+
+    /// Scores of a batch, and into `keep` the kept maps of the samples that its function picks by their scores;
+    /// [`Self::give_back`] takes them.
+    pub(super) fn run_batch(&self, start: Start<'_>, scores: &mut [i32], keep: Option<Keep<'_>>) {
         let sample_len: usize = self.model.input_shape.iter().product();
         let classes = self.model.classes();
         let samples = match start {
-            Start::Input(batch) => batch.values().len() / sample_len.max(1),
+            Start::Input(batch) => batch.len() / sample_len.max(1),
             Start::Maps { kept, .. } => kept.len(),
         };
-        let mut scores = vec![0; samples * classes];
-        let mut kept: Vec<Option<Kept>> = (0..samples).map(|_| None).collect();
+        assert_eq!(scores.len(), samples * classes, "scores of {samples} samples");
         let share = samples.div_ceil(4 * rayon::current_num_threads()).max(1);
-        scores
-            .par_chunks_mut(share * classes)
-            .zip(kept.par_chunks_mut(share))
-            .enumerate()
-            .for_each(|(chunk, (scores, kept))| {
-                let mut workspace = self.workspace();
-                let of_chunk = scores.chunks_exact_mut(classes).zip(kept).enumerate();
-                for (i, (scores, kept)) in of_chunk {
-                    let sample = chunk * share + i;
-                    match start {
-                        Start::Input(batch) => {
-                            let inputs = &batch.values()[sample * sample_len..][..sample_len];
-                            self.quantize(&mut workspace, inputs);
-                        }
-                        Start::Maps { given, kept } => {
-                            for (&map, buffer) in given.iter().zip(&kept[sample].0) {
-                                workspace.buffers[self.arena.slot_of[map]].begin_with(buffer);
-                            }
-                        }
+        let run = |chunk: usize,
+                   scores: &mut [i32],
+                   after: &mut dyn FnMut(usize, &[i32], &Workspace)| {
+            let mut workspace = self.workspace();
+            for (i, scores) in scores.chunks_exact_mut(classes).enumerate() {
+                let sample = chunk * share + i;
+                match start {
+                    Start::Input(batch) => {
+                        self.quantize(&mut workspace, &batch[sample * sample_len..][..sample_len]);
                     }
-                    scores.copy_from_slice(self.run(&mut workspace, &mut |_| ()));
-                    if hands_on(scores) {
-                        let copy = |&map: &MapId| {
-                            workspace.buffers[self.arena.slot_of[map]].prefix(self.len(map))
-                        };
-                        *kept = Some(Kept(self.keep.iter().map(copy).collect()));
+                    Start::Maps { given, kept } => {
+                        for (&map, buffer) in given.iter().zip(&kept[sample].0) {
+                            workspace.buffers[self.arena.slot_of[map]].begin_with(buffer);
+                        }
                     }
                 }
-                self.lock().push(workspace);
+                scores.copy_from_slice(self.run(&mut workspace, &mut |_| ()));
+                after(i, scores, &workspace);
+            }
+            lock(&self.idle).push(workspace);
+        };
+        let chunks = scores.par_chunks_mut(share * classes);
+        let Some((kept, hands_on)) = keep else {
+            return chunks.enumerate().for_each(|(i, scores)| run(i, scores, &mut |_, _, _| ()));
+        };
+        chunks.zip(kept.par_chunks_mut(share)).enumerate().for_each(|(i, (scores, kept))| {
+            run(i, scores, &mut |i, scores, workspace| {
+                kept[i] = hands_on(scores).then(|| self.kept(workspace));
             });
-        (scores, kept)
+        });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Copies of the maps that the next stage goes on from, in memory that was given back, if there is any.
+    fn kept(&self, workspace: &Workspace) -> Kept {
+        let maps = self.keep.iter().map(|&map| (map, &workspace.buffers[self.arena.slot_of[map]]));
+        let spare = lock(&self.spare).pop();
+        if let Some(mut kept) = spare {
+            for (buffer, (_, from)) in kept.0.iter_mut().zip(maps) {
+                buffer.fill_from(from);
+            }
+            return kept;
+        }
+        Kept(maps.map(|(map, from)| from.prefix(self.len(map))).collect())
+    }
+
+    /// Takes memory of maps that this engine kept, for the next ones.
+    pub(super) fn give_back(&self, kept: impl Iterator<Item = Kept>) {
+        lock(&self.spare).extend(kept);
     }
 
     /// Memory to run samples in, used before if there is any.
     fn workspace(&self) -> Workspace {
-        if let Some(workspace) = self.lock().pop() {
+        let idle = lock(&self.idle).pop();
+        if let Some(workspace) = idle {
             return workspace;
         }
         let mut workspace = Workspace { buffers: self.arena.buffers(&self.model) };
@@ -311,6 +352,7 @@ impl<'m> Engine<'m> {
                     match &operands[..] {
                         [a] => kernels.combine(&[operand(a)], bias, outputs),
                         [a, b] => kernels.combine(&[operand(a), operand(b)], bias, outputs),
+                        [a, b, c] => kernels.combine(&[a, b, c].map(operand), bias, outputs),
                         more => {
                             let operands: Vec<_> = more.iter().map(operand).collect();
                             kernels.combine(&operands, bias, outputs);
@@ -434,6 +476,10 @@ impl<'m> Engine<'m> {
     fn take(&self, buffers: &mut [Buffer], map: MapId) -> Buffer {
         std::mem::replace(&mut buffers[self.arena.slot_of[map]], Buffer::U8(Vec::new()))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes codes in (y, x, channel) order into a map's memory.

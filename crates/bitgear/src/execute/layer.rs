@@ -53,6 +53,11 @@ impl Layer {
         if self.single_row { layout.single_row().unwrap_or(layout) } else { layout }
     }
 
+    /// Whether kernels read packed weights only.
+    pub(super) fn is_packed(&self) -> bool {
+        !matches!(self.packed, PackedWeights::None)
+    }
+
     /// Whether single precision is proved exact for what follows the sums.
     pub(super) fn is_narrow(&self) -> bool {
         matches!(self.terms, LayerTerms::Narrow { .. })

@@ -15,7 +15,7 @@ mod validate;
 pub use engine::{Engine, KernelUse, Workspace};
 pub use island::{Island, IslandStep, MatMulStep};
 pub use model::{Format, IntegerModel, MacStep, Map, MapId, NOWHERE, Requantization, Step};
-pub use policy::{Decision, RunningStage, decide};
+pub use policy::{Decision, Memory, RunningStage, decide, decide_into};
 pub use prefix::{Handoff, InvalidPrefix, Leg, relay, shared_layers};
 pub use scale::ActivationScale;
 pub use validate::InvalidModel;

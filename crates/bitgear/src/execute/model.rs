@@ -244,6 +244,22 @@ impl IntegerModel {
             },
         )
     }
+
+    fn codes_mut(&mut self) -> impl Iterator<Item = &mut Vec<i16>> {
+        self.steps
+            .iter_mut()
+            .filter_map(|step| if let Step::Mac(mac) = step { Some(&mut mac.codes) } else { None })
+    }
+
+    /// The model; what stays behind has no weights.
+    pub(crate) fn take_weights(&mut self) -> Self {
+        let codes: Vec<Vec<i16>> = self.codes_mut().map(std::mem::take).collect();
+        let mut whole = self.clone();
+        for (empty, codes) in whole.codes_mut().zip(codes) {
+            *empty = codes;
+        }
+        whole
+    }
 }
 
 impl Map {

@@ -6,12 +6,12 @@ use bitgear_core::policy::{Gate, sum_scores};
 
 use super::engine::{Kept, Start};
 use super::{Engine, Handoff};
-use crate::data::mirror;
+use crate::data::mirror_rows;
 use crate::tensor::Tensor;
 use crate::trace::View;
 
 /// What a policy answered to one input.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     /// Index of the stage that answered.
     pub stage: usize,
@@ -24,6 +24,7 @@ pub struct Decision {
 }
 
 /// One stage: the network, and when its answer is kept.
+#[derive(Clone, Copy)]
 pub struct RunningStage<'m> {
     /// The network at the stage's operating point.
     pub engine: &'m Engine<'m>,
@@ -45,78 +46,113 @@ impl<'m> RunningStage<'m> {
     }
 }
 
+/// What executing a policy needs besides, to be used again for the next batch.
+#[derive(Default)]
+pub struct Memory {
+    /// Indices of the inputs that are unsure.
+    unsure: Vec<usize>,
+    /// Their values, densely.
+    shown: Vec<f32>,
+    /// What the running stage scored, and the maps that it kept.
+    scores: Vec<i32>,
+    kept: Vec<Option<Kept>>,
+    /// Of the unsure inputs, what the stage before scored, which class that gave, and the maps that it kept.
+    before: Vec<i32>,
+    classes: Vec<usize>,
+    maps: Vec<Kept>,
+}
+
 /// Answers to a batch (N, sample shape) of preprocessed samples. The last stage accepts everything,
 /// whatever its gate.
 pub fn decide(stages: &[RunningStage<'_>], batch: &Tensor) -> Vec<Decision> {
+    let mut decisions = Vec::new();
+    decide_into(stages.iter().copied(), batch, &mut Memory::default(), &mut decisions);
+    decisions
+}
+
+/// The same into memory that was used before. On one thread nothing is allocated if batches before were as large,
+/// and handed on as many inputs; of the networks see [`Engine::scores_into`].
+pub fn decide_into<'m>(
+    stages: impl IntoIterator<Item = RunningStage<'m>>,
+    batch: &Tensor,
+    memory: &mut Memory,
+    decisions: &mut Vec<Decision>,
+) {
     let samples = batch.shape().first().copied().unwrap_or(0);
-    let mut decisions: Vec<Option<Decision>> = vec![None; samples];
-    let mut first_confidences = vec![0; samples];
-    let mut unsure: Vec<usize> = (0..samples).collect();
-    let mut maps: Vec<Kept> = Vec::new();
-    // Of the unsure inputs, what the stage before scored, and which class that gave.
-    let mut before: Vec<Vec<i32>> = Vec::new();
-    let mut classes_before: Vec<usize> = Vec::new();
-    for (index, stage) in stages.iter().enumerate() {
+    let sample_len: usize = batch.shape().iter().skip(1).product();
+    let Memory { unsure, shown, scores, kept, before, classes, maps } = memory;
+    decisions.resize_with(samples, Decision::default);
+    unsure.clear();
+    unsure.extend(0..samples);
+    let mut stages = stages.into_iter().enumerate().peekable();
+    let mut engine_before: Option<&Engine<'_>> = None;
+    while let Some((index, stage)) = stages.next() {
         if unsure.is_empty() {
             break;
         }
-        let last = index + 1 == stages.len();
+        let engine = stage.engine;
+        let last = stages.peek().is_none();
         let accepted =
             |answer, before| last || stage.gate.is_none_or(|gate| gate.accepts(answer, before));
-        let pending;
         let start = match stage.handoff {
-            Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: &maps },
-            _ if index == 0 && stage.view == View::AsIs => Start::Input(batch),
+            Some(handoff) if index > 0 => Start::Maps { given: &handoff.given, kept: maps },
+            _ if index == 0 && stage.view == View::AsIs => Start::Input(batch.values()),
             _ => {
-                let mut shown = rows(batch, &unsure);
-                if stage.view == View::Mirror {
-                    mirror(&mut shown);
+                shown.clear();
+                for &sample in &*unsure {
+                    shown.extend(&batch.values()[sample * sample_len..][..sample_len]);
                 }
-                pending = shown;
-                Start::Input(&pending)
+                if stage.view == View::Mirror {
+                    mirror_rows(shown, batch.shape().last().copied().unwrap_or(1));
+                }
+                Start::Input(shown)
             }
         };
+        let of_one = engine.model().classes();
+        scores.clear();
+        scores.resize(unsure.len() * of_one, 0);
+        kept.clear();
+        kept.resize_with(unsure.len(), || None);
         // No class agrees with this one: maps are kept of all inputs that may be handed on.
         let disagreeing = (index > 0).then_some(usize::MAX);
         let hands_on = |scores: &[i32]| !accepted(answer(scores), disagreeing);
-        let (mut scores, mut kept) = stage.engine.run_batch(start, &hands_on);
-        let classes = stage.engine.model().classes();
+        engine.run_batch(start, scores, Some((&mut kept[..], &hands_on)));
+        if let Some(engine) = engine_before {
+            engine.give_back(maps.drain(..));
+        }
         if let Some(factor) = stage.sum {
-            for (scores, before) in scores.chunks_exact_mut(classes).zip(&before) {
+            for (scores, before) in scores.chunks_exact_mut(of_one).zip(before.chunks_exact(of_one))
+            {
                 sum_scores(scores, before, factor);
             }
         }
-        let mut handed_on = Vec::new();
-        let (mut scored, mut classes_of) = (Vec::new(), Vec::new());
-        maps.clear();
-        for (row, scores) in scores.chunks_exact(classes).enumerate() {
+        before.clear();
+        let mut handed_on = 0;
+        for (row, scores) in scores.chunks_exact(of_one).enumerate() {
             let answer = answer(scores);
+            let decision = &mut decisions[unsure[row]];
             if index == 0 {
-                first_confidences[row] =
+                decision.first_confidence =
                     stage.gate.map_or(answer.margin, |gate| gate.confidence(answer, None));
             }
-            if accepted(answer, classes_before.get(row).copied()) {
-                let scores = scores.to_vec();
-                let first_confidence = first_confidences[unsure[row]];
-                decisions[unsure[row]] =
-                    Some(Decision { stage: index, answer, scores, first_confidence });
+            if accepted(answer, (index > 0).then(|| classes[row])) {
+                (decision.stage, decision.answer) = (index, answer);
+                decision.scores.clear();
+                decision.scores.extend_from_slice(scores);
             } else {
-                handed_on.push(unsure[row]);
-                scored.push(scores.to_vec());
-                classes_of.push(answer.class);
+                // Its place among those that are handed on is no later than its own.
+                unsure[handed_on] = unsure[row];
+                match classes.get_mut(handed_on) {
+                    Some(class) => *class = answer.class,
+                    None => classes.push(answer.class),
+                }
+                before.extend_from_slice(scores);
                 maps.extend(kept[row].take());
+                handed_on += 1;
             }
         }
-        (unsure, before, classes_before) = (handed_on, scored, classes_of);
+        unsure.truncate(handed_on);
+        engine.give_back(kept.drain(..).flatten());
+        engine_before = Some(engine);
     }
-    decisions.into_iter().map(|d| d.expect("the last stage accepts everything")).collect()
-}
-
-/// The given samples of a batch, densely.
-fn rows(batch: &Tensor, rows: &[usize]) -> Tensor {
-    let mut shape = batch.shape().to_vec();
-    let len: usize = shape[1..].iter().product();
-    shape[0] = rows.len();
-    let values = rows.iter().flat_map(|&row| &batch.values()[row * len..(row + 1) * len]);
-    Tensor::new(shape, values.copied().collect())
 }

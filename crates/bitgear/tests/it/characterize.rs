@@ -157,10 +157,15 @@ fn a_killed_run_continues_and_gives_the_bytes_of_one_that_was_not_killed() {
     // A finished trace is used again: nothing but a new point is traced.
     let more = Watch::new(1000);
     run(&job(killed.path(), &["w4a4", "w5a5"]), &more, 2);
+    let steps = more.steps.lock().unwrap();
     assert_eq!(
-        *more.steps.lock().unwrap(),
+        steps[..6],
         ["calibrate", "quantize w5a5", "w5a5", "quantize w5a5-plain", "w5a5-plain", "search"]
     );
+    // The networks of the policy are made again.
+    let (last, made) = steps[6..].split_last().unwrap();
+    assert_eq!(last, "summary");
+    assert!(made.iter().all(|step| step.starts_with("quantize ")), "{made:?}");
 }
 
 #[test]

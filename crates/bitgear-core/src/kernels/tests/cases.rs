@@ -176,7 +176,7 @@ pub(super) type Geometry =
 
 pub(super) fn any_geometry() -> impl Strategy<Value = Geometry> {
     (
-        (1_usize..6, prop_oneof![1_usize..9, 8_usize..40]),
+        (1_usize..6, prop_oneof![1_usize..9, 8_usize..40, 65_usize..80]),
         prop_oneof![1_usize..10, 15_usize..20],
         prop_oneof![1_usize..10, 15_usize..35],
         prop_oneof![Just([1, 1]), Just([3, 3]), Just([1, 3]), Just([2, 2])],

@@ -24,9 +24,9 @@ const PART: usize = 32;
 /// 0, 0 and one pixel at a time otherwise. Blocks have at most `$most` pixels.
 macro_rules! with_window {
     ($shape:expr, $most:literal, $run:ident($($argument:expr),*)) => {
-        // As few blocks as possible cover a row.
-        let blocks = $shape.out_width.div_ceil($most);
-        let block = $shape.out_width.div_ceil(blocks);
+        // As few blocks as possible cover a part.
+        let length = part_len($shape);
+        let block = length.div_ceil(length.div_ceil($most));
         match ($shape.kernel[1], $shape.strides[1], $shape.dilations[1], block) {
             (3, 1, 1, 8) => $run::<8, 3, 1>($($argument),*),
             (3, 1, 1, 7) => $run::<7, 3, 1>($($argument),*),
@@ -34,7 +34,7 @@ macro_rules! with_window {
             (3, 1, 1, 5) => $run::<5, 3, 1>($($argument),*),
             (3, 1, 1, 4) => $run::<4, 3, 1>($($argument),*),
             (3, 1, 1, 3) => $run::<3, 3, 1>($($argument),*),
-            (3, 2, 1, 7..) => $run::<7, 3, 2>($($argument),*),
+            (3, 2, 1, 7..) => $run::<5, 3, 2>($($argument),*),
             (3, 2, 1, 4..) => $run::<4, 3, 2>($($argument),*),
             (3, 2, 1, 3) => $run::<3, 3, 2>($($argument),*),
             (5, 1, 1, 7..) => $run::<7, 5, 1>($($argument),*),
@@ -148,39 +148,87 @@ fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let panels = shape.out_channels.div_ceil(PANEL);
-    let [height, width] = shape.kernel;
-    for panel in 0..panels {
-        let lanes = Lanes::new(terms, outputs, panel);
+    let mut sums = [[_mm512_setzero_si512()]; PART];
+    let mut lanes = (0, Lanes::new(terms, outputs, 0));
+    let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
+    parts(shape, |panel, y, part| {
+        let weights = panel_of(shape, packed, panel);
+        let sums = &mut sums[..part.len()];
         let mask = first(shape.out_channels - panel * PANEL);
-        let weights = &packed[panel * (packed.len() / panels)..][..packed.len() / panels];
-        for y in 0..shape.out_height {
-            for x in (0..shape.out_width).step_by(MR) {
-                let at = [y, x.min(shape.out_width - MR)];
-                let mut acc = [_mm512_setzero_si512(); MR];
-                for (ky, taps) in (0..height).step_by(4).zip(weights.chunks_exact(width * 64)) {
-                    let rows = Rows::new(shape, input, at, panel * PANEL, ky);
-                    let acc = &mut acc;
-                    match height - ky {
-                        1 => multiply_quads::<MR, WIDTH, STRIDE, 1>(acc, taps, rows, mask),
-                        2 => multiply_quads::<MR, WIDTH, STRIDE, 2>(acc, taps, rows, mask),
-                        3 => multiply_quads::<MR, WIDTH, STRIDE, 3>(acc, taps, rows, mask),
-                        _ => multiply_quads::<MR, WIDTH, STRIDE, 4>(acc, taps, rows, mask),
-                    }
-                }
-                lanes.store(&acc, at, terms, outputs);
+        let rows = Rows::new(shape, input, [y, part.start], panel * PANEL, 0);
+        let end = shape.origin(y, part.end - 1) + last + panel * PANEL;
+        assert!(end + mask.count_ones() as usize <= input.len(), "windows inside the operand");
+        // SAFETY: only functions compiled for VNNI and VBMI call this one. The windows' channels lie inside the
+        // operand, and their panels, too, where there is no mask.
+        unsafe {
+            let pixel = shape.strides[1] * shape.input.stride();
+            if end + PANEL <= input.len() {
+                multiply_quads::<MR, WIDTH, STRIDE, false>(weights, rows, pixel, mask, sums);
+            } else {
+                multiply_quads::<MR, WIDTH, STRIDE, true>(weights, rows, pixel, mask, sums);
             }
+        }
+        if lanes.0 != panel {
+            lanes = (panel, Lanes::new(terms, outputs, panel));
+        }
+        lanes.1.finish(sums, 0, [y, part.start], terms, outputs);
+    });
+}
+
+/// Sums of neighbouring pixels `pixel` elements apart, `MR` at a time. `rows` is the first one's window.
+///
+/// # Safety
+///
+/// The channels of `mask`, or without `MASKED` all of the panel, lie inside the operand in all windows.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+unsafe fn multiply_quads<
+    const MR: usize,
+    const WIDTH: usize,
+    const STRIDE: usize,
+    const MASKED: bool,
+>(
+    weights: &[i8],
+    rows: Rows<'_>,
+    pixel: usize,
+    mask: u16,
+    sums: &mut [[__m512i; 1]],
+) {
+    for x in (0..sums.len()).step_by(MR) {
+        // The last block begins earlier and computes some pixels once more.
+        let x = x.min(sums.len() - MR);
+        let rows = Rows { at: rows.at + x * pixel, ..rows };
+        let mut acc = [_mm512_setzero_si512(); MR];
+        let taps = weights.chunks_exact(rows.columns(WIDTH) * 64);
+        for (ky, taps) in (0..rows.height).step_by(4).zip(taps) {
+            let (rows, acc) = (Rows { at: rows.at + ky * rows.row, ..rows }, &mut acc);
+            match rows.height - ky {
+                1 => fours::<MR, WIDTH, STRIDE, MASKED, 1>(taps, rows, mask, acc),
+                2 => fours::<MR, WIDTH, STRIDE, MASKED, 2>(taps, rows, mask, acc),
+                3 => fours::<MR, WIDTH, STRIDE, MASKED, 3>(taps, rows, mask, acc),
+                _ => fours::<MR, WIDTH, STRIDE, MASKED, 4>(taps, rows, mask, acc),
+            }
+        }
+        for (sum, acc) in sums[x..x + MR].iter_mut().zip(acc) {
+            *sum = [acc];
         }
     }
 }
 
+/// Adds the products of the first `ROWS` rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn multiply_quads<const MR: usize, const WIDTH: usize, const STRIDE: usize, const ROWS: usize>(
-    acc: &mut [__m512i; MR],
+fn fours<
+    const MR: usize,
+    const WIDTH: usize,
+    const STRIDE: usize,
+    const MASKED: bool,
+    const ROWS: usize,
+>(
     taps: &[i8],
     rows: Rows<'_>,
     mask: u16,
+    acc: &mut [__m512i; MR],
 ) {
     // Byte 4c + r of the result is byte 16r + c: rows of bytes become columns.
     const TRANSPOSE: [u8; 64] = {
@@ -197,9 +245,15 @@ fn multiply_quads<const MR: usize, const WIDTH: usize, const STRIDE: usize, cons
     let load = |row: usize, column: usize| {
         let index = rows.index(row, column);
         debug_assert!(index < rows.input.len(), "window inside the operand");
-        // SAFETY: `check_conv` proved that every window lies inside the operand; the mask leaves out
-        // channels that don't exist.
-        unsafe { _mm_maskz_loadu_epi8(mask, rows.input.as_ptr().add(index).cast()) }
+        // SAFETY: `multiply_quads` demands that they are there.
+        unsafe {
+            let codes = rows.input.as_ptr().add(index);
+            if MASKED {
+                _mm_maskz_loadu_epi8(mask, codes.cast())
+            } else {
+                _mm_loadu_si128(codes.cast())
+            }
+        }
     };
     let column = |j: usize| {
         let mut column = _mm512_castsi128_si512(load(0, j));
@@ -364,12 +418,17 @@ impl Weight for i8 {
     }
 }
 
+/// Pixels of a part of a row.
+fn part_len(shape: &ConvShape) -> usize {
+    shape.out_width.div_ceil(shape.out_width.div_ceil(PART))
+}
+
 /// Visits the result in equal parts of rows, of at most [`PART`] pixels: all panels of a part, or where the operand
 /// fits into the nearest cache, all parts of a panel.
 #[inline]
 fn parts(shape: &ConvShape, mut part: impl FnMut(usize, usize, Range<usize>)) {
     const CACHED: usize = 1 << 14;
-    let length = shape.out_width.div_ceil(shape.out_width.div_ceil(PART));
+    let length = part_len(shape);
     let panels = shape.out_channels.div_ceil(PANEL);
     let inner = if shape.input.len() <= CACHED { 1 } else { panels };
     for outer in (0..panels).step_by(inner) {

@@ -14,13 +14,15 @@ use core::arch::x86_64::{
 };
 
 use super::epilogue::{ROUND_F32, ROUND_F64, limits};
-use crate::kernels::types::{Bias, Codes, CodesMut, Output, PANEL, Source, Terms};
+use crate::kernels::types::{Bias, Codes, CodesMut, MapLayout, Output, PANEL, Source, Terms};
 
 /// Terms of one panel of 16 channels.
 pub(super) struct Lanes {
     /// First channel.
     channel: usize,
     /// Channels in use.
+    channels: usize,
+    /// The same as lanes.
     mask: u16,
     /// 2^shift.
     unit: f32,
@@ -53,6 +55,14 @@ impl Rounding {
     }
 }
 
+/// Codes of a panel from some pixel on.
+#[derive(Default)]
+struct Bytes<T> {
+    codes: T,
+    /// From pixel to pixel.
+    stride: usize,
+}
+
 /// Bias and residual multipliers.
 enum Factors {
     Narrow { bias: __m512, residual: __m512 },
@@ -76,16 +86,156 @@ impl Lanes {
                 (bias.len(), Factors::Wide { bias: bias_lanes, residual })
             }
         };
-        let mask = first(count.saturating_sub(channel));
+        let channels = count.saturating_sub(channel).min(PANEL);
         // Spare places repeat the last version.
         let rounding =
             |index: usize| Rounding::new(&outputs[index.min(outputs.len() - 1)], channel);
         Self {
             channel,
-            mask,
+            channels,
+            mask: first(channels),
             unit: (1_u64 << terms.shift) as f32,
             factors,
             roundings: [rounding(0), rounding(1)],
+        }
+    }
+
+    /// Finishes neighbouring pixels of a row from (y, x) on. Their sums are the `panel`th of each array.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    pub(super) fn finish<const NP: usize>(
+        &self,
+        sums: &[[__m512i; NP]],
+        panel: usize,
+        at: [usize; 2],
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        match (&terms.residual, &mut *outputs) {
+            (None, [Output { codes: CodesMut::U8(a), layout, .. }]) if self.is_narrow() => {
+                let a = self.bytes_mut(a, layout, at);
+                self.pixels::<NP, 1, false>(sums, panel, &Bytes::default(), [a]);
+            }
+            (
+                None,
+                [
+                    Output { codes: CodesMut::U8(a), layout: of_a, .. },
+                    Output { codes: CodesMut::U8(b), layout: of_b, .. },
+                ],
+            ) if self.is_narrow() => {
+                let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
+                self.pixels::<NP, 2, false>(sums, panel, &Bytes::default(), [a, b]);
+            }
+            (
+                Some(Source { codes: Codes::U8(codes), layout: of_codes }),
+                [Output { codes: CodesMut::U8(a), layout, .. }],
+            ) if self.is_narrow() => {
+                let codes = self.bytes(codes, of_codes, at);
+                let a = self.bytes_mut(a, layout, at);
+                self.pixels::<NP, 1, true>(sums, panel, &codes, [a]);
+            }
+            (
+                Some(Source { codes: Codes::U8(codes), layout }),
+                [
+                    Output { codes: CodesMut::U8(a), layout: of_a, .. },
+                    Output { codes: CodesMut::U8(b), layout: of_b, .. },
+                ],
+            ) if self.is_narrow() => {
+                let codes = self.bytes(codes, layout, at);
+                let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
+                self.pixels::<NP, 2, true>(sums, panel, &codes, [a, b]);
+            }
+            _ => {
+                const BLOCK: usize = 8;
+                let (blocks, rest) = sums.as_chunks::<BLOCK>();
+                for (block, sums) in blocks.iter().enumerate() {
+                    let mut acc = [_mm512_setzero_si512(); BLOCK];
+                    for (acc, sums) in acc.iter_mut().zip(sums) {
+                        *acc = sums[panel];
+                    }
+                    self.store(&acc, [at[0], at[1] + BLOCK * block], terms, outputs);
+                }
+                let first = at[1] + BLOCK * blocks.len();
+                for (r, acc) in rest.iter().enumerate() {
+                    self.store(&[acc[panel]], [at[0], first + r], terms, outputs);
+                }
+            }
+        }
+    }
+
+    fn bytes<'a>(
+        &self,
+        codes: &'a [u8],
+        layout: &MapLayout,
+        [y, x]: [usize; 2],
+    ) -> Bytes<&'a [u8]> {
+        Bytes { codes: &codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
+    }
+
+    fn bytes_mut<'a>(
+        &self,
+        codes: &'a mut [u8],
+        layout: &MapLayout,
+        [y, x]: [usize; 2],
+    ) -> Bytes<&'a mut [u8]> {
+        Bytes { codes: &mut codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
+    }
+
+    fn is_narrow(&self) -> bool {
+        matches!(self.factors, Factors::Narrow { .. })
+    }
+
+    /// [`Self::finish`] in single precision for `V` versions in bytes, with a residual in bytes or without.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn pixels<const NP: usize, const V: usize, const RESIDUAL: bool>(
+        &self,
+        sums: &[[__m512i; NP]],
+        panel: usize,
+        codes: &Bytes<&[u8]>,
+        mut outputs: [Bytes<&mut [u8]>; V],
+    ) {
+        let Factors::Narrow { bias, residual } = self.factors else { unreachable!("it is narrow") };
+        let (unit, round) = (_mm512_set1_ps(self.unit), _mm512_set1_ps(ROUND_F32));
+        let (mask, whole) = (self.mask, self.mask == u16::MAX);
+        let fits = |len: usize, stride: usize| (sums.len() - 1) * stride + self.channels <= len;
+        let mut to = [(core::ptr::null_mut(), 0); V];
+        for (to, output) in to.iter_mut().zip(&mut outputs) {
+            assert!(fits(output.codes.len(), output.stride), "outputs");
+            *to = (output.codes.as_mut_ptr(), output.stride);
+        }
+        assert!(!RESIDUAL || fits(codes.codes.len(), codes.stride), "residual");
+        for (r, acc) in sums.iter().enumerate() {
+            // As in `store`.
+            let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[panel]), unit, bias);
+            if RESIDUAL {
+                // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
+                // beyond them.
+                let codes = unsafe {
+                    let pixel = codes.codes.as_ptr().add(r * codes.stride);
+                    if whole {
+                        _mm_loadu_si128(pixel.cast())
+                    } else {
+                        _mm_maskz_loadu_epi8(mask, pixel.cast())
+                    }
+                };
+                let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
+                t = _mm512_fmadd_ps(codes, residual, t);
+            }
+            for (&(pixels, stride), rounding) in to.iter().zip(&self.roundings) {
+                let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
+                let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
+                let q =
+                    _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), rounding.bits));
+                // SAFETY: as above.
+                unsafe {
+                    let pixel = pixels.add(r * stride);
+                    if whole {
+                        _mm_storeu_si128(pixel.cast(), q);
+                    } else {
+                        _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                    }
+                }
+            }
         }
     }
 
@@ -296,9 +446,12 @@ pub(super) fn first(count: usize) -> u16 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_i32(values: &[i32], at: usize) -> __m512i {
-    let rest = values.get(at..).unwrap_or_default();
-    // SAFETY: the mask leaves out what lies beyond the slice.
-    unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) }
+    match values.get(at..).unwrap_or_default() {
+        // To read nothing from where no memory is takes some hundred cycles.
+        [] => _mm512_setzero_si512(),
+        // SAFETY: the mask leaves out what lies beyond the slice.
+        rest => unsafe { _mm512_maskz_loadu_epi32(first(rest.len()), rest.as_ptr()) },
+    }
 }
 
 /// 16 values below 2^53 from `at`, zeros beyond the end.

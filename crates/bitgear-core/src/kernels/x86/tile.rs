@@ -125,6 +125,8 @@ macro_rules! each_run {
     };
 }
 
+pub(super) use each_run;
+
 /// Byte products, summed in 16 bits over `DRAIN` steps; every run has a multiple of so many.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
