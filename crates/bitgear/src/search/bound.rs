@@ -24,10 +24,10 @@ impl Tally {
 pub(super) enum Caution {
     /// Nothing: the drop as it was seen.
     None,
-    /// The drop that is expected by who has seen as many as `flips` already, `excess` more of them harmful
-    /// than helpful. Of n samples with f flips and drop d in all that is f (d + excess) / (f + flips) / n:
-    /// flips as frequent as they were seen, harmful as often as the mean of a beta distribution says. It
-    /// takes off all the more, the fewer flips there are to tell.
+    /// The drop that is expected by who has seen as many as `flips` already, at least one, `excess` more of
+    /// them harmful than helpful. Of n samples with f flips and drop d in all that is
+    /// (f + 1) (d + excess) / (f + flips) / n: one flip more than was seen, harmful as often as the mean of
+    /// a beta distribution says. It takes off all the more, the fewer flips there are to tell.
     Prior { flips: f64, excess: f64 },
     /// So many standard errors of the drop; that of a mean of {-1, 0, 1} is taken as √f / n.
     Errors(f64),
@@ -60,7 +60,7 @@ impl Limit {
         match self.caution {
             Caution::None => drop <= self.most,
             Caution::Prior { flips, excess } => {
-                seen * (drop + excess) <= self.most * (seen + flips)
+                (seen + 1.0) * (drop + excess) <= self.most * (seen + flips)
             }
             Caution::Errors(errors) => {
                 let slack = self.most - drop;
@@ -72,8 +72,8 @@ impl Limit {
     /// No choice that keeps the limit has a larger drop.
     pub(super) fn most_drop(self) -> f64 {
         let Caution::Prior { flips, excess } = self.caution else { return self.most };
-        // That of one flip or, of a limit below zero, of very many.
-        self.most.max(self.most * (1.0 + flips) - excess).max(self.most - excess)
+        // That of no flip or, of a limit below zero, of very many.
+        (self.most * flips).max(self.most) - excess
     }
 }
 

@@ -8,14 +8,14 @@ use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Poo
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// What is taken off for chance, for policies and for single points: of 30 flips 26 and 21 are believed to be
+/// What is taken off for chance, for policies and for single points: of 30 flips 25 and 20 are believed to be
 /// harmful. The cheapest of very many thresholds looks so much better than it is, and the cheapest of a few
-/// points a little. Chosen on random splits of two runs (`docs/policy.md`).
+/// points a little. Chosen on random splits of a few runs (`docs/policy.md`).
 const CAUTION: [Caution; 2] =
-    [Caution::Prior { flips: 30.0, excess: 22.0 }, Caution::Prior { flips: 30.0, excess: 12.0 }];
+    [Caution::Prior { flips: 30.0, excess: 20.0 }, Caution::Prior { flips: 30.0, excess: 10.0 }];
 /// What a [`Candidates::ladder`] is made for: parts of the target, and standard errors below it, for policies
 /// and, times [`FIXED_ERRORS`], for single points.
-const PARTS: [f64; 5] = [1.0, 0.7, 0.4, 0.2, 0.0];
+const PARTS: [f64; 5] = [1.0, 0.8, 0.6, 0.4, 0.2];
 const ERRORS: [f64; 12] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0];
 /// See [`ERRORS`].
 const FIXED_ERRORS: f64 = 0.8;

@@ -128,8 +128,8 @@ fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound)
     let careful = match bound.caution {
         Caution::None => drop,
         Caution::Prior { flips, excess } => {
-            let share = (harmful + (flips + excess) / 2.0) / (seen + flips);
-            seen / n * (2.0 * share - 1.0)
+            let share = (harmful + f64::midpoint(flips, excess)) / (seen + flips);
+            (seen + 1.0) / n * (2.0 * share - 1.0)
         }
         Caution::Errors(errors) => drop + errors * seen.sqrt() / n,
     };
@@ -137,7 +137,7 @@ fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound)
 }
 
 fn caution() -> impl Strategy<Value = Caution> {
-    let prior = (0.5_f64..20.0, -0.2_f64..1.0)
+    let prior = (1.0_f64..20.0, -0.2_f64..1.0)
         .prop_map(|(flips, share)| Caution::Prior { flips, excess: flips * share });
     prop_oneof![prior, (0.1_f64..2.5).prop_map(Caution::Errors)]
 }

@@ -35,13 +35,13 @@ impl Additive {
             Caution::Errors(errors) => {
                 (errors / (2.0 * around.sqrt()), limit.most - 0.5 * errors * around.sqrt())
             }
-            // most (1 + flips / f) - excess; below zero that rises with f, from what it is at one.
+            // most (f + flips) / (f + 1) - excess; below zero that rises with f, from what it is at none.
             Caution::Prior { flips, excess } if limit.most < 0.0 => {
-                (0.0, limit.most * (1.0 + flips) - excess)
+                (0.0, limit.most * flips - excess)
             }
             Caution::Prior { flips, excess } => {
-                let most = limit.most * (1.0 + 2.0 * flips / around) - excess;
-                (limit.most * flips / (around * around), most)
+                let slope = limit.most * (flips - 1.0) / (around + 1.0).powi(2);
+                (slope, limit.most * (around + flips) / (around + 1.0) + slope * around - excess)
             }
         };
         Self {

@@ -1,5 +1,7 @@
 //! Which sample serves what: disjoint, stratified by label, drawn with a seed.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -96,11 +98,16 @@ impl Splits {
 
 /// Deals samples out to parts of the given sizes (relative to their sum), class by class, so that
 /// every class is spread over the parts like all samples are, to within one sample a class and part.
-/// Returns the part of each sample.
+/// Classes with fewer samples than there are parts are dealt out as one. Returns the part of each sample.
 pub fn deal(labels: &[u32], sizes: &[f64], random: &mut Random) -> Vec<usize> {
     let mut order: Vec<usize> = (0..labels.len()).collect();
     random.shuffle(&mut order);
-    order.sort_by_key(|&sample| labels[sample]);
+    let mut counts = BTreeMap::new();
+    for &label in labels {
+        *counts.entry(label).or_insert(0_usize) += 1;
+    }
+    let class = |label: u32| (counts[&label] >= sizes.len()).then_some(label);
+    order.sort_by_key(|&sample| class(labels[sample]));
     let total: f64 = sizes.iter().sum();
     let mut dealt = vec![0_usize; sizes.len()];
     let mut part = vec![0; labels.len()];
@@ -127,6 +134,14 @@ pub fn members(part: &[usize], parts: usize) -> Vec<Vec<usize>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn classes_of_single_samples_are_dealt_out_at_random() {
+        let labels: Vec<u32> = (0..100).collect();
+        let split = |seed| deal(&labels, &[0.5, 0.5], &mut Random::new(seed));
+        assert_ne!(split(1), split(2));
+        assert!(members(&split(1), 2).iter().all(|part| part.len() == 50));
+    }
 
     proptest! {
         #[test]
