@@ -17,7 +17,7 @@ usage: cargo xtask TASK
 tasks:
   test          everything that must hold before a change lands (see below)
   fmt           formatting
-  lint          clippy on all targets, warnings are errors
+  lint          clippy on all targets and rustdoc, warnings are errors
   architecture  the rules of ARCHITECTURE.md about which module may use which
   nostd         the core builds without the standard library
   unit          all tests, with cargo-nextest where it is installed, and the documentation's examples
@@ -42,7 +42,10 @@ fn run(task: &str) -> Result<()> {
             all.iter().try_for_each(|task| run(task))
         }
         "fmt" => cargo("fmt --all --check"),
-        "lint" => cargo("clippy --workspace --all-targets --locked -- -D warnings"),
+        "lint" => {
+            cargo("clippy --workspace --all-targets --locked -- -D warnings")?;
+            cargo("doc --workspace --lib --no-deps --locked")
+        }
         "architecture" => architecture::check(&root()),
         "nostd" => cargo("check -p bitgear-core --no-default-features --locked"),
         "unit" => {
@@ -105,6 +108,7 @@ fn cargo(arguments: &str) -> Result<()> {
         .args(arguments.split_whitespace())
         .current_dir(root())
         .env("INSTA_UPDATE", "no")
+        .env("RUSTDOCFLAGS", "-D warnings")
         .status()
         .with_context(|| format!("cannot start `cargo {arguments}`"))?;
     if !status.success() {

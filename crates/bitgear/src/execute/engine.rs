@@ -159,7 +159,7 @@ impl<'m> Engine<'m> {
     }
 
     /// For each MAC layer whether single precision is proved exact for what follows its sum, which is
-    /// faster; see [`Bias::Narrow`].
+    /// faster; see `Bias::Narrow` of the kernels.
     pub fn narrow(&self) -> impl Iterator<Item = bool> {
         self.layers.iter().map(Layer::is_narrow)
     }

@@ -177,9 +177,9 @@ pub enum Op {
     Affine {
         /// Which axis of the sample's shape is the channel.
         axis: usize,
-        /// (shape[axis]).
+        /// (`shape[axis]`).
         scale: Vec<f32>,
-        /// (shape[axis]).
+        /// (`shape[axis]`).
         shift: Vec<f32>,
     },
     /// One operand, any shape.

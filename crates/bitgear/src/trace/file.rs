@@ -52,7 +52,7 @@ pub fn write(
     fs::rename(&temporary, path).map_err(|e| TraceError::io(path, e))
 }
 
-/// The bytes that [`write`] writes.
+/// The bytes that [`write()`] writes.
 ///
 /// # Errors
 ///
