@@ -20,6 +20,7 @@ use bitgear::trace::{FLOAT, Split};
 const TARGETS: [f64; 3] = [0.0025, 0.005, 0.01];
 /// Guarantees that are tried, in tenths of a point, until one can be proved.
 const GUARANTEES: std::ops::RangeInclusive<u32> = 1..=100;
+/// The one that is tried besides, likewise in tenths of a point.
 const ROUND: u32 = 10;
 const CONFIDENCE: f64 = 0.95;
 

@@ -202,11 +202,14 @@ unsafe fn multiply_quads<
         let taps = weights.chunks_exact(rows.columns(WIDTH) * 64);
         for (ky, taps) in (0..rows.height).step_by(4).zip(taps) {
             let (rows, acc) = (Rows { at: rows.at + ky * rows.row, ..rows }, &mut acc);
-            match rows.height - ky {
-                1 => fours::<MR, WIDTH, STRIDE, MASKED, 1>(taps, rows, mask, acc),
-                2 => fours::<MR, WIDTH, STRIDE, MASKED, 2>(taps, rows, mask, acc),
-                3 => fours::<MR, WIDTH, STRIDE, MASKED, 3>(taps, rows, mask, acc),
-                _ => fours::<MR, WIDTH, STRIDE, MASKED, 4>(taps, rows, mask, acc),
+            // SAFETY: these rows are part of the windows.
+            unsafe {
+                match rows.height - ky {
+                    1 => fours::<MR, WIDTH, STRIDE, MASKED, 1>(taps, rows, mask, acc),
+                    2 => fours::<MR, WIDTH, STRIDE, MASKED, 2>(taps, rows, mask, acc),
+                    3 => fours::<MR, WIDTH, STRIDE, MASKED, 3>(taps, rows, mask, acc),
+                    _ => fours::<MR, WIDTH, STRIDE, MASKED, 4>(taps, rows, mask, acc),
+                }
             }
         }
         for (sum, acc) in sums[x..x + MR].iter_mut().zip(acc) {
@@ -216,9 +219,13 @@ unsafe fn multiply_quads<
 }
 
 /// Adds the products of the first `ROWS` rows.
+///
+/// # Safety
+///
+/// As for [`multiply_quads`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn fours<
+unsafe fn fours<
     const MR: usize,
     const WIDTH: usize,
     const STRIDE: usize,
@@ -245,7 +252,7 @@ fn fours<
     let load = |row: usize, column: usize| {
         let index = rows.index(row, column);
         debug_assert!(index < rows.input.len(), "window inside the operand");
-        // SAFETY: `multiply_quads` demands that they are there.
+        // SAFETY: the caller vouches for the channels that are read.
         unsafe {
             let codes = rows.input.as_ptr().add(index);
             if MASKED {
