@@ -24,3 +24,4 @@ pub mod summary;
 pub mod task;
 pub mod tensor;
 pub mod trace;
+mod vector;

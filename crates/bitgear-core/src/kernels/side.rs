@@ -72,20 +72,28 @@ pub(super) fn average(
             for first in (0..input.layout.channels).step_by(BLOCK) {
                 let block = first..input.layout.channels.min(first + BLOCK);
                 let mut sums = [-(count as i64) * i64::from(zero); BLOCK];
-                for row in rows.clone() {
-                    let codes = input.layout.offset(row, columns.start) + first;
-                    let pixels = (columns.len(), input.layout.stride());
-                    match input.codes {
-                        Codes::U8(all) if block.len() == BLOCK => {
-                            add_bytes(&mut sums, &all[codes..], pixels);
-                        }
-                        Codes::U8(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
-                        Codes::U16(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
+                let codes = input.layout.offset(rows.start, columns.start) + first;
+                let pixels =
+                    [(rows.len(), input.layout.row()), (columns.len(), input.layout.stride())];
+                match input.codes {
+                    Codes::U8(all) if block.len() == BLOCK => {
+                        add_bytes(&mut sums, &all[codes..], pixels);
                     }
+                    Codes::U8(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
+                    Codes::U16(all) => add(&mut sums[..block.len()], &all[codes..], pixels),
                 }
-                for (channel, &t) in block.zip(&sums) {
-                    for output in &mut *outputs {
-                        store(output, t, (y, x), channel, output.multipliers[count - 1]);
+                for output in &mut *outputs {
+                    let multiplier = output.multipliers[count - 1];
+                    if let Some(rounded) = rounded(&sums, multiplier) {
+                        let at = output.layout.offset(y, x);
+                        for (channel, rounded) in block.clone().zip(rounded) {
+                            let value = (rounded + output.zero).clamp(output.low, output.high);
+                            output.codes.set(at + channel, value);
+                        }
+                        continue;
+                    }
+                    for (channel, &t) in block.clone().zip(&sums) {
+                        store(output, t, (y, x), channel, multiplier);
                     }
                 }
             }
@@ -93,11 +101,30 @@ pub(super) fn average(
     }
 }
 
-/// Adds the codes of a row of pixels so many elements apart.
+/// What [`requantize`](crate::fixed::requantize) gives for all of some sums, where double precision is exact: 28 bits by 24 in the product, less
+/// than 2^30 in the result.
 #[inline(always)]
-fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T], (pixels, stride): (usize, usize)) {
-    for pixel in 0..pixels {
-        for (sum, &code) in sums.iter_mut().zip(&codes[pixel * stride..]) {
+pub(super) fn rounded<const BLOCK: usize>(
+    sums: &[i64; BLOCK],
+    multiplier: f32,
+) -> Option<[i32; BLOCK]> {
+    const TERM: i64 = 1 << 28;
+    // Floats of this size are whole numbers, and sums with them round half to even.
+    const ROUND: f64 = 1.5 * (1_u64 << 52) as f64;
+    let exact = multiplier.abs() <= 4.0 && sums.iter().all(|t| (-TERM..TERM).contains(t));
+    let round = |t: i64| ((f64::from(t as i32) * f64::from(multiplier) + ROUND) - ROUND) as i32;
+    exact.then(|| sums.map(round))
+}
+
+/// Adds the codes of so many rows and columns of pixels, so many elements apart.
+#[inline(always)]
+fn add<T: Copy + Into<i64>>(
+    sums: &mut [i64],
+    codes: &[T],
+    [(rows, row), (columns, column)]: [(usize, usize); 2],
+) {
+    for at in (0..rows).flat_map(|y| (0..columns).map(move |x| y * row + x * column)) {
+        for (sum, &code) in sums.iter_mut().zip(&codes[at..]) {
             *sum += code.into();
         }
     }
@@ -108,21 +135,33 @@ fn add<T: Copy + Into<i64>>(sums: &mut [i64], codes: &[T], (pixels, stride): (us
 fn add_bytes<const BLOCK: usize>(
     sums: &mut [i64; BLOCK],
     codes: &[u8],
-    (pixels, stride): (usize, usize),
+    [(rows, row), (columns, column)]: [(usize, usize); 2],
 ) {
     // So many bytes add up to less than 2^16.
     const SAFE: usize = 256;
-    for first in (0..pixels).step_by(SAFE) {
-        let mut words = [0_u16; BLOCK];
-        for pixel in first..pixels.min(first + SAFE) {
-            let codes: &[u8; BLOCK] = codes[pixel * stride..].first_chunk().expect("a whole block");
+    let mut words = [0_u16; BLOCK];
+    let mut seen = 0;
+    for y in 0..rows {
+        for x in 0..columns {
+            if seen == SAFE {
+                widen(sums, &words);
+                (words, seen) = ([0; BLOCK], 0);
+            }
+            let at = y * row + x * column;
+            let codes: &[u8; BLOCK] = codes[at..].first_chunk().expect("a whole block");
             for (word, &code) in words.iter_mut().zip(codes) {
                 *word += u16::from(code);
             }
+            seen += 1;
         }
-        for (sum, &word) in sums.iter_mut().zip(&words) {
-            *sum += i64::from(word);
-        }
+    }
+    widen(sums, &words);
+}
+
+#[inline(always)]
+fn widen<const BLOCK: usize>(sums: &mut [i64; BLOCK], words: &[u16; BLOCK]) {
+    for (sum, &word) in sums.iter_mut().zip(words) {
+        *sum += i64::from(word);
     }
 }
 

@@ -160,3 +160,16 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn averages_round_in_double_precision_only_where_it_is_exact(
+        sums in prop::array::uniform4((1_u32..34).prop_flat_map(|bits| -(1_i64 << bits)..1 << bits)),
+        multiplier in prop_oneof![-8.0_f32..8.0, prop::sample::select(vec![0.5, 0.25, 0.125, 1.0 / 3.0, 1e-39])],
+    ) {
+        if let Some(rounded) = side::rounded(&sums, multiplier) {
+            let exact = sums.map(|t| crate::fixed::requantize(t, multiplier));
+            prop_assert_eq!(rounded.map(i64::from), exact);
+        }
+    }
+}

@@ -416,7 +416,8 @@ pub(super) const fn steps(class: Class, shape: &ConvShape) -> usize {
 
 /// How the kernel of a class sees a layer.
 fn seen_by(class: Class, shape: &ConvShape) -> ConvShape {
-    let folds = matches!(class, Class::Bytes { .. } | Class::BytePairs | Class::Pairs);
+    let folds =
+        matches!(class, Class::Bytes { .. } | Class::BytePairs | Class::Pairs | Class::Quads);
     shape.folded().filter(|_| folds).unwrap_or(*shape)
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use super::depthwise::Depthwise;
 use crate::graph::{Conv, Linear};
 
 /// `out` (O, H, W) of an `input` of (C, H, W).
@@ -24,15 +25,19 @@ pub(super) fn conv(
         row.fill(bias);
     }
     let plane = shape[1] * shape[2];
+    if per_group == 1 && channels == 1 {
+        let mut depthwise = Depthwise::new(conv, shape, out_shape);
+        let planes = input.chunks_exact(plane).zip(out.chunks_exact_mut(pixels));
+        for ((input, out), weight) in planes.zip(weight.chunks_exact(taps)) {
+            depthwise.run(weight, input, out);
+        }
+        return;
+    }
     let mut columns = Vec::new();
     for group in 0..conv.groups {
         let input = &input[group * channels * plane..][..channels * plane];
         let weight = &weight[group * per_group * channels * taps..][..per_group * channels * taps];
         let out = &mut out[group * per_group * pixels..][..per_group * pixels];
-        if per_group == 1 && channels == 1 {
-            depthwise(conv, weight, [shape[1], shape[2]], input, [out_shape[1], out_shape[2]], out);
-            continue;
-        }
         let whole = taps == 1 && conv.strides == [1, 1] && conv.pads == [0; 4];
         let operand = if whole {
             input
@@ -57,6 +62,14 @@ pub(super) fn conv_gradient(
     let channels = shape[0] / conv.groups;
     let taps = conv.weight.shape()[2] * conv.weight.shape()[3];
     let plane = shape[1] * shape[2];
+    if per_group == 1 && channels == 1 {
+        let mut depthwise = Depthwise::new(conv, shape, out_shape);
+        let planes = into.chunks_exact_mut(plane).zip(gradient.chunks_exact(pixels));
+        for ((into, gradient), weight) in planes.zip(conv.weight.values().chunks_exact(taps)) {
+            depthwise.pull_back(weight, gradient, into);
+        }
+        return;
+    }
     let mut columns = vec![0.0; channels * taps * pixels];
     for group in 0..conv.groups {
         let into = &mut into[group * channels * plane..][..channels * plane];
@@ -85,38 +98,6 @@ fn inside(conv: &Conv, axis: usize, tap: usize, size: usize, out: usize) -> (Ran
     let first = pad.saturating_sub(offset).div_ceil(stride);
     let end = (size + pad).saturating_sub(offset).div_ceil(stride).min(out);
     (first..end.max(first), first * stride + offset - pad.min(first * stride + offset))
-}
-
-fn depthwise(
-    conv: &Conv,
-    weight: &[f32],
-    [height, width]: [usize; 2],
-    input: &[f32],
-    [out_height, out_width]: [usize; 2],
-    out: &mut [f32],
-) {
-    let (kh, kw) = (conv.weight.shape()[2], conv.weight.shape()[3]);
-    for y in 0..out_height {
-        for ky in 0..kh {
-            let Some(row) = source(conv, 0, y, ky, height) else {
-                continue;
-            };
-            let row = &input[row * width..][..width];
-            for kx in 0..kw {
-                let weight = weight[ky * kw + kx];
-                let (columns, start) = inside(conv, 1, kx, width, out_width);
-                let out = &mut out[y * out_width..][columns];
-                let taps = &row[start.min(width)..];
-                // Steps of 1 are vectorized only where they are known.
-                if conv.strides[1] == 1 {
-                    out.iter_mut().zip(taps).for_each(|(out, tap)| *out += weight * tap);
-                } else {
-                    let taps = taps.iter().step_by(conv.strides[1]);
-                    out.iter_mut().zip(taps).for_each(|(out, tap)| *out += weight * tap);
-                }
-            }
-        }
-    }
 }
 
 /// Rows (channel, tap) by columns (output pixel); padding is zero.

@@ -6,6 +6,7 @@
 mod attention;
 mod backward;
 mod conv;
+mod depthwise;
 mod ops;
 
 pub use attention::{layer_norm, softmax};

@@ -7,6 +7,7 @@ use bitgear_core::bits::BitWidth;
 use super::weights::QuantizedWeights;
 use crate::execute::ActivationScale;
 use crate::graph::{Op, TensorId};
+use crate::vector::vectorized;
 
 /// Quantization parameters of one operating point.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -84,10 +85,12 @@ impl InputScale {
         let (low, high) = (-zero, bits.code_max() as f32 - zero);
         let (step, inverse) = (scale as f32, (1.0 / scale) as f32);
         let run = |out: &mut [f32], values: &[f32], inverse: f32| {
-            for (out, &v) in out.iter_mut().zip(values) {
-                let code = (v * inverse).max(low).min(high);
-                *out = ((code + ROUND) - ROUND) * step;
-            }
+            vectorized(|| {
+                for (out, &v) in out.iter_mut().zip(values) {
+                    let code = (v * inverse).max(low).min(high);
+                    *out = ((code + ROUND) - ROUND) * step;
+                }
+            });
         };
         if self.factors.is_empty() {
             run(out, values, inverse);
@@ -126,16 +129,18 @@ impl InputScale {
         let mut run = |gradient: &mut [f32], values: &[f32], factor: f32| {
             let (to_code, back) = (1.0 / (step * factor), 1.0 / factor);
             let pairs = gradient.chunks_mut(LANES).zip(values.chunks(LANES));
-            for (gradient, values) in pairs {
-                for ((sum, gradient), &value) in sums.iter_mut().zip(gradient).zip(values) {
-                    let code = value * to_code;
-                    let clamped = code.max(low).min(high);
-                    let rounded = (clamped + ROUND) - ROUND;
-                    let inside = if code == clamped { 1.0 } else { 0.0 };
-                    *sum += *gradient * (rounded - inside * code);
-                    *gradient *= inside * back;
+            vectorized(|| {
+                for (gradient, values) in pairs {
+                    for ((sum, gradient), &value) in sums.iter_mut().zip(gradient).zip(values) {
+                        let code = value * to_code;
+                        let clamped = code.max(low).min(high);
+                        let rounded = (clamped + ROUND) - ROUND;
+                        let inside = if code == clamped { 1.0 } else { 0.0 };
+                        *sum += *gradient * (rounded - inside * code);
+                        *gradient *= inside * back;
+                    }
                 }
-            }
+            });
         };
         if self.factors.is_empty() {
             run(gradient, values, 1.0);

@@ -7,6 +7,7 @@ use super::fit::Grid;
 use super::methods::Constraints;
 use crate::graph::Op;
 use crate::tensor::Tensor;
+use crate::vector::vectorized;
 
 /// Weights of one layer as integers: real weight ≈ `scales[o]` · code.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,8 +94,22 @@ fn best_scale(row: &[f32], grid: Grid, power_of_two: bool) -> f64 {
         return row.iter().map(|&w| f64::from(w.abs())).sum::<f64>() / row.len() as f64;
     }
     let levels = f64::from(grid.high);
-    let error = |scale: f64| -> f64 {
-        row.iter().map(|&w| (f64::from(w) - scale * f64::from(code(w, scale, grid))).powi(2)).sum()
+    let error = |scale: f64| {
+        if grid.is_sign() {
+            let errors =
+                row.iter().map(|&w| f64::from(w) - scale * f64::from(code(w, scale, grid)));
+            return errors.map(|error| error.powi(2)).sum();
+        }
+        let mut sums = [0.0; 8];
+        vectorized(|| {
+            for weights in row.chunks(sums.len()) {
+                for (sum, &w) in sums.iter_mut().zip(weights) {
+                    let w = f64::from(w);
+                    *sum += (w - scale * grid.round(w / scale)).powi(2);
+                }
+            }
+        });
+        sums.iter().sum::<f64>()
     };
     let mut best = (f64::INFINITY, largest / levels);
     if largest > 0.0 {

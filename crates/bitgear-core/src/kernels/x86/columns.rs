@@ -151,42 +151,81 @@ fn quads_in<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     let mut sums = [[_mm512_setzero_si512()]; PART];
     let mut lanes = (0, Lanes::new(terms, outputs, 0));
     let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
-    parts(shape, |panel, y, part| {
+    let whole_rows = (PART / shape.out_width).max(1);
+    parts(shape, whole_rows, |panel, ys, part| {
         let weights = panel_of(shape, packed, panel);
-        let sums = &mut sums[..part.len()];
+        let sums = &mut sums[..ys.len() * part.len()];
         let mask = first(shape.out_channels - panel * PANEL);
-        let rows = Rows::new(shape, input, [y, part.start], panel * PANEL, 0);
-        let end = shape.origin(y, part.end - 1) + last + panel * PANEL;
+        let rows = Rows::new(shape, input, [ys.start, part.start], panel * PANEL, 0);
+        let end = shape.origin(ys.end - 1, part.end - 1) + last + panel * PANEL;
         assert!(end + mask.count_ones() as usize <= input.len(), "windows inside the operand");
         // SAFETY: only functions compiled for VNNI and VBMI call this one. The windows' channels lie inside the
         // operand, and their panels, too, where there is no mask.
         unsafe {
-            let pixel = shape.strides[1] * shape.input.stride();
+            let steps =
+                [shape.strides[0] * shape.input.row(), shape.strides[1] * shape.input.stride()];
+            let width = part.len();
             if end + PANEL <= input.len() {
-                multiply_quads::<MR, WIDTH, STRIDE, false>(weights, rows, pixel, mask, sums);
+                multiply_quads::<MR, WIDTH, STRIDE, false>(weights, rows, steps, width, mask, sums);
             } else {
-                multiply_quads::<MR, WIDTH, STRIDE, true>(weights, rows, pixel, mask, sums);
+                multiply_quads::<MR, WIDTH, STRIDE, true>(weights, rows, steps, width, mask, sums);
             }
         }
         if lanes.0 != panel {
             lanes = (panel, Lanes::new(terms, outputs, panel));
         }
-        lanes.1.finish(sums, 0, [y, part.start], terms, outputs);
+        lanes.1.finish(sums, 0, [ys.start, part.start], terms, outputs);
     });
 }
 
-/// Sums of neighbouring pixels `pixel` elements apart, `MR` at a time. `rows` is the first one's window.
+/// Sums of rows of so many neighbouring pixels, `MR` at a time. `rows` is the first one's window, `steps` are the
+/// elements from row to row and from pixel to pixel.
 ///
 /// # Safety
 ///
 /// The channels of `mask`, or without `MASKED` all of the panel, lie inside the operand in all windows.
-#[inline(never)]
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 unsafe fn multiply_quads<
     const MR: usize,
     const WIDTH: usize,
     const STRIDE: usize,
     const MASKED: bool,
+>(
+    weights: &[i8],
+    rows: Rows<'_>,
+    steps: [usize; 2],
+    width: usize,
+    mask: u16,
+    sums: &mut [[__m512i; 1]],
+) {
+    for (y, sums) in sums.chunks_exact_mut(width).enumerate() {
+        let rows = Rows { at: rows.at + y * steps[0], ..rows };
+        // SAFETY: these are some of the windows.
+        unsafe {
+            match rows.height {
+                1 => row_of::<MR, WIDTH, STRIDE, MASKED, 1>(weights, rows, steps[1], mask, sums),
+                2 => row_of::<MR, WIDTH, STRIDE, MASKED, 2>(weights, rows, steps[1], mask, sums),
+                3 => row_of::<MR, WIDTH, STRIDE, MASKED, 3>(weights, rows, steps[1], mask, sums),
+                _ => row_of::<MR, WIDTH, STRIDE, MASKED, 0>(weights, rows, steps[1], mask, sums),
+            }
+        }
+    }
+}
+
+/// [`multiply_quads`] of a row, with the windows' height, or 0 for any.
+///
+/// # Safety
+///
+/// As for [`multiply_quads`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+unsafe fn row_of<
+    const MR: usize,
+    const WIDTH: usize,
+    const STRIDE: usize,
+    const MASKED: bool,
+    const HEIGHT: usize,
 >(
     weights: &[i8],
     rows: Rows<'_>,
@@ -199,16 +238,21 @@ unsafe fn multiply_quads<
         let x = x.min(sums.len() - MR);
         let rows = Rows { at: rows.at + x * pixel, ..rows };
         let mut acc = [_mm512_setzero_si512(); MR];
-        let taps = weights.chunks_exact(rows.columns(WIDTH) * 64);
-        for (ky, taps) in (0..rows.height).step_by(4).zip(taps) {
-            let (rows, acc) = (Rows { at: rows.at + ky * rows.row, ..rows }, &mut acc);
-            // SAFETY: these rows are part of the windows.
-            unsafe {
-                match rows.height - ky {
-                    1 => fours::<MR, WIDTH, STRIDE, MASKED, 1>(taps, rows, mask, acc),
-                    2 => fours::<MR, WIDTH, STRIDE, MASKED, 2>(taps, rows, mask, acc),
-                    3 => fours::<MR, WIDTH, STRIDE, MASKED, 3>(taps, rows, mask, acc),
-                    _ => fours::<MR, WIDTH, STRIDE, MASKED, 4>(taps, rows, mask, acc),
+        let mut taps = weights.chunks_exact(rows.columns(WIDTH) * 64);
+        // SAFETY: these rows are part of the windows.
+        unsafe {
+            if HEIGHT > 0 {
+                let taps = taps.next().expect("of the first rows");
+                fours::<MR, WIDTH, STRIDE, MASKED, HEIGHT>(taps, rows, mask, &mut acc);
+            } else {
+                for (ky, taps) in (0..rows.height).step_by(4).zip(taps) {
+                    let (rows, acc) = (Rows { at: rows.at + ky * rows.row, ..rows }, &mut acc);
+                    match rows.height - ky {
+                        1 => fours::<MR, WIDTH, STRIDE, MASKED, 1>(taps, rows, mask, acc),
+                        2 => fours::<MR, WIDTH, STRIDE, MASKED, 2>(taps, rows, mask, acc),
+                        3 => fours::<MR, WIDTH, STRIDE, MASKED, 3>(taps, rows, mask, acc),
+                        _ => fours::<MR, WIDTH, STRIDE, MASKED, 4>(taps, rows, mask, acc),
+                    }
                 }
             }
         }
@@ -320,8 +364,8 @@ fn in_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     let mut epilogue = Epilogue::new(terms);
     let mut sums = [[_mm256_setzero_si256(); 2]; PART];
     let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
-    parts(shape, |panel, y, part| {
-        let weights = panel_of(shape, packed, panel);
+    parts(shape, 1, |panel, ys, part| {
+        let (weights, y) = (panel_of(shape, packed, panel), ys.start);
         for x in part.clone().step_by(MR) {
             let x = x.min(part.end - MR);
             let sums = sums[x - part.start..].first_chunk_mut().expect("parts fit");
@@ -430,21 +474,26 @@ fn part_len(shape: &ConvShape) -> usize {
     shape.out_width.div_ceil(shape.out_width.div_ceil(PART))
 }
 
-/// Visits the result in equal parts of rows, of at most [`PART`] pixels: all panels of a part, or where the operand
-/// fits into the nearest cache, all parts of a panel.
+/// Visits the result in equal parts of rows, of at most [`PART`] pixels, or so many `whole_rows` at once: all panels of a
+/// part, or where the operand fits into the nearest cache, all parts of a panel.
 #[inline]
-fn parts(shape: &ConvShape, mut part: impl FnMut(usize, usize, Range<usize>)) {
+fn parts(
+    shape: &ConvShape,
+    whole_rows: usize,
+    mut part: impl FnMut(usize, Range<usize>, Range<usize>),
+) {
     const CACHED: usize = 1 << 14;
     let length = part_len(shape);
     let panels = shape.out_channels.div_ceil(PANEL);
     let inner = if shape.input.len() <= CACHED { 1 } else { panels };
     for outer in (0..panels).step_by(inner) {
-        for y in 0..shape.out_height {
+        for y in (0..shape.out_height).step_by(whole_rows) {
+            let ys = y..shape.out_height.min(y + whole_rows);
             for x in (0..shape.out_width).step_by(length) {
                 // What is left over at the end of a row may be shorter: it overlaps the part before it.
                 let x = x.min(shape.out_width - length);
                 for panel in outer..outer + inner {
-                    part(panel, y, x..x + length);
+                    part(panel, ys.clone(), x..x + length);
                 }
             }
         }

@@ -196,7 +196,7 @@ pub(super) fn widened(
 
 /// The operand of [`ConvShape::folded`].
 #[inline(never)]
-fn fold<T: Element>(shape: &ConvShape, folded: &ConvShape, input: &[T]) -> [T; FOLDED] {
+pub(super) fn fold<T: Element>(shape: &ConvShape, folded: &ConvShape, input: &[T]) -> [T; FOLDED] {
     let mut memory = [T::default(); FOLDED];
     let (columns, stride) = (shape.kernel[1], folded.input.stride());
     let first = shape.input.pads[1] - shape.pads[1];

@@ -61,6 +61,8 @@ struct Bytes<T> {
     codes: T,
     /// From pixel to pixel.
     stride: usize,
+    /// From the end of a row to the next one's beginning.
+    gap: usize,
 }
 
 /// Bias and residual multipliers.
@@ -100,7 +102,7 @@ impl Lanes {
         }
     }
 
-    /// Finishes neighbouring pixels of a row from (y, x) on. Their sums are the `panel`th of each array.
+    /// Finishes neighbouring pixels from (y, x) on, row after row. Their sums are the `panel`th of each array.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
     pub(super) fn finish<const NP: usize>(
         &self,
@@ -110,10 +112,11 @@ impl Lanes {
         terms: &Terms<'_>,
         outputs: &mut [Output<'_>],
     ) {
+        let row = (at[1], outputs[0].layout.width);
         match (&terms.residual, &mut *outputs) {
             (None, [Output { codes: CodesMut::U8(a), layout, .. }]) if self.is_narrow() => {
                 let a = self.bytes_mut(a, layout, at);
-                self.pixels::<NP, 1, false>(sums, panel, &Bytes::default(), [a]);
+                self.pixels::<NP, 1, false>(sums, panel, row, &Bytes::default(), [a]);
             }
             (
                 None,
@@ -123,7 +126,7 @@ impl Lanes {
                 ],
             ) if self.is_narrow() => {
                 let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
-                self.pixels::<NP, 2, false>(sums, panel, &Bytes::default(), [a, b]);
+                self.pixels::<NP, 2, false>(sums, panel, row, &Bytes::default(), [a, b]);
             }
             (
                 Some(Source { codes: Codes::U8(codes), layout: of_codes }),
@@ -131,7 +134,7 @@ impl Lanes {
             ) if self.is_narrow() => {
                 let codes = self.bytes(codes, of_codes, at);
                 let a = self.bytes_mut(a, layout, at);
-                self.pixels::<NP, 1, true>(sums, panel, &codes, [a]);
+                self.pixels::<NP, 1, true>(sums, panel, row, &codes, [a]);
             }
             (
                 Some(Source { codes: Codes::U8(codes), layout }),
@@ -142,23 +145,42 @@ impl Lanes {
             ) if self.is_narrow() => {
                 let codes = self.bytes(codes, layout, at);
                 let (a, b) = (self.bytes_mut(a, of_a, at), self.bytes_mut(b, of_b, at));
-                self.pixels::<NP, 2, true>(sums, panel, &codes, [a, b]);
+                self.pixels::<NP, 2, true>(sums, panel, row, &codes, [a, b]);
             }
             _ => {
-                const BLOCK: usize = 8;
-                let (blocks, rest) = sums.as_chunks::<BLOCK>();
-                for (block, sums) in blocks.iter().enumerate() {
-                    let mut acc = [_mm512_setzero_si512(); BLOCK];
-                    for (acc, sums) in acc.iter_mut().zip(sums) {
-                        *acc = sums[panel];
-                    }
-                    self.store(&acc, [at[0], at[1] + BLOCK * block], terms, outputs);
-                }
-                let first = at[1] + BLOCK * blocks.len();
-                for (r, acc) in rest.iter().enumerate() {
-                    self.store(&[acc[panel]], [at[0], first + r], terms, outputs);
+                let mut done = 0;
+                while done < sums.len() {
+                    let (y, x) = (at[0] + (at[1] + done) / row.1, (at[1] + done) % row.1);
+                    let end = sums.len().min(done + row.1 - x);
+                    self.in_blocks(&sums[done..end], panel, [y, x], terms, outputs);
+                    done = end;
                 }
             }
+        }
+    }
+
+    /// [`Self::finish`] of pixels in one row.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+    fn in_blocks<const NP: usize>(
+        &self,
+        sums: &[[__m512i; NP]],
+        panel: usize,
+        [y, x]: [usize; 2],
+        terms: &Terms<'_>,
+        outputs: &mut [Output<'_>],
+    ) {
+        const BLOCK: usize = 8;
+        let (blocks, rest) = sums.as_chunks::<BLOCK>();
+        for (block, sums) in blocks.iter().enumerate() {
+            let mut acc = [_mm512_setzero_si512(); BLOCK];
+            for (acc, sums) in acc.iter_mut().zip(sums) {
+                *acc = sums[panel];
+            }
+            self.store(&acc, [y, x + BLOCK * block], terms, outputs);
+        }
+        let first = x + BLOCK * blocks.len();
+        for (r, acc) in rest.iter().enumerate() {
+            self.store(&[acc[panel]], [y, first + r], terms, outputs);
         }
     }
 
@@ -168,7 +190,8 @@ impl Lanes {
         layout: &MapLayout,
         [y, x]: [usize; 2],
     ) -> Bytes<&'a [u8]> {
-        Bytes { codes: &codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
+        let codes = &codes[layout.offset(y, x) + self.channel..];
+        Bytes { codes, stride: layout.stride(), gap: gap(layout) }
     }
 
     fn bytes_mut<'a>(
@@ -177,64 +200,86 @@ impl Lanes {
         layout: &MapLayout,
         [y, x]: [usize; 2],
     ) -> Bytes<&'a mut [u8]> {
-        Bytes { codes: &mut codes[layout.offset(y, x) + self.channel..], stride: layout.stride() }
+        let codes = &mut codes[layout.offset(y, x) + self.channel..];
+        Bytes { codes, stride: layout.stride(), gap: gap(layout) }
     }
 
     fn is_narrow(&self) -> bool {
         matches!(self.factors, Factors::Narrow { .. })
     }
 
-    /// [`Self::finish`] in single precision for `V` versions in bytes, with a residual in bytes or without.
+    /// [`Self::finish`] in single precision for `V` versions in bytes, with a residual in bytes or without, beginning
+    /// at a column of rows of a width.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
     fn pixels<const NP: usize, const V: usize, const RESIDUAL: bool>(
         &self,
         sums: &[[__m512i; NP]],
         panel: usize,
+        (column, width): (usize, usize),
         codes: &Bytes<&[u8]>,
         mut outputs: [Bytes<&mut [u8]>; V],
     ) {
         let Factors::Narrow { bias, residual } = self.factors else { unreachable!("it is narrow") };
         let (unit, round) = (_mm512_set1_ps(self.unit), _mm512_set1_ps(ROUND_F32));
         let (mask, whole) = (self.mask, self.mask == u16::MAX);
-        let fits = |len: usize, stride: usize| (sums.len() - 1) * stride + self.channels <= len;
-        let mut to = [(core::ptr::null_mut(), 0); V];
+        let last = sums.len() - 1;
+        let fits = |len: usize, stride: usize, gap: usize| {
+            last * stride + (column + last) / width * gap + self.channels <= len
+        };
+        let mut to = [(core::ptr::null_mut(), 0, 0); V];
         for (to, output) in to.iter_mut().zip(&mut outputs) {
-            assert!(fits(output.codes.len(), output.stride), "outputs");
-            *to = (output.codes.as_mut_ptr(), output.stride);
+            assert!(fits(output.codes.len(), output.stride, output.gap), "outputs");
+            *to = (output.codes.as_mut_ptr(), output.stride, output.gap);
         }
-        assert!(!RESIDUAL || fits(codes.codes.len(), codes.stride), "residual");
-        for (r, acc) in sums.iter().enumerate() {
-            // As in `store`.
-            let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[panel]), unit, bias);
-            if RESIDUAL {
-                // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
-                // beyond them.
-                let codes = unsafe {
-                    let pixel = codes.codes.as_ptr().add(r * codes.stride);
-                    if whole {
-                        _mm_loadu_si128(pixel.cast())
-                    } else {
-                        _mm_maskz_loadu_epi8(mask, pixel.cast())
-                    }
-                };
-                let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
-                t = _mm512_fmadd_ps(codes, residual, t);
-            }
-            for (&(pixels, stride), rounding) in to.iter().zip(&self.roundings) {
-                let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
-                let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
-                let q =
-                    _mm512_cvtepi32_epi8(_mm512_sub_epi32(_mm512_castps_si512(q), rounding.bits));
-                // SAFETY: as above.
-                unsafe {
-                    let pixel = pixels.add(r * stride);
-                    if whole {
-                        _mm_storeu_si128(pixel.cast(), q);
-                    } else {
-                        _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+        assert!(!RESIDUAL || fits(codes.codes.len(), codes.stride, codes.gap), "residual");
+        let (mut from, mut rest, mut run) = (codes.codes.as_ptr(), sums, width - column);
+        loop {
+            let (row, next) = rest.split_at(run.min(rest.len()));
+            let (source, places) = (from, to);
+            for (r, acc) in row.iter().enumerate() {
+                // As in `store`.
+                let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[panel]), unit, bias);
+                if RESIDUAL {
+                    // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
+                    // beyond them.
+                    let codes = unsafe {
+                        let pixel = source.add(r * codes.stride);
+                        if whole {
+                            _mm_loadu_si128(pixel.cast())
+                        } else {
+                            _mm_maskz_loadu_epi8(mask, pixel.cast())
+                        }
+                    };
+                    let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
+                    t = _mm512_fmadd_ps(codes, residual, t);
+                }
+                for (&(pixels, stride, _), rounding) in places.iter().zip(&self.roundings) {
+                    let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
+                    let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
+                    let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(
+                        _mm512_castps_si512(q),
+                        rounding.bits,
+                    ));
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = pixels.add(r * stride);
+                        if whole {
+                            _mm_storeu_si128(pixel.cast(), q);
+                        } else {
+                            _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                        }
                     }
                 }
+            }
+            if next.is_empty() {
+                break;
+            }
+            (rest, run) = (next, width);
+            // Pointers move on to the next row, of which the last pixel has been seen to lie inside.
+            from = from.wrapping_add(row.len() * codes.stride + codes.gap);
+            for (pixels, stride, gap) in &mut to {
+                *pixels = pixels.wrapping_add(row.len() * *stride + *gap);
             }
         }
     }
@@ -425,6 +470,11 @@ impl Lanes {
             }
         }
     }
+}
+
+/// Elements of a map between the end of a row and the next one's beginning.
+fn gap(layout: &MapLayout) -> usize {
+    layout.row() - layout.width * layout.stride()
 }
 
 /// A version's multipliers of 16 channels, zeros beyond the last.

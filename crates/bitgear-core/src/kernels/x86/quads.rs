@@ -8,6 +8,7 @@ use core::arch::x86_64::{
 };
 use core::ops::Range;
 
+use super::dense::fold;
 use super::lanes::Lanes;
 use super::tile::{Windows, each_run};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
@@ -24,9 +25,11 @@ pub(super) fn conv(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
+    if let Some(folded) = shape.folded() {
+        return conv(&folded, packed, &fold(shape, &folded, input), terms, outputs);
+    }
     let panels = shape.out_channels.div_ceil(PANEL);
     let panel_len = packed.len() / panels;
-    let width = shape.out_width;
     let single_row = shape.single_row();
     let shape = single_row.as_ref().unwrap_or(shape);
     for (rows, columns) in parts(shape) {
@@ -35,9 +38,9 @@ pub(super) fn conv(
             let weights = &packed[panel * panel_len..];
             if panel + 1 < panels {
                 let weights = &weights[..2 * panel_len];
-                panels_of::<2>(shape, width, weights, input, (panel, part), terms, outputs);
+                panels_of::<2>(shape, weights, input, (panel, part), terms, outputs);
             } else {
-                panels_of::<1>(shape, width, weights, input, (panel, part), terms, outputs);
+                panels_of::<1>(shape, weights, input, (panel, part), terms, outputs);
             }
         }
     }
@@ -54,11 +57,10 @@ fn parts(shape: &ConvShape) -> impl Iterator<Item = (Range<usize>, Range<usize>)
     })
 }
 
-/// Computes and stores a part of the result in `NP` panels. The results' rows are `width` pixels long.
+/// Computes and stores a part of the result in `NP` panels.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni")]
 fn panels_of<const NP: usize>(
     shape: &ConvShape,
-    width: usize,
     weights: &[i8],
     input: &[u8],
     (panel, (rows, columns)): (usize, (Range<usize>, Range<usize>)),
@@ -67,20 +69,15 @@ fn panels_of<const NP: usize>(
 ) {
     let mut memory = [[_mm512_setzero_si512(); NP]; PART];
     let lanes: [Lanes; NP] = core::array::from_fn(|p| Lanes::new(terms, outputs, panel + p));
-    for y in rows {
-        let sums = &mut memory[..columns.len()];
-        let windows = Windows::new(shape, y, columns.start);
-        sum::<NP>(&windows, weights, input, sums);
-        // A single row of windows may be many rows of results.
-        let mut done = 0;
-        while done < sums.len() {
-            let (y, x) = (y + (columns.start + done) / width, (columns.start + done) % width);
-            let end = sums.len().min(done + width - x);
-            for (p, lanes) in lanes.iter().enumerate() {
-                lanes.finish(&sums[done..end], p, [y, x], terms, outputs);
-            }
-            done = end;
-        }
+    let pixels = rows.len() * columns.len();
+    for (y, sums) in rows.clone().zip(memory.chunks_exact_mut(columns.len())) {
+        sum::<NP>(&Windows::new(shape, y, columns.start), weights, input, sums);
+    }
+    // A single row of windows may be many rows of results.
+    let width = outputs[0].layout.width;
+    let at = [rows.start + columns.start / width, columns.start % width];
+    for (p, lanes) in lanes.iter().enumerate() {
+        lanes.finish(&memory[..pixels], p, at, terms, outputs);
     }
 }
 

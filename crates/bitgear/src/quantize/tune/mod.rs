@@ -22,13 +22,16 @@ use crate::float;
 use crate::tensor::Tensor;
 use crate::trace::Random;
 
-/// A network is not tuned where the samples' runs through it would take more multiply-accumulates.
-const MOST_WORK: u64 = 1_000_000_000_000;
+/// Most multiply-accumulates of all samples' runs through a network: a large one is tuned in fewer steps.
+const MOST_WORK: u64 = 600_000_000_000;
+/// Fewer steps than this are not worth taking.
+const FEWEST_STEPS: usize = 8;
 /// Samples to a step: at most, and as a share of all.
 const BATCH: usize = 32;
 const BATCHES: usize = 6;
-/// Size of the first step; the others follow a cosine down to nothing.
-const RATE: f32 = 0.005;
+/// Size of the first of 256 steps; the others follow a cosine down to nothing. Fewer steps are smaller in
+/// proportion: large networks are deep, and what goes wrong in one layer goes wrong in all behind it.
+const RATE: f32 = 0.005 / 256.0;
 /// How much of the mean gradient and of its mean square outlasts a step.
 const DECAY: (f32, f32) = (0.9, 0.99);
 /// Of so many samples one is held out, to tell whether tuning helped.
@@ -48,10 +51,15 @@ pub(super) fn applies(pass: &Pass<'_>) -> bool {
 
 /// How many samples run through the network, forwards and backwards, to tune a point of it.
 pub(super) fn runs(pass: &Pass<'_>) -> usize {
-    let runs = pass.methods.tuning * BATCH;
+    steps(pass) * BATCH
+}
+
+fn steps(pass: &Pass<'_>) -> usize {
     let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
-    let affordable = macs.saturating_mul(runs as u64) <= MOST_WORK;
-    if affordable && pass.samples >= FEWEST && pass.graph.classes() > 1 { runs } else { 0 }
+    let affordable = MOST_WORK / (BATCH as u64 * macs.max(1));
+    let steps = pass.methods.tuning.min(usize::try_from(affordable).unwrap_or(usize::MAX));
+    let tells = pass.samples >= FEWEST && pass.graph.classes() > 1;
+    if tells && steps >= FEWEST_STEPS { steps } else { 0 }
 }
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
@@ -96,7 +104,7 @@ fn rows(samples: &Tensor) -> Vec<&[f32]> {
 
 /// Knobs of less divergence on `samples`.
 fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
-    let steps = pass.methods.tuning;
+    let steps = steps(pass);
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
@@ -130,7 +138,7 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32>
             gradient.iter_mut().zip(&one).for_each(|(sum, g)| *sum += g);
         }
         let share = step as f32 / steps as f32;
-        let rate = RATE * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
+        let rate = RATE * steps as f32 * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
         adam.step(&gradient, rate, network.limits());
     }
     adam.knobs

@@ -11,6 +11,7 @@ use super::super::parameters::{InputScale, Parameters};
 use super::super::pass::{Pass, Plan};
 use crate::float;
 use crate::graph::{Op, TensorId};
+use crate::vector::vectorized;
 
 /// Factors on scales stay within this of 1.
 const FARTHEST: f32 = 0.5;
@@ -255,9 +256,7 @@ impl<'a> Network<'a> {
                 result.iter_mut().zip(residual).for_each(|(a, b)| *a += b);
             }
             let (low, high) = step.group.clamp;
-            for value in &mut result {
-                *value = value.max(low).min(high);
-            }
+            vectorized(|| result.iter_mut().for_each(|value| *value = value.max(low).min(high)));
             trail.values[step.group.result.0] = result;
             trail.read.push(Read { operands, residual });
         }
@@ -284,11 +283,11 @@ impl<'a> Network<'a> {
             }
             let (low, high) = step.group.clamp;
             let result = &trail.values[step.group.result.0];
-            for (gradient, &y) in gradient.iter_mut().zip(result) {
-                if y <= low || y >= high {
-                    *gradient = 0.0;
+            vectorized(|| {
+                for (gradient, &y) in gradient.iter_mut().zip(result) {
+                    *gradient = if y <= low || y >= high { 0.0 } else { *gradient };
                 }
-            }
+            });
             let Read { operands, residual } = &trail.read[index];
             if let Some(op) = &setting.ops[index] {
                 let (_, bias) = op.weight_and_bias().expect("of a layer");
@@ -358,11 +357,13 @@ fn sum_by_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(&a, &b)| term(a, b)).sum();
-    for (a, b) in a8.zip(b8) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += term(a, b);
+    vectorized(|| {
+        for (a, b) in a8.zip(b8) {
+            for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+                *lane += term(a, b);
+            }
         }
-    }
+    });
     rest + lanes.iter().sum::<f32>()
 }
 

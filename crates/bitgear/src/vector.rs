@@ -1,0 +1,8 @@
+//! Loops over numbers, compiled for the vectors that this CPU has.
+
+/// Runs a loop with the widest vectors there are. Results are those of the plain loop: nothing is
+/// reordered.
+#[inline(always)]
+pub(crate) fn vectorized<R>(run: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(run)
+}
