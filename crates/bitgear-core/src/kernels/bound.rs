@@ -123,8 +123,17 @@ fn fits_i32((low, high): (i64, i64)) -> bool {
     i64::from(i32::MIN) <= low && high <= i64::from(i32::MAX)
 }
 
-/// The class of AVX-512 VNNI, if it is exact.
+/// The fastest class of AVX-512 VNNI, if one is exact.
 pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
+    let winograd = winograd_bytes::quads_pay(shape)
+        && winograd_bytes::quads_are_exact(shape, plain, activation);
+    if winograd {
+        return Some(Class::WinogradQuads { offset: winograd_bytes::offset(activation) });
+    }
+    every_product(shape, plain, activation)
+}
+
+fn every_product(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
     let bytes = activation.get() <= 8 && is_bytes(plain);
     let exact = bytes && fits_i32(accumulator_bound(shape, plain, activation));
     let class = if shape.is_depthwise() { Class::DepthwiseQuads } else { Class::Quads };
@@ -135,7 +144,7 @@ pub(super) fn quads(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> O
 pub(super) fn matrix(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> Option<Class> {
     // Fewer pixels leave most of a tile empty.
     const FEWEST: usize = 8;
-    let class = quads(shape, plain, activation)?;
+    let class = every_product(shape, plain, activation)?;
     // Runs of memory that don't fall into few equal parts leave them empty, too.
     let run = shape.kernel[1] * shape.input.stride();
     let parts = run.div_ceil(64);

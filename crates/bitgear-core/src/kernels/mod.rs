@@ -20,6 +20,7 @@
 //! | [`Class::BytePairs`] | up to 8 bits | up to 8 bits | i32 | AVX2 |
 //! | [`Class::Winograd`] | up to 8 bits | about 10 bits | i32 | AVX2, FMA; 3 x 3, stride 1 |
 //! | [`Class::WinogradBytes`] | up to 6 bits | about 6 bits | i16 | AVX2, FMA; 3 x 3, stride 1 |
+//! | [`Class::WinogradQuads`] | up to 6 bits | about 6 bits | i32 | AVX-512 VNNI; 3 x 3, stride 1 |
 //! | [`Class::Lookup`] | 1 bit | 1 bit | u8, widened after up to 63 additions | AVX2, FMA |
 //! | [`Class::Split`] | any | any | two i32, joined in f64 | AVX2, FMA |
 //! | [`Class::DepthwiseQuads`] | up to 8 bits | up to 8 bits | i32 | AVX-512 VNNI, VBMI |

@@ -147,6 +147,13 @@ fn each_class_is_chosen_where_its_bound_allows_it() {
     assert_eq!(bytes(&dense, 127, 9), (None, None));
     assert_eq!(bytes(&dense, 255, 8), (None, None));
     assert_eq!(bytes(&grouped, 7, 4), (None, None));
+    // Transformed weights are at most nine times, codes four times as large.
+    let square = ConvShape { input: MapLayout { channels: 32, ..input }, out_channels: 32, ..unit };
+    let winograd = Some(Class::WinogradQuads { offset: 126 });
+    assert_eq!(bytes(&square, 14, 6), (winograd, quads));
+    assert_eq!(bytes(&square, 15, 6).0, quads, "a weight of 135");
+    assert_eq!(bytes(&square, 7, 7).0, quads, "a code of 508");
+    assert_eq!(bytes(&unit, 7, 4).0, quads, "too few channels to pay");
 }
 
 /// 1 x 2 pixels, 1 channel, 1 x 2 window without padding: everything by hand.

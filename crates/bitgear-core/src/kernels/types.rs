@@ -294,6 +294,11 @@ pub enum Class {
         /// Added to transformed codes.
         offset: u8,
     },
+    /// The same, summed in 32 bits.
+    WinogradQuads {
+        /// Added to transformed codes.
+        offset: u8,
+    },
     /// Sums of four channels' codes for all signs, added up in bytes.
     Lookup,
     /// High and low byte of 16-bit activations apart.
@@ -323,6 +328,7 @@ impl core::fmt::Display for Class {
             Self::BytePairs => f.write_str("pairs of bytes"),
             Self::Winograd => f.write_str("winograd"),
             Self::WinogradBytes { .. } => f.write_str("winograd bytes"),
+            Self::WinogradQuads { .. } => f.write_str("winograd quads"),
             Self::Lookup => f.write_str("lookup"),
             Self::Split => f.write_str("split"),
             Self::DepthwiseQuads => f.write_str("depthwise quads"),
@@ -390,6 +396,7 @@ pub(super) const fn step_width(class: Class) -> usize {
         | Class::Matrix
         | Class::Quads
         | Class::WinogradBytes { .. }
+        | Class::WinogradQuads { .. }
         | Class::DepthwiseQuads => 4,
         Class::Pairs
         | Class::BytePairs
@@ -427,7 +434,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         return PackedLen::I16(lookup::packed_len(shape));
     }
     let panels = shape.out_channels.div_ceil(PANEL);
-    if let Class::WinogradBytes { .. } = class {
+    if let Class::WinogradBytes { .. } | Class::WinogradQuads { .. } = class {
         return PackedLen::I8(panels * winograd_bytes::POINTS * winograd_bytes::point_len(shape));
     }
     let len = panels * steps(class, shape) * PANEL * step_width(class);
@@ -437,6 +444,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
         | Class::Quads
         | Class::BytePairs
         | Class::WinogradBytes { .. }
+        | Class::WinogradQuads { .. }
         | Class::DepthwiseQuads
         | Class::DepthwiseBytes => PackedLen::I8(len),
         Class::Pairs
@@ -452,7 +460,7 @@ pub(super) fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
 /// [panel][step][output channel][within the step]. The steps of dense layers are [tap][group of
 /// channels], those of depthwise ones [group of rows][column]. What is missing to full panels and
 /// groups is zero. For [`Class::Winograd`] weights are transformed, and taps are points; for
-/// [`Class::WinogradBytes`] and [`Class::Lookup`] as their modules say.
+/// [`Class::WinogradBytes`], [`Class::WinogradQuads`] and [`Class::Lookup`] as their modules say.
 pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
     assert_eq!(plain.len(), shape.filter_len() * shape.out_channels, "weights of `{shape:?}`");
     let shape = &seen_by(class, shape);
@@ -460,8 +468,9 @@ pub(super) fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMu
     match (packed_len(class, shape), out) {
         (PackedLen::None, PackedMut::None) => {}
         (PackedLen::I8(len), PackedMut::I8(out)) if len == out.len() => {
-            if let Class::WinogradBytes { offset } = class {
-                return winograd_bytes::pack(shape, plain, offset, out);
+            if let Class::WinogradBytes { offset } | Class::WinogradQuads { offset } = class {
+                let quads = class == Class::WinogradQuads { offset };
+                return winograd_bytes::pack(shape, plain, offset, quads, out);
             }
             out.iter_mut().enumerate().for_each(|(index, out)| *out = code(index) as i8);
         }

@@ -35,8 +35,9 @@ pub(super) const fn point_len(shape: &ConvShape) -> usize {
     (shape.input.stride() / STEP + 1) * STEP * PANEL
 }
 
-/// [panel][point]([output channel][half] in 16 bits, then [step][output channel][channel within the step]).
-pub(super) fn pack(shape: &ConvShape, plain: &[i16], offset: u8, out: &mut [i8]) {
+/// [panel][point]([output channel][half] in 16 bits, then [step][output channel][channel within the step]). With
+/// `quads` sums begin with 32 bits, and all channels are summed in one.
+pub(super) fn pack(shape: &ConvShape, plain: &[i16], offset: u8, quads: bool, out: &mut [i8]) {
     let channels = shape.input.channels;
     let points = out.chunks_exact_mut(point_len(shape));
     for (index, packed) in points.enumerate() {
@@ -54,8 +55,10 @@ pub(super) fn pack(shape: &ConvShape, plain: &[i16], offset: u8, out: &mut [i8])
             }
         }
         let added = if point == ADDED { 0 } else { i32::from(offset) };
-        for (begin, sum) in begin.as_chunks_mut::<2>().0.iter_mut().zip(sums.as_flattened()) {
-            *begin = ((-added * sum) as i16).to_le_bytes().map(u8::cast_signed);
+        for (begin, sums) in begin.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+            let [a, b] = sums.map(|sum| ((-added * sum) as i16).to_le_bytes());
+            let whole = (-added * (sums[0] + sums[1])).to_le_bytes();
+            *begin = if quads { whole } else { [a[0], a[1], b[0], b[1]] }.map(u8::cast_signed);
         }
     }
 }
@@ -94,6 +97,28 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
         })
     };
     fits && halves() && filters().all(|filter| (0..POINTS).all(|point| pairs(filter, point)))
+}
+
+/// Whether sums in 32 bits are exact for these weights and all inputs of `activation` bits: transformed weights and codes
+/// are bytes, and few enough products of these are summed.
+pub(super) fn quads_are_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -> bool {
+    let channels = shape.input.channels;
+    let is_byte = |filter: &[i16]| {
+        (0..channels * POINTS).all(|i| {
+            let weight = transformed(&G, filter, channels, i / POINTS, i % POINTS);
+            i8::try_from(weight).is_ok()
+        })
+    };
+    let fits = has_form(shape, TILE) && activation.get() <= 6;
+    fits && plain.chunks_exact(shape.filter_len()).all(is_byte)
+}
+
+/// Whether that takes less time than every product by itself: five of nine are spared, and each tile is transformed and
+/// put together again. Measured on the layers of ResNet-20.
+pub(super) fn quads_pay(shape: &ConvShape) -> bool {
+    let panels = shape.out_channels.div_ceil(PANEL);
+    let channels = shape.input.stride();
+    5 * channels * panels > 4 * channels + 20 * panels
 }
 
 /// About how many vector instructions a layer takes, what finishes sums left out.

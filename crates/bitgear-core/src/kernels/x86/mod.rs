@@ -16,6 +16,7 @@ mod thresholds;
 mod tile;
 mod winograd;
 mod winograd_bytes;
+mod winograd_quads;
 
 use super::quantize::{self, Quantization};
 use super::types::{
@@ -156,6 +157,10 @@ impl Avx512 {
             (Class::DepthwiseQuads, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
                 unsafe { columns::quads(shape, packed, codes, terms, outputs) }
+            }
+            (Class::WinogradQuads { offset }, Packed::I8(packed), Codes::U8(codes)) => {
+                // SAFETY: as above.
+                unsafe { winograd_quads::conv(shape, packed, codes, offset, terms, outputs) }
             }
             _ => self.0.conv(shape, weights, input, terms, outputs),
         }

@@ -21,14 +21,20 @@ use crate::kernels::winograd_bytes::{ADDED, PATCH, POINTS, TILE};
 /// Tiles that are multiplied together.
 const GROUP: usize = 4;
 /// Most tiles that are transformed together.
-const MOST: usize = 16;
+pub(super) const MOST: usize = 16;
 /// Channels times tiles that are transformed together.
-const ROOM: usize = 1024;
+pub(super) const ROOM: usize = 1024;
 /// Channels that are transformed at once.
 const LANES: usize = 16;
 
 /// Transformed codes of a strip of tiles: [tile][point][channel], channels rounded up to whole vectors.
-struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
+pub(super) struct Strip(pub(super) [MaybeUninit<u8>; POINTS * ROOM]);
+
+impl Strip {
+    pub(super) fn new() -> Self {
+        Self([MaybeUninit::uninit(); _])
+    }
+}
 
 /// Products of a tile summed over channels: [point][half of the panel], in 16 bits.
 type Products = [[__m256i; 2]; POINTS];
@@ -45,7 +51,7 @@ pub(super) fn conv(
 ) {
     const { assert!(MOST_CHANNELS * GROUP <= ROOM) }
     let mut epilogue = Epilogue::new(terms);
-    let mut strip = Strip([MaybeUninit::uninit(); _]);
+    let mut strip = Strip::new();
     let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; GROUP];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILE * MOST]; TILE];
     let most = (ROOM / lanes(shape)).min(MOST);
@@ -58,13 +64,7 @@ pub(super) fn conv(
             let x = x.min(shape.out_width - width);
             let column = |tile: usize| (TILE * tile).min(width - TILE);
             let at = [y, x, width];
-            match lanes(shape) {
-                16 => transform_16::<16>(shape, input, at, offset, &mut strip),
-                32 => transform_32::<32>(shape, input, at, offset, &mut strip),
-                64 => transform_32::<64>(shape, input, at, offset, &mut strip),
-                len if len % 32 == 0 => transform_32::<0>(shape, input, at, offset, &mut strip),
-                _ => transform_16::<0>(shape, input, at, offset, &mut strip),
-            }
+            transform(shape, input, at, offset, &mut strip.0);
             for panel in 0..shape.out_channels.div_ceil(PANEL) {
                 let weights = panel_of(shape, packed, panel);
                 for first in (0..tiles).step_by(GROUP) {
@@ -90,13 +90,31 @@ pub(super) fn conv(
     }
 }
 
+/// Transforms a strip of `width` outputs, at least 2, beginning at (y, x).
+#[target_feature(enable = "avx2")]
+pub(super) fn transform(
+    shape: &ConvShape,
+    input: &[u8],
+    at: [usize; 3],
+    offset: u8,
+    strip: &mut [MaybeUninit<u8>],
+) {
+    match lanes(shape) {
+        16 => transform_16::<16>(shape, input, at, offset, strip),
+        32 => transform_32::<32>(shape, input, at, offset, strip),
+        64 => transform_32::<64>(shape, input, at, offset, strip),
+        len if len % 32 == 0 => transform_32::<0>(shape, input, at, offset, strip),
+        _ => transform_16::<0>(shape, input, at, offset, strip),
+    }
+}
+
 /// Channels of a tile in a strip.
-fn lanes(shape: &ConvShape) -> usize {
+pub(super) fn lanes(shape: &ConvShape) -> usize {
     shape.input.stride().next_multiple_of(LANES)
 }
 
-/// A function that transforms a strip of `width` outputs, at least 2, beginning at (y, x): Bᵀ d B of what each tile
-/// reads, with the offset, `$lanes` channels at a time. The number of a tile's channels in a strip may be known.
+/// [`transform`]: Bᵀ d B of what each tile reads, with the offset, `$lanes` channels at a time. The number of a tile's
+/// channels in a strip may be known.
 macro_rules! transform {
     ($name:ident, $lanes:literal, $vector:ty, $zero:ident, $set:ident, $load:ident, $store:ident,
      $add:ident, $sub:ident) => {
@@ -107,12 +125,12 @@ macro_rules! transform {
             input: &[u8],
             [y, x, width]: [usize; 3],
             offset: u8,
-            strip: &mut Strip,
+            strip: &mut [MaybeUninit<u8>],
         ) {
             let (row, column) = (shape.tap(1, 0), shape.tap(0, 1));
             let len = if KNOWN > 0 { KNOWN } else { lanes(shape) };
             let tiles = width.div_ceil(TILE);
-            assert!(tiles * len <= ROOM && len % $lanes == 0, "a strip fits");
+            assert!(tiles * POINTS * len <= strip.len() && len % $lanes == 0, "a strip fits");
             let first = shape.origin(y, x);
             let inside = first + 3 * row + (width + 1) * column + len <= input.len();
             let offset = $set(offset.cast_signed());
@@ -155,7 +173,7 @@ macro_rules! transform {
                             // SAFETY: points, tiles and channels are below those of the assertion.
                             unsafe {
                                 let at = (tile * POINTS + index) * len + channel;
-                                $store(strip.0.as_mut_ptr().add(at).cast(), point);
+                                $store(strip.as_mut_ptr().add(at).cast(), point);
                             }
                         }
                     }
