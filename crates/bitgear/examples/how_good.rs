@@ -133,7 +133,7 @@ fn at_equal_drop(repeated: &Repeated, lowered: impl Fn(f64) -> Repeated) -> (f64
     // Too little is taken off at the one, enough at the other end.
     let (mut little, mut enough, mut found) = (0, STEPS + 1, (0.0, 100.0 * most));
     while enough - little > 1 {
-        let steps = (little + enough) / 2;
+        let steps = usize::midpoint(little, enough);
         let repeated = lowered(steps as f64 * STEP);
         if repeated.policy.mean <= most {
             (enough, found) = (steps, (repeated.savings[any], 100.0 * repeated.policy.mean));

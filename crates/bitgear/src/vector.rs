@@ -3,6 +3,10 @@
 /// Runs a loop with the widest vectors there are. Results are those of the plain loop: nothing is
 /// reordered.
 #[inline(always)]
+#[expect(
+    clippy::inline_always,
+    reason = "the loop is compiled for the vectors only inside the dispatch"
+)]
 pub(crate) fn vectorized<R>(run: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(run)
 }

@@ -194,8 +194,8 @@ fn multiply<const MR: usize, const NP: usize>(
             }
         }
     }
-    for r in 0..MR {
-        let first = strip.first(tile + r);
+    for (r, tile) in (tile..tile + MR).enumerate() {
+        let first = strip.first(tile);
         for i in 0..TILE {
             let pixels = &mut sums[first + i * strip.width..][..TILE];
             for p in 0..NP {

@@ -29,9 +29,10 @@ const FEWEST_STEPS: usize = 8;
 /// Samples to a step: at most, and as a share of all.
 const BATCH: usize = 32;
 const BATCHES: usize = 6;
-/// Size of the first of 256 steps; the others follow a cosine down to nothing. Fewer steps are smaller in
-/// proportion: large networks are deep, and what goes wrong in one layer goes wrong in all behind it.
-const RATE: f32 = 0.005 / 256.0;
+/// Size of the first step; the others follow a cosine down to nothing. Where fewer steps are affordable than were
+/// asked for, all are smaller in proportion: large networks are deep, and what goes wrong in one layer goes wrong in all
+/// behind it.
+const RATE: f32 = 0.005;
 /// How much of the mean gradient and of its mean square outlasts a step.
 const DECAY: (f32, f32) = (0.9, 0.99);
 /// Of so many samples one is held out, to tell whether tuning helped.
@@ -105,6 +106,7 @@ fn rows(samples: &Tensor) -> Vec<&[f32]> {
 /// Knobs of less divergence on `samples`.
 fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
     let steps = steps(pass);
+    let largest = RATE * steps as f32 / pass.methods.tuning as f32;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
@@ -138,7 +140,7 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32>
             gradient.iter_mut().zip(&one).for_each(|(sum, g)| *sum += g);
         }
         let share = step as f32 / steps as f32;
-        let rate = RATE * steps as f32 * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
+        let rate = largest * 0.5 * (1.0 + (std::f32::consts::PI * share).cos());
         adam.step(&gradient, rate, network.limits());
     }
     adam.knobs
