@@ -1,6 +1,6 @@
 //! Loops over numbers, compiled for the vectors that this CPU has.
 
-/// Runs a loop with the widest vectors there are. Results are those of the plain loop: nothing is
+/// Runs a loop with AVX2 where the CPU has it. Results are those of the plain loop: nothing is
 /// reordered.
 #[inline(always)]
 #[expect(

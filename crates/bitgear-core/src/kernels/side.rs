@@ -87,7 +87,8 @@ pub(super) fn average(
                     if let Some(rounded) = rounded(&sums, multiplier) {
                         let at = output.layout.offset(y, x);
                         for (channel, rounded) in block.clone().zip(rounded) {
-                            let value = (rounded + output.zero).clamp(output.low, output.high);
+                            let value =
+                                rounded.saturating_add(output.zero).clamp(output.low, output.high);
                             output.codes.set(at + channel, value);
                         }
                         continue;
@@ -101,8 +102,8 @@ pub(super) fn average(
     }
 }
 
-/// What [`requantize`](crate::fixed::requantize) gives for all of some sums, where double precision is exact: 28 bits by 24 in the product, less
-/// than 2^30 in the result.
+/// What [`requantize`](crate::fixed::requantize) gives for all of some sums, where double precision is exact: 28 bits by
+/// 24 in the product, at most 2^30 in the result.
 #[inline(always)]
 pub(super) fn rounded<const BLOCK: usize>(
     sums: &[i64; BLOCK],

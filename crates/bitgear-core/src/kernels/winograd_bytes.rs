@@ -4,8 +4,9 @@
 //! matrix, and results are divided by 4 in the end. A transformed code is the sum of at most four codes, two of
 //! them subtracted, except at point (1, 1), where none is: with twice the largest code added it is not negative
 //! and, for few enough bits, a byte. What the addition does to sums of products is known beforehand: sums begin
-//! with its opposite. They are kept in 16 bits, modulo 2^16, each of two for half of the channels; so all that must
-//! fit are products of two neighbouring channels, and four times the result of either half.
+//! with its opposite. AVX2 keeps them in 16 bits, modulo 2^16, each of two for half of the channels; so all that must
+//! fit are products of two neighbouring channels, and four times the result of either half. VNNI (*quads*) sums in 32
+//! bits, where all fits.
 
 use super::types::{ConvShape, PANEL};
 use super::winograd::{has_form, transformed};

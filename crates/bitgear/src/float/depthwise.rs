@@ -30,7 +30,9 @@ impl Depthwise {
     pub(super) fn new(conv: &Conv, shape: &[usize], out_shape: &[usize]) -> Self {
         let [_, _, kh, kw] = *conv.weight.shape() else { unreachable!("checked on import") };
         let out = [out_shape[1], out_shape[2]];
-        let (strides, dilations) = (conv.strides, conv.dilations);
+        // Along an axis of a single result nothing is skipped.
+        let stride = |axis: usize| if out[axis] == 1 { 1 } else { conv.strides[axis] };
+        let (strides, dilations) = ([stride(0), stride(1)], conv.dilations);
         let reach = |axis: usize, taps: usize| {
             (out[axis] - 1) + (taps - 1) * dilations[axis] / strides[axis] + 1
         };
@@ -119,7 +121,7 @@ struct Run {
     len: usize,
 }
 
-/// All pixels that any tap reads, but padding.
+/// All pixels that a tap may read, but padding.
 fn runs(
     size: [usize; 2],
     pads: [usize; 2],

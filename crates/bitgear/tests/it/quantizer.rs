@@ -161,6 +161,25 @@ fn tuning_brings_the_scores_nearer_and_changes_no_code_of_a_weight() {
 }
 
 #[test]
+fn the_fewest_samples_that_are_tuned_on_are_tuned_on() {
+    let Fixture { graph, ranges, .. } = fixture();
+    let fits = |samples: usize| {
+        let samples = calibration(0..samples);
+        let fit = |tuning| {
+            let methods = Methods { tuning, ..Methods::best() };
+            let quantizer =
+                Quantizer::new(graph, ranges, &samples, methods, Constraints::default());
+            quantizer.fit(&"w2a2".parse().unwrap())
+        };
+        [fit(1), fit(2)]
+    };
+    let [once, twice] = fits(32);
+    assert_ne!(once.layers, twice.layers);
+    let [once, twice] = fits(31);
+    assert_eq!(once.layers, twice.layers);
+}
+
+#[test]
 fn scales_are_what_the_hardware_allows() {
     let constraints = Constraints {
         per_tensor_scales: true,

@@ -190,7 +190,8 @@ pub(super) fn usual_geometry() -> impl Strategy<Value = Geometry> {
     (
         // Some rows are longer than what is transformed at once.
         (4_usize..12, prop_oneof![9 => 4_usize..12, 1 => 33_usize..40]),
-        prop_oneof![9_usize..20, 29_usize..36],
+        // So many channels are transformed at once, or in as many parts.
+        prop_oneof![8 => 9_usize..20, 8 => 29_usize..36, 1 => Just(64), 1 => Just(80), 1 => Just(256)],
         prop_oneof![9_usize..20, 29_usize..36],
         Just([3, 3]),
         Just(([1, 1], [1, 1])),

@@ -276,7 +276,7 @@ impl Lanes {
                 break;
             }
             (rest, run) = (next, width);
-            // Pointers move on to the next row, of which the last pixel has been seen to lie inside.
+            // On to the next row: the assertions cover the last pixel of all.
             from = from.wrapping_add(row.len() * codes.stride + codes.gap);
             for (pixels, stride, gap) in &mut to {
                 *pixels = pixels.wrapping_add(row.len() * *stride + *gap);

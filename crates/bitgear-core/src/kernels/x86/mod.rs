@@ -124,7 +124,7 @@ impl Avx2 {
     ));
 }
 
-/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`] and [`columns`] name.
+/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`], [`winograd_quads`] and [`columns`] name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512(Avx2);
 

@@ -28,10 +28,10 @@ pub(super) const ROOM: usize = 1024;
 const LANES: usize = 16;
 
 /// Transformed codes of a strip of tiles: [tile][point][channel], channels rounded up to whole vectors.
-pub(super) struct Strip(pub(super) [MaybeUninit<u8>; POINTS * ROOM]);
+struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
 
 impl Strip {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self([MaybeUninit::uninit(); _])
     }
 }

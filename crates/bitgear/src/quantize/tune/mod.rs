@@ -24,7 +24,7 @@ use crate::trace::Random;
 
 /// Most multiply-accumulates of all samples' runs through a network: a large one is tuned in fewer steps.
 const MOST_WORK: u64 = 600_000_000_000;
-/// Fewer steps than this are not worth taking.
+/// A network for which fewer steps are affordable is not tuned.
 const FEWEST_STEPS: usize = 8;
 /// Samples to a step: at most, and as a share of all.
 const BATCH: usize = 32;
@@ -52,15 +52,16 @@ pub(super) fn applies(pass: &Pass<'_>) -> bool {
 
 /// How many samples run through the network, forwards and backwards, to tune a point of it.
 pub(super) fn runs(pass: &Pass<'_>) -> usize {
-    steps(pass) * BATCH
+    let tells = pass.samples >= FEWEST && pass.graph.classes() > 1;
+    if tells { steps(pass) * BATCH } else { 0 }
 }
 
+/// As many steps as are asked for, or fewer where these are too much work.
 fn steps(pass: &Pass<'_>) -> usize {
     let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
     let affordable = MOST_WORK / (BATCH as u64 * macs.max(1));
-    let steps = pass.methods.tuning.min(usize::try_from(affordable).unwrap_or(usize::MAX));
-    let tells = pass.samples >= FEWEST && pass.graph.classes() > 1;
-    if tells && steps >= FEWEST_STEPS { steps } else { 0 }
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
+    if affordable >= FEWEST_STEPS { pass.methods.tuning.min(affordable) } else { 0 }
 }
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
