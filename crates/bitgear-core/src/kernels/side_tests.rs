@@ -161,6 +161,13 @@ proptest! {
     }
 }
 
+#[test]
+fn averages_of_usual_size_round_half_to_even_in_double_precision() {
+    assert_eq!(side::rounded(&[1, 3, -1, -3], 0.5), Some([0, 2, 0, -2]));
+    assert_eq!(side::rounded(&[(1 << 28) - 1], 4.0), Some([(1 << 30) - 4]));
+    assert_eq!(side::rounded(&[1 << 28], 0.5), None);
+}
+
 proptest! {
     #[test]
     fn averages_round_in_double_precision_only_where_it_is_exact(

@@ -3,6 +3,7 @@
 //! what an [`Avx2`] or [`Avx512`] value proves to be there.
 #![allow(unsafe_code, reason = "see above; each block names its proof")]
 
+mod column_quads;
 mod columns;
 mod dense;
 mod depthwise;
@@ -124,7 +125,7 @@ impl Avx2 {
     ));
 }
 
-/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`], [`winograd_quads`] and [`columns`] name.
+/// Proof that this CPU has AVX2, FMA and the parts of AVX-512 that [`quads`], [`winograd_quads`] and [`column_quads`] name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512(Avx2);
 
@@ -156,7 +157,7 @@ impl Avx512 {
             }
             (Class::DepthwiseQuads, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.
-                unsafe { columns::quads(shape, packed, codes, terms, outputs) }
+                unsafe { column_quads::conv(shape, packed, codes, terms, outputs) }
             }
             (Class::WinogradQuads { offset }, Packed::I8(packed), Codes::U8(codes)) => {
                 // SAFETY: as above.

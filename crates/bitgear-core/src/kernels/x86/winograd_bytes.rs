@@ -30,12 +30,6 @@ const LANES: usize = 16;
 /// Transformed codes of a strip of tiles: [tile][point][channel], channels rounded up to whole vectors.
 struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
 
-impl Strip {
-    fn new() -> Self {
-        Self([MaybeUninit::uninit(); _])
-    }
-}
-
 /// Products of a tile summed over channels: [point][half of the panel], in 16 bits.
 type Products = [[__m256i; 2]; POINTS];
 
@@ -51,7 +45,7 @@ pub(super) fn conv(
 ) {
     const { assert!(MOST_CHANNELS * GROUP <= ROOM) }
     let mut epilogue = Epilogue::new(terms);
-    let mut strip = Strip::new();
+    let mut strip = Strip([MaybeUninit::uninit(); _]);
     let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; GROUP];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILE * MOST]; TILE];
     let most = (ROOM / lanes(shape)).min(MOST);
