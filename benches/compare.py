@@ -10,13 +10,16 @@ scores. Every round starts a fresh process of each; a process reports the median
 --least the shortest, where other work disturbs the machine. The table shows the median over rounds of each
 time, and of the ratios within a round: above 1, bitgear is faster. --threads 0 stands for all processors.
 
---cpu avx2 hides AVX-512, VNNI and AMX from both engines (`only_avx2.c`; needs Linux, a C compiler and a CPU
-with `cpuid_fault`), so that each chooses what it would on a CPU without them.
+--cpu avx2 hides AVX-512, VNNI and AMX from both engines, so that each chooses what it would on a CPU without
+them: it runs copies in which CPUID is answered by `only_avx2.c` (needs Linux, a C compiler and objdump).
 """
 
 import argparse
+import importlib.util
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -100,19 +103,74 @@ def worker(models: list[str], batches: list[int], args: argparse.Namespace) -> N
     print(json.dumps(rows))
 
 
-def environment(cpu: str | None, folder: Path) -> dict[str, str]:
-    """In which both engines see a CPU of that kind."""
+def without_cpuid(program: Path, copy: Path) -> None:
+    """Copies an x86-64 program or library, with an undefined instruction in the place of each CPUID."""
+    listing = subprocess.run(
+        ["objdump", "--disassemble", "--no-show-raw-insn", "--file-offsets", program],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    code = bytearray(program.read_bytes())
+    shift = 0
+    for line in listing.splitlines():
+        if section := re.match(r"([0-9a-f]+) <.*> \(File Offset: 0x([0-9a-f]+)\):", line):
+            shift = int(section[1], 16) - int(section[2], 16)
+        elif found := re.match(r" *([0-9a-f]+):\tcpuid", line):
+            at = int(found[1], 16) - shift
+            assert code[at : at + 2] == b"\x0f\xa2", (program, line)
+            code[at : at + 2] = b"\x0f\xff"
+    copy.write_bytes(code)
+    copy.chmod(0o755)
+
+
+def engines(cpu: str | None, folder: Path) -> tuple[str, dict[str, str]]:
+    """The path of bitgear, and an environment, in which both engines see a CPU of that kind."""
+    bitgear = ROOT / "target/release/bitgear"
     if cpu is None:
-        return dict(os.environ)
-    library = folder / "only_avx2.so"
+        return str(bitgear), dict(os.environ)
+    library, copy = folder / "only_avx2.so", folder / "bitgear"
     source = Path(__file__).with_name("only_avx2.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-    return {**os.environ, "LD_PRELOAD": str(library)}
+    without_cpuid(bitgear, copy)
+    package = Path(importlib.util.find_spec("onnxruntime").origin).parent
+    shutil.copytree(package, folder / "onnxruntime")
+    for part in package.glob("capi/*.so*"):
+        without_cpuid(part, folder / "onnxruntime/capi" / part.name)
+    return str(copy), {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(folder)}
 
 
 def output(command: list[str], env: dict[str, str]) -> list:
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
     return json.loads(run.stdout)
+
+
+def compare(model: Path, bitgear: str, env: dict[str, str], folder: Path, args: argparse.Namespace) -> None:
+    """Prints the rows of one model."""
+    batches = [int(batch) for batch in args.batch.split(",")]
+    theirs = [str(quantized(model, folder)), str(model)]
+    ours = [bitgear, "bench", str(model), "--json"]
+    ours += ["--points", args.points]
+    ours += ["--kernels", args.kernels] if args.kernels else []
+    ours += ["--escalate", args.escalate] if args.escalate else []
+    peer = [sys.executable, __file__, "--worker", *theirs]
+    peer += ["--least"] if args.least else []
+    rounds: dict[tuple, list[list[float]]] = {}
+    for threads in args.threads.split(",") * args.rounds:
+        shared = ["--batch", args.batch, "--threads", threads, "--seconds", str(args.seconds)]
+        of_peer = dict(zip(batches, output([*peer, *shared], env)))
+        for row in output([*ours, *shared], env):
+            times = [row["min_us" if args.least else "median_us"], *of_peer[row["batch"]]]
+            rounds.setdefault((row["point"], row["batch"], row["threads"]), []).append(times)
+    for (point, batch, threads), times in rounds.items():
+        us, int8, exact = (statistics.median(column) for column in zip(*times))
+        by_int8 = statistics.median(t[1] / t[0] for t in times)
+        by_float = statistics.median(t[2] / t[0] for t in times)
+        print(
+            f"{model.stem:34} {point:10} {batch:5} {threads:7} {us:9.1f} {int8:9.1f} {exact:9.1f}"
+            f" {by_int8:7.2f} {by_float:7.2f}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -129,39 +187,17 @@ def main() -> None:
     parser.add_argument("--least", action="store_true", help="compare shortest calls")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    batches = [int(batch) for batch in args.batch.split(",")]
     if args.worker:
+        batches = [int(batch) for batch in args.batch.split(",")]
         worker([str(model) for model in args.models], batches, args)
         return
     models = args.models or [SHARED / f"{name}.onnx" for name in DEFAULT]
     header = ["model", "point", "batch", "threads", "us", "ORT int8", "ORT float", "x int8", "x float"]
     print("{:34} {:10} {:>5} {:>7} {:>9} {:>9} {:>9} {:>7} {:>7}".format(*header))
-    for model in models:
-        with tempfile.TemporaryDirectory() as folder:
-            env = environment(args.cpu, Path(folder))
-            theirs = [str(quantized(model, Path(folder))), str(model)]
-            ours = [str(ROOT / "target/release/bitgear"), "bench", str(model), "--json"]
-            ours += ["--points", args.points]
-            ours += ["--kernels", args.kernels] if args.kernels else []
-            ours += ["--escalate", args.escalate] if args.escalate else []
-            peer = [sys.executable, __file__, "--worker", *theirs]
-            peer += ["--least"] if args.least else []
-            rounds: dict[tuple, list[list[float]]] = {}
-            for threads in args.threads.split(",") * args.rounds:
-                shared = ["--batch", args.batch, "--threads", threads, "--seconds", str(args.seconds)]
-                of_peer = dict(zip(batches, output([*peer, *shared], env)))
-                for row in output([*ours, *shared], env):
-                    times = [row["min_us" if args.least else "median_us"], *of_peer[row["batch"]]]
-                    rounds.setdefault((row["point"], row["batch"], row["threads"]), []).append(times)
-        for (point, batch, threads), times in rounds.items():
-            us, int8, exact = (statistics.median(column) for column in zip(*times))
-            by_int8 = statistics.median(t[1] / t[0] for t in times)
-            by_float = statistics.median(t[2] / t[0] for t in times)
-            print(
-                f"{model.stem:34} {point:10} {batch:5} {threads:7} {us:9.1f} {int8:9.1f} {exact:9.1f}"
-                f" {by_int8:7.2f} {by_float:7.2f}",
-                flush=True,
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        bitgear, env = engines(args.cpu, Path(folder))
+        for model in models:
+            compare(model, bitgear, env, Path(folder), args)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,15 @@
-/* Makes a CPU with AVX-512, VNNI or AMX look like one that has AVX2 and no more, so that programs which
- * choose their code by CPUID can be compared as they run on such a CPU.
+/* Answers CPUID as a CPU that has AVX2 and no more would, so that programs which choose their code by it can
+ * be compared as they run there, on a CPU with AVX-512, VNNI or AMX.
  *
- *     cc -O2 -shared -fPIC -o only_avx2.so only_avx2.c && LD_PRELOAD=./only_avx2.so PROGRAM
- *
- * Linux lets a thread ask for a fault where it executes CPUID (`cpuid_fault` in /proc/cpuinfo); threads made
- * later inherit that. The handler executes the instruction in the program's place and clears the bits. What
- * runs before constructors, the dynamic loader's choice of string functions, sees the CPU as it is.
+ * `compare.py` puts an undefined instruction, UD0, in the place of each CPUID of copies of the programs. The
+ * handler executes CPUID when the processor stops there, and clears bits of the answer. Libraries that are not
+ * copied, such as the C library, see the CPU as it is.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
-#include <unistd.h>
 
-#define ARCH_CPUID 0x1012
 #define BIT(n) (1u << (n))
 
 /* Bits of Intel's manual, volume 2, "CPUID". */
@@ -43,19 +36,17 @@ static void mask(unsigned leaf, unsigned subleaf, unsigned *a, unsigned *b, unsi
     }
 }
 
-static void faulted(int signal_number, siginfo_t *info, void *context)
+static void undefined(int signal_number, siginfo_t *info, void *context)
 {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     const unsigned char *code = (const unsigned char *)registers[REG_RIP];
-    /* CPUID faults as a general protection fault, which names no address. */
-    if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
+    (void)info;
+    if (code[0] != 0x0f || code[1] != 0xff) {
         signal(signal_number, SIG_DFL);
         return;
     }
     unsigned leaf = registers[REG_RAX], subleaf = registers[REG_RCX], a, b, c, d;
-    syscall(SYS_arch_prctl, ARCH_CPUID, 1);
     __cpuid_count(leaf, subleaf, a, b, c, d);
-    syscall(SYS_arch_prctl, ARCH_CPUID, 0);
     mask(leaf, subleaf, &a, &b, &c, &d);
     registers[REG_RAX] = a;
     registers[REG_RBX] = b;
@@ -66,9 +57,6 @@ static void faulted(int signal_number, siginfo_t *info, void *context)
 
 __attribute__((constructor)) static void begin(void)
 {
-    struct sigaction action = {.sa_sigaction = faulted, .sa_flags = SA_SIGINFO | SA_NODEFER};
-    if (sigaction(SIGSEGV, &action, NULL) || syscall(SYS_arch_prctl, ARCH_CPUID, 0)) {
-        fputs("only_avx2: this CPU or system cannot fault on CPUID\n", stderr);
-        exit(1);
-    }
+    struct sigaction action = {.sa_sigaction = undefined, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    sigaction(SIGILL, &action, NULL);
 }
