@@ -41,7 +41,8 @@ fn signed_sums(weights: impl Iterator<Item = i16>) -> (i64, i64) {
 /// Proof that single precision gives the integers of the specification for one channel.
 ///
 /// Floats hold all integers up to 2^24, and rounding by adding 1.5 · 2^23 is exact for results below
-/// 2^22. What is larger may be rounded if it is certain to saturate.
+/// 2^22. What is larger may be rounded if it is certain to saturate. No result reaches 2^23, so that its sum with
+/// 1.5 · 2^23 is positive, and floats are ordered like the integers that have their bits.
 #[derive(Clone, Copy, Debug)]
 pub struct SinglePrecision {
     /// Smallest and largest accumulator, see [`channel_bound`].
@@ -80,10 +81,13 @@ impl SinglePrecision {
         let shifted = sum << self.shift;
         let (bias, residual) = (i128::from(self.bias).abs(), i128::from(self.residual));
         let most = shifted + bias + residual;
+        let largest = most as f64 * f64::from(multiplier).abs();
+        if largest >= 2.0 * RESULT {
+            return false;
+        }
         let limits = [low, high].map(|code| (i64::from(code) - i64::from(zero)) as f64);
         let reach = limits[0].abs().max(limits[1].abs());
         if most <= TERM {
-            let largest = most as f64 * f64::from(multiplier).abs();
             return reach < RESULT || largest < RESULT;
         }
         // Whether all t of at least so much saturate, although rounding took a little off them.

@@ -20,8 +20,34 @@ pub(super) struct Layer {
 
 enum PackedWeights {
     None,
-    I8(Vec<i8>),
-    I16(Vec<i16>),
+    I8(Aligned<i8>),
+    I16(Aligned<i16>),
+}
+
+/// Memory that begins with a cache line, so that no vector of weights lies in two.
+struct Aligned<T> {
+    memory: Vec<T>,
+    start: usize,
+}
+
+impl<T: Clone + Default> Aligned<T> {
+    const LINE: usize = 64;
+
+    fn new(len: usize) -> Self {
+        let mut memory = vec![T::default(); len + Self::LINE / size_of::<T>()];
+        // `usize::MAX` where it can't be told.
+        let start = memory.as_ptr().align_offset(Self::LINE).min(memory.len() - len);
+        memory.truncate(start + len);
+        Self { memory, start }
+    }
+
+    fn get(&self) -> &[T] {
+        &self.memory[self.start..]
+    }
+
+    fn get_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..]
+    }
 }
 
 enum LayerTerms {
@@ -66,8 +92,8 @@ impl Layer {
     pub(super) fn weights<'a>(&'a self, step: &'a MacStep) -> Weights<'a> {
         let packed = match &self.packed {
             PackedWeights::None => Packed::None,
-            PackedWeights::I8(codes) => Packed::I8(codes),
-            PackedWeights::I16(codes) => Packed::I16(codes),
+            PackedWeights::I8(codes) => Packed::I8(codes.get()),
+            PackedWeights::I16(codes) => Packed::I16(codes.get()),
         };
         Weights { class: self.class, plain: &step.codes, packed }
     }
@@ -109,13 +135,13 @@ fn pack(class: Class, shape: &ConvShape, plain: &[i16]) -> PackedWeights {
     match Kernels::packed_len(class, shape) {
         PackedLen::None => PackedWeights::None,
         PackedLen::I8(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, shape, plain, PackedMut::I8(&mut codes));
+            let mut codes = Aligned::new(len);
+            Kernels::pack(class, shape, plain, PackedMut::I8(codes.get_mut()));
             PackedWeights::I8(codes)
         }
         PackedLen::I16(len) => {
-            let mut codes = vec![0; len];
-            Kernels::pack(class, shape, plain, PackedMut::I16(&mut codes));
+            let mut codes = Aligned::new(len);
+            Kernels::pack(class, shape, plain, PackedMut::I16(codes.get_mut()));
             PackedWeights::I16(codes)
         }
     }

@@ -5,8 +5,8 @@ use core::arch::x86_64::{
     _mm256_add_epi32, _mm256_castpd_ps, _mm256_castpd_si256, _mm256_castps_pd, _mm256_castps_si256,
     _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_pd, _mm256_cvtepi32_ps,
     _mm256_cvtepu8_epi32, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_extracti128_si256,
-    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd,
-    _mm256_max_ps, _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16,
+    _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_epu8,
+    _mm256_max_pd, _mm256_min_epu8, _mm256_min_pd, _mm256_packs_epi32, _mm256_packus_epi16,
     _mm256_permute4x64_pd, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi32,
     _mm256_set1_pd, _mm256_set1_ps, _mm256_setr_epi32, _mm256_shuffle_ps, _mm256_sub_epi32,
 };
@@ -51,22 +51,22 @@ struct Rounding {
     limits: [f32; 2],
     /// The rounding constant's bits, less the zero.
     bits: i32,
-    /// Largest code.
-    high: u8,
+    /// Smallest and largest code.
+    codes: [u8; 2],
     /// Channels in use.
     count: usize,
 }
 
 impl Rounding {
     const NONE: Self =
-        Self { multipliers: [0.0; PANEL], limits: [0.0; 2], bits: 0, high: 0, count: 0 };
+        Self { multipliers: [0.0; PANEL], limits: [0.0; 2], bits: 0, codes: [0; 2], count: 0 };
 
     fn new(output: &Output<'_>, panel: usize) -> Self {
         Self {
             multipliers: padded(output.multipliers, panel, |&m| m),
             limits: limits(output),
             bits: ROUND_F32.to_bits() as i32 - output.zero,
-            high: output.high.clamp(0, 255) as u8,
+            codes: [output.low, output.high].map(|code| code.clamp(0, 255) as u8),
             count: (output.layout.channels - panel * PANEL).min(PANEL),
         }
     }
@@ -81,9 +81,10 @@ impl Rounding {
             let [first, second] = results.map(|results| _mm256_sub_epi32(results, bits));
             _mm256_packs_epi32(first, second)
         });
-        // What is too large has become 255.
-        let high = _mm256_set1_epi8(self.high.cast_signed());
-        let codes = _mm256_min_epu8(_mm256_packus_epi16(first, second), high);
+        // What is too small or too large for a byte has become 0 or 255.
+        let [low, high] = self.codes.map(|code| _mm256_set1_epi8(code.cast_signed()));
+        let codes = _mm256_packus_epi16(first, second);
+        let codes = _mm256_max_epu8(_mm256_min_epu8(codes, high), low);
         // Packing leaves four channels of each pixel and half panel, in turns.
         _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
@@ -270,8 +271,7 @@ impl Epilogue {
         };
         let result = |rounding: &Rounding, half: usize, t| {
             let multipliers = load_f32(&rounding.multipliers, 8 * half);
-            let result = _mm256_fmadd_ps(t, multipliers, round);
-            _mm256_castps_si256(_mm256_max_ps(result, _mm256_set1_ps(rounding.limits[0])))
+            _mm256_castps_si256(_mm256_fmadd_ps(t, multipliers, round))
         };
         store(sums, versions, term, result);
     }
