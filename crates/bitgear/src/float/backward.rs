@@ -5,6 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 use super::{attention, conv, ops};
 use crate::graph::{Activation, Binary, Op};
+use crate::vector::vectorized;
 
 /// What `gradient`, that of some loss with respect to the result of `shape`, comes to for each
 /// operand (shape, values).
@@ -64,9 +65,14 @@ pub(crate) fn gradients(
         }
         Op::Affine { axis, scale, .. } => {
             let inner: usize = shape[axis + 1..].iter().product();
-            for (i, (into, g)) in first.iter_mut().zip(gradient).enumerate() {
-                *into = g * scale[i / inner % scale.len()];
+            let rows = first.chunks_exact_mut(inner).zip(gradient.chunks_exact(inner));
+            for ((into, gradient), scale) in rows.zip(scale.iter().cycle()) {
+                into.iter_mut().zip(gradient).for_each(|(into, g)| *into = g * scale);
             }
+        }
+        Op::Activation(Activation::Relu) => within(0.0, f32::INFINITY, input, gradient, first),
+        Op::Activation(Activation::Clip { low, high }) => {
+            within(*low, *high, input, gradient, first);
         }
         Op::Activation(function) => {
             for ((into, &x), g) in first.iter_mut().zip(input).zip(gradient) {
@@ -151,6 +157,15 @@ fn moved(
     }
 }
 
+/// Gradients where the operand lies between limits.
+fn within(low: f32, high: f32, input: &[f32], gradient: &[f32], into: &mut [f32]) {
+    vectorized(move || {
+        for ((into, &x), g) in into.iter_mut().zip(input).zip(gradient) {
+            *into = if low < x && x < high { 1.0 } else { 0.0 } * g;
+        }
+    });
+}
+
 fn layer_norm(x: &[f32], gradient: &[f32], scale: &[f32], epsilon: f32, into: &mut [f32]) {
     let len = x.len() as f64;
     let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / len;
@@ -197,8 +212,7 @@ fn binary(
 fn slope(activation: Activation, x: f64) -> f64 {
     let within = |low: f64, high: f64, slope: f64| if low < x && x < high { slope } else { 0.0 };
     match activation {
-        Activation::Relu => within(0.0, f64::INFINITY, 1.0),
-        Activation::Clip { low, high } => within(f64::from(low), f64::from(high), 1.0),
+        Activation::Relu | Activation::Clip { .. } => unreachable!("their slopes are vectorized"),
         Activation::LeakyRelu { alpha } => {
             if x < 0.0 {
                 f64::from(alpha)

@@ -38,8 +38,7 @@ pub(super) fn conv(
         let input = &input[group * channels * plane..][..channels * plane];
         let weight = &weight[group * per_group * channels * taps..][..per_group * channels * taps];
         let out = &mut out[group * per_group * pixels..][..per_group * pixels];
-        let whole = taps == 1 && conv.strides == [1, 1] && conv.pads == [0; 4];
-        let operand = if whole {
+        let operand = if is_whole(conv, taps) {
             input
         } else {
             unfold(conv, shape, channels, input, out_shape, &mut columns);
@@ -70,7 +69,8 @@ pub(super) fn conv_gradient(
         }
         return;
     }
-    let mut columns = vec![0.0; channels * taps * pixels];
+    let whole = is_whole(conv, taps);
+    let mut columns = vec![0.0; if whole { 0 } else { channels * taps * pixels }];
     for group in 0..conv.groups {
         let into = &mut into[group * channels * plane..][..channels * plane];
         let rows = per_group * channels * taps;
@@ -78,10 +78,19 @@ pub(super) fn conv_gradient(
         let gradient = &gradient[group * per_group * pixels..][..per_group * pixels];
         let weight = MatRef::from_row_major_slice(weight, per_group, channels * taps);
         let gradient = MatRef::from_row_major_slice(gradient, per_group, pixels);
-        let product = MatMut::from_row_major_slice_mut(&mut columns, channels * taps, pixels);
-        matmul(product, Accum::Replace, weight.transpose(), gradient, 1.0, Par::Seq);
-        fold(conv, shape, &columns, out_shape, into);
+        let (memory, accum) =
+            if whole { (&mut *into, Accum::Add) } else { (&mut columns[..], Accum::Replace) };
+        let product = MatMut::from_row_major_slice_mut(memory, channels * taps, pixels);
+        matmul(product, accum, weight.transpose(), gradient, 1.0, Par::Seq);
+        if !whole {
+            fold(conv, shape, &columns, out_shape, into);
+        }
     }
+}
+
+/// Whether windows are the pixels of the operand, one each.
+fn is_whole(conv: &Conv, taps: usize) -> bool {
+    taps == 1 && conv.strides == [1, 1] && conv.pads == [0; 4]
 }
 
 /// Where output position `out` reads tap `tap`, if inside the input.

@@ -72,13 +72,30 @@ impl Depthwise {
         self.result.fill(out[0]);
         let rows = self.taps.chunks_exact(self.columns).zip(weight.chunks_exact(self.columns));
         for (taps, weights) in rows {
+            let result = &mut self.result[..];
+            let pixels = |tap: usize| &self.plane[tap..][..result.len()];
             match (taps, weights) {
                 (&[a, b, c], &[u, v, w]) => {
-                    add_products(&self.plane, [a, b, c], [u, v, w], &mut self.result);
+                    let (a, b, c) = (pixels(a), pixels(b), pixels(c));
+                    vectorized(move || {
+                        for (((sum, a), b), c) in result.iter_mut().zip(a).zip(b).zip(c) {
+                            *sum = *sum + u * a + v * b + w * c;
+                        }
+                    });
+                }
+                (&[a, b, c, d, e], &[u, v, w, x, y]) => {
+                    let (a, b, c) = (pixels(a), pixels(b), pixels(c));
+                    let (d, e) = (pixels(d), pixels(e));
+                    vectorized(move || {
+                        let five = a.iter().zip(b).zip(c).zip(d).zip(e);
+                        for (sum, ((((a, b), c), d), e)) in result.iter_mut().zip(five) {
+                            *sum = *sum + u * a + v * b + w * c + x * d + y * e;
+                        }
+                    });
                 }
                 _ => {
                     for (&tap, &weight) in taps.iter().zip(weights) {
-                        add_products(&self.plane, [tap], [weight], &mut self.result);
+                        add_product(weight, &self.plane[tap..], &mut self.result);
                     }
                 }
             }
@@ -99,10 +116,7 @@ impl Depthwise {
             between.fill(0.0);
         }
         for (&tap, &weight) in self.taps.iter().zip(weight) {
-            let plane = &mut self.plane[tap..][..self.result.len()];
-            vectorized(|| {
-                plane.iter_mut().zip(&self.result).for_each(|(sum, g)| *sum += weight * g);
-            });
+            add_product(weight, &self.result, &mut self.plane[tap..]);
         }
         for run in runs(self.size, self.pads, self.strides, part) {
             let from = &self.plane[run.part..][..run.len];
@@ -144,21 +158,9 @@ fn runs(
     .filter(|run| run.len > 0)
 }
 
-/// Adds the products of as many weights with the pixels from each tap on, one after another.
-fn add_products<const N: usize>(
-    plane: &[f32],
-    taps: [usize; N],
-    weights: [f32; N],
-    result: &mut [f32],
-) {
-    let taps = taps.map(|tap| &plane[tap..][..result.len()]);
-    vectorized(|| {
-        for (i, result) in result.iter_mut().enumerate() {
-            let mut sum = *result;
-            for (tap, weight) in taps.iter().zip(weights) {
-                sum += weight * tap[i];
-            }
-            *result = sum;
-        }
+/// Adds the products of a weight with as many pixels as both have.
+fn add_product(weight: f32, pixels: &[f32], sums: &mut [f32]) {
+    vectorized(move || {
+        sums.iter_mut().zip(pixels).for_each(|(sum, pixel)| *sum += weight * pixel);
     });
 }

@@ -41,9 +41,10 @@ pub(crate) fn apply(op: &Op, operands: &[(&[usize], &[f32])], shape: &[usize], o
         Op::Softmax => attention::rows(shape[shape.len() - 1], input, out, attention::softmax),
         Op::Affine { axis, scale, shift } => {
             let inner: usize = shape[axis + 1..].iter().product();
-            for (i, (out, x)) in out.iter_mut().zip(input).enumerate() {
-                let c = i / inner % scale.len();
-                *out = x * scale[c] + shift[c];
+            let channels = scale.iter().zip(shift).cycle();
+            let rows = out.chunks_exact_mut(inner).zip(input.chunks_exact(inner));
+            for ((out, input), (scale, shift)) in rows.zip(channels) {
+                out.iter_mut().zip(input).for_each(|(out, x)| *out = x * scale + shift);
             }
         }
         Op::Activation(Activation::Relu) => {

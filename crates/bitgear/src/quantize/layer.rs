@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use bitgear_core::bits::BitWidth;
 use rayon::prelude::*;
@@ -178,6 +179,7 @@ impl Layer<'_> {
             bounds: bounds.as_ref(),
             methods,
             constraints: self.pass.constraints,
+            nearest: OnceLock::new(),
         })
     }
 

@@ -85,7 +85,7 @@ impl InputScale {
         let (low, high) = (-zero, bits.code_max() as f32 - zero);
         let (step, inverse) = (scale as f32, (1.0 / scale) as f32);
         let run = |out: &mut [f32], values: &[f32], inverse: f32| {
-            vectorized(|| {
+            vectorized(move || {
                 for (out, &v) in out.iter_mut().zip(values) {
                     let code = (v * inverse).max(low).min(high);
                     *out = ((code + ROUND) - ROUND) * step;
@@ -129,7 +129,8 @@ impl InputScale {
         let mut run = |gradient: &mut [f32], values: &[f32], factor: f32| {
             let (to_code, back) = (1.0 / (step * factor), 1.0 / factor);
             let pairs = gradient.chunks_mut(LANES).zip(values.chunks(LANES));
-            vectorized(|| {
+            sums = vectorized(move || {
+                let mut sums = sums;
                 for (gradient, values) in pairs {
                     for ((sum, gradient), &value) in sums.iter_mut().zip(gradient).zip(values) {
                         let code = value * to_code;
@@ -140,6 +141,7 @@ impl InputScale {
                         *gradient *= inside * back;
                     }
                 }
+                sums
             });
         };
         if self.factors.is_empty() {

@@ -20,6 +20,7 @@ use super::{Point, Ranges, Widths, mac_numbers};
 use crate::float;
 use crate::graph::{Graph, Op, TensorId};
 use crate::tensor::Tensor;
+use crate::vector::vectorized;
 
 pub(super) struct Pass<'a> {
     pub(super) graph: &'a Graph,
@@ -30,8 +31,11 @@ pub(super) struct Pass<'a> {
     pub(super) samples: usize,
 }
 
+/// Values that one thread looks at at a time.
+const PART: usize = 1 << 16;
+
 /// All samples of one tensor.
-pub(super) type Values = Arc<[f32]>;
+pub(super) type Values = Arc<Vec<f32>>;
 
 /// What runs in which order, and what it asks of its operands.
 pub(super) struct Plan {
@@ -150,7 +154,7 @@ impl Pass<'_> {
             (exact, quantized)
         });
         let corrected = match (&residual, self.methods.residual_error) {
-            (Some((exact, quantized)), true) => Some(sum(&float, &exact[..], quantized)),
+            (Some((exact, quantized)), true) => Some(sum(&float, exact, quantized)),
             _ => None,
         };
         let work = Layer {
@@ -287,7 +291,7 @@ impl Pass<'_> {
     pub(super) fn inputs(&self, samples: &Tensor) -> Vec<Option<Values>> {
         let mut values = vec![None; self.graph.tensors.len()];
         let len = samples.values().len() / samples.shape()[0] * self.samples;
-        values[self.graph.input.0] = Some(Values::from(samples.values()[..len].to_vec()));
+        values[self.graph.input.0] = Some(Values::new(samples.values()[..len].to_vec()));
         for node in &self.graph.nodes {
             if let Op::Constant(constant) = &node.op {
                 values[node.output.0] = Some(constant.values().repeat(self.samples).into());
@@ -303,10 +307,10 @@ impl Pass<'_> {
         let operands: Vec<_> = node.inputs.iter().map(|t| (*t, &value(t)[..])).collect();
         let mut result = self.apply(&node.op, &operands, node.output);
         if let Some(residual) = &group.residual {
-            result.par_iter_mut().zip(&value(residual)[..]).for_each(|(a, b)| *a += b);
+            add(&mut result, value(residual));
         }
         let (low, high) = group.clamp;
-        result.par_iter_mut().for_each(|v| *v = v.max(low).min(high));
+        clamp(&mut result, [low, high]);
         result.into()
     }
 }
@@ -316,11 +320,17 @@ fn store(group: &Group, mut float: Vec<f32>, mut quantized: Vec<f32>, state: &mu
     let (low, high) = group.clamp;
     for values in [&mut float, &mut quantized] {
         if low > f32::NEG_INFINITY || high < f32::INFINITY {
-            values.par_iter_mut().for_each(|v| *v = v.clamp(low, high));
+            clamp(values, [low, high]);
         }
     }
     state.float[group.result.0] = Some(float.into());
     state.quantized[group.result.0] = Some(quantized.into());
+}
+
+fn clamp(values: &mut [f32], [low, high]: [f32; 2]) {
+    values.par_chunks_mut(PART).for_each(|part| {
+        vectorized(move || part.iter_mut().for_each(|v| *v = v.max(low).min(high)));
+    });
 }
 
 /// a + b - c
@@ -329,5 +339,7 @@ fn sum(a: &[f32], b: &[f32], c: &[f32]) -> Vec<f32> {
 }
 
 fn add(a: &mut [f32], b: &[f32]) {
-    a.par_iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    a.par_chunks_mut(PART).zip(b.par_chunks(PART)).for_each(|(a, b)| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    });
 }

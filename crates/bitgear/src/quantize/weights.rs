@@ -2,6 +2,7 @@
 //! channel unless the hardware asks for less.
 
 use bitgear_core::bits::BitWidth;
+use pulp::NullaryFnOnce;
 
 use super::fit::Grid;
 use super::methods::Constraints;
@@ -86,6 +87,29 @@ fn code(weight: f32, scale: f64, grid: Grid) -> i16 {
     grid.nearest(f64::from(weight) / scale) as i16
 }
 
+/// Of weights rounded at a scale, in eight interleaved sums.
+struct SquaredError<'a> {
+    row: &'a [f32],
+    scale: f64,
+    grid: Grid,
+}
+
+impl NullaryFnOnce for SquaredError<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let mut sums = [0.0; 8];
+        for weights in self.row.chunks(sums.len()) {
+            for (sum, &w) in sums.iter_mut().zip(weights) {
+                let w = f64::from(w);
+                *sum += (w - self.scale * self.grid.round(w / self.scale)).powi(2);
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
 /// Scale of least squared error for weights that share one.
 fn best_scale(row: &[f32], grid: Grid, power_of_two: bool) -> f64 {
     let largest = row.iter().fold(0.0_f64, |max, &w| max.max(f64::from(w.abs())));
@@ -100,16 +124,7 @@ fn best_scale(row: &[f32], grid: Grid, power_of_two: bool) -> f64 {
                 row.iter().map(|&w| f64::from(w) - scale * f64::from(code(w, scale, grid)));
             return errors.map(|error| error.powi(2)).sum();
         }
-        let mut sums = [0.0; 8];
-        vectorized(|| {
-            for weights in row.chunks(sums.len()) {
-                for (sum, &w) in sums.iter_mut().zip(weights) {
-                    let w = f64::from(w);
-                    *sum += (w - scale * grid.round(w / scale)).powi(2);
-                }
-            }
-        });
-        sums.iter().sum::<f64>()
+        vectorized(SquaredError { row, scale, grid })
     };
     let mut best = (f64::INFINITY, largest / levels);
     if largest > 0.0 {

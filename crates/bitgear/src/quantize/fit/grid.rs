@@ -47,12 +47,13 @@ impl Grid {
 
     /// The code nearest to `value`, saturating; ties go to the even code or, among odd codes, to the
     /// one of even number.
+    #[inline(always)]
     pub(crate) fn nearest(&self, value: f64) -> i32 {
         self.round(value) as i32
     }
 
     /// [`Self::nearest`] as a float.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn round(&self, value: f64) -> f64 {
         let nearest = if self.step == 1 {
             round_ties_even(value)
@@ -75,7 +76,7 @@ impl Grid {
 
 /// [`f64::round_ties_even`] up to 2^51, and far from 0 beyond; not a call, so that loops of it run on
 /// vectors.
-#[inline]
+#[inline(always)]
 fn round_ties_even(value: f64) -> f64 {
     /// Beside it doubles are the whole numbers.
     const WHOLE: f64 = 1.5 * (1_u64 << 52) as f64;

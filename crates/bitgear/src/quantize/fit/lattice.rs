@@ -53,12 +53,14 @@ impl Lattice {
         Some(Self { moments, diagonal, order, ratios, weights })
     }
 
+    #[inline(always)]
     fn row(&self, k: usize) -> &[f64] {
         let n = self.order.len();
         &self.moments[k * n..][..n]
     }
 
     /// Codes for `weights`, each chosen after those before it.
+    #[inline(always)]
     pub(crate) fn round(
         &self,
         weights: &[f64],
@@ -81,6 +83,7 @@ impl Lattice {
     }
 
     /// Moves single codes as long as the error falls, at most `passes` times over all.
+    #[inline(always)]
     pub(crate) fn descend(
         &self,
         row: &mut Row,
@@ -115,6 +118,7 @@ impl Lattice {
     }
 
     /// (q - w) H
+    #[inline(always)]
     fn gradient(&self, row: &Row, weights: &[f64]) -> Vec<f64> {
         let mut gradient = vec![0.0; weights.len()];
         for (k, (&code, &w)) in row.codes.iter().zip(weights).enumerate() {
@@ -127,6 +131,7 @@ impl Lattice {
     }
 
     /// Gives the codes their best scale.
+    #[inline(always)]
     pub(crate) fn refit(&self, row: &mut Row, weights: &[f64]) {
         let (mut along, mut across) = (0.0, 0.0);
         for (k, &code) in row.codes.iter().enumerate() {
@@ -145,6 +150,7 @@ impl Lattice {
     }
 
     /// Sets the error.
+    #[inline(always)]
     pub(crate) fn measure(&self, row: &mut Row, weights: &[f64]) {
         let gradient = self.gradient(row, weights);
         let differences =
@@ -153,6 +159,7 @@ impl Lattice {
     }
 
     /// Squared error of nearest codes, each weighted by its second moment alone.
+    #[inline(always)]
     pub(crate) fn nearest_error(&self, weights: &[f64], scale: f64, grid: Grid) -> f64 {
         sum_by_lanes(weights, &self.diagonal, |w, moment| {
             let miss = scale * grid.round(w / scale) - w;
@@ -161,17 +168,20 @@ impl Lattice {
     }
 }
 
+#[inline(always)]
 fn clamp(code: i32, limits: Option<&Limits>, k: usize) -> i32 {
     limits.map_or(code, |limits| code.clamp(i32::from(limits[k].0), i32::from(limits[k].1)))
 }
 
 /// Σ a · b over the shorter one.
+#[inline(always)]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len().min(b.len());
     sum_by_lanes(&a[..n], &b[..n], |a, b| a * b)
 }
 
 /// Σ term(a, b), in a fixed order that lets several sums run side by side.
+#[inline(always)]
 fn sum_by_lanes(a: &[f64], b: &[f64], term: impl Fn(f64, f64) -> f64) -> f64 {
     let mut lanes = [0.0; 8];
     let (whole_a, rest_a) = a.as_chunks::<8>();

@@ -1,8 +1,13 @@
 //! Fits the integers of one layer to the moments of its data.
 
+#![allow(clippy::inline_always, reason = "rows are fitted by code that is compiled for vectors")]
+
+use std::sync::OnceLock;
+
 use faer::linalg::matmul::matmul;
 use faer::prelude::Solve;
 use faer::{Accum, Mat, Par, Side};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use super::grid::Grid;
@@ -11,6 +16,7 @@ use super::moments::{LayerMoments, Moments};
 use crate::quantize::methods::{Constraints, Correction, Methods, Rounding};
 use crate::quantize::nest::Bounds;
 use crate::quantize::weights::{QuantizedWeights, quantize_rows};
+use crate::vector::vectorized;
 
 /// Ridges that regression tries, as shares of the mean second moment.
 const RIDGES: [f64; 4] = [0.003, 0.03, 0.3, 3.0];
@@ -39,6 +45,8 @@ pub(crate) struct Request<'a> {
     pub(crate) bounds: Option<&'a Bounds>,
     pub(crate) methods: Methods,
     pub(crate) constraints: Constraints,
+    /// Nearest codes, once they are known: several strategies begin with them.
+    pub(crate) nearest: OnceLock<QuantizedWeights>,
 }
 
 /// Integers of a layer, and what they leave of the wanted result's variance.
@@ -177,15 +185,15 @@ impl Request<'_> {
     }
 
     fn nearest(&self) -> Vec<Row> {
-        let quantized = match self.bounds {
+        let quantized = self.nearest.get_or_init(|| match self.bounds {
             Some(bounds) => within(self.weights, self.columns, self.grid, bounds),
             None => quantize_rows(self.weights, self.columns, self.grid, self.constraints),
-        };
+        });
         quantized
             .codes
             .chunks_exact(self.columns)
-            .zip(quantized.scales)
-            .map(|(codes, scale)| Row { codes: codes.to_vec(), scale, error: 0.0 })
+            .zip(&quantized.scales)
+            .map(|(codes, &scale)| Row { codes: codes.to_vec(), scale, error: 0.0 })
             .collect()
     }
 
@@ -205,14 +213,13 @@ impl Request<'_> {
             })
             .collect();
         let shared = self.constraints.per_tensor_scales.then(|| self.shared_scales(&rows));
-        let limits = |o: usize| self.bounds.map(|b| &b.limits[o * self.columns..][..self.columns]);
         if let Some(scales) = shared {
             // One scale for all: the best of a few by the sum of errors.
             let trials = scales.iter().map(|&scale| -> Vec<Row> {
                 rows.par_iter()
                     .enumerate()
                     .map(|(o, (lattice, target))| {
-                        self.round(lattice, target, &[scale], limits(o), effort)
+                        self.round(lattice, target, &[scale], self.limits(o), effort)
                     })
                     .collect()
             });
@@ -222,17 +229,19 @@ impl Request<'_> {
         }
         rows.par_iter()
             .enumerate()
-            .map(|(o, (lattice, target))| {
-                let scales = match self.bounds {
-                    Some(bounds) => self.around(bounds.scales[o], effort),
-                    None => self.row_scales(lattice, target, effort),
-                };
-                self.round(lattice, target, &scales, limits(o), effort)
+            .map(|(o, &(lattice, target))| {
+                let (scale, limits) = (self.bounds.map(|b| b.scales[o]), self.limits(o));
+                vectorized(BestRow { request: self, lattice, target, scale, limits, effort })
             })
             .collect()
     }
 
-    /// The best codes of a row over some scales.
+    fn limits(&self, o: usize) -> Option<&Limits> {
+        self.bounds.map(|b| &b.limits[o * self.columns..][..self.columns])
+    }
+
+    /// The best codes of a row over some scales, at least one.
+    #[inline(always)]
     fn round(
         &self,
         lattice: &Lattice,
@@ -241,9 +250,13 @@ impl Request<'_> {
         limits: Option<&Limits>,
         effort: Effort,
     ) -> Row {
-        let trials = scales.iter().map(|&scale| lattice.round(target, scale, self.grid, limits));
-        let best = trials.reduce(|a, b| if b.error < a.error { b } else { a });
-        let mut row = best.expect("there is at least one scale");
+        let mut row = lattice.round(target, scales[0], self.grid, limits);
+        for &scale in &scales[1..] {
+            let next = lattice.round(target, scale, self.grid, limits);
+            if next.error < row.error {
+                row = next;
+            }
+        }
         if effort == Effort::Full && self.methods.descent > 0 {
             self.improve(lattice, &mut row, target, limits);
         }
@@ -251,6 +264,7 @@ impl Request<'_> {
     }
 
     /// Moves codes, and the scale between.
+    #[inline(always)]
     fn improve(&self, lattice: &Lattice, row: &mut Row, target: &[f64], limits: Option<&Limits>) {
         let passes = self.methods.descent;
         lattice.descend(row, target, self.grid, limits, passes);
@@ -274,6 +288,7 @@ impl Request<'_> {
     }
 
     /// The scale of least diagonal error, and a few around it.
+    #[inline(always)]
     fn row_scales(&self, lattice: &Lattice, target: &[f64], effort: Effort) -> Vec<f64> {
         let error = |scale: f64| lattice.nearest_error(target, scale, self.grid);
         let mut scales = best_first(self.candidates(&[target]), error);
@@ -354,6 +369,31 @@ impl Request<'_> {
     }
 }
 
+/// The best codes of one row.
+struct BestRow<'a> {
+    request: &'a Request<'a>,
+    lattice: &'a Lattice,
+    target: &'a [f64],
+    /// The scale that other points which share the weights have.
+    scale: Option<f64>,
+    limits: Option<&'a Limits>,
+    effort: Effort,
+}
+
+impl NullaryFnOnce for BestRow<'_> {
+    type Output = Row;
+
+    #[inline(always)]
+    fn call(self) -> Row {
+        let Self { request, lattice, target, scale, limits, effort } = self;
+        let scales = match scale {
+            Some(scale) => request.around(scale, effort),
+            None => request.row_scales(lattice, target, effort),
+        };
+        request.round(lattice, target, &scales, limits, effort)
+    }
+}
+
 /// The nearest codes that bounds leave.
 fn within(weights: &[f32], columns: usize, grid: Grid, bounds: &Bounds) -> QuantizedWeights {
     let code = |(i, (&weight, &(low, high))): (usize, (&f32, &(i16, i16)))| {
@@ -364,8 +404,12 @@ fn within(weights: &[f32], columns: usize, grid: Grid, bounds: &Bounds) -> Quant
     QuantizedWeights { codes, scales: bounds.scales.clone() }
 }
 
-fn best_first(mut scales: Vec<f64>, error: impl Fn(f64) -> f64) -> Vec<f64> {
-    let mut rated: Vec<(f64, f64)> = scales.drain(..).map(|scale| (error(scale), scale)).collect();
+#[inline(always)]
+fn best_first(scales: Vec<f64>, error: impl Fn(f64) -> f64) -> Vec<f64> {
+    let mut rated = Vec::with_capacity(scales.len());
+    for scale in scales {
+        rated.push((error(scale), scale));
+    }
     rated.sort_by(|a, b| a.0.total_cmp(&b.0));
     rated.into_iter().map(|(_, scale)| scale).collect()
 }

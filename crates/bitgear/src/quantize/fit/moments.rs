@@ -8,6 +8,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::graph::Op;
+use crate::vector::vectorized;
 
 /// Samples are dealt to so many parts, each summed up by one thread: sums don't depend on how many
 /// threads there are.
@@ -53,17 +54,20 @@ impl Moments {
         let (outputs, columns) = (self.t.len(), self.x.len());
         let rows = x.len() / columns;
         self.rows += rows as f64;
-        for row in x.chunks_exact(columns) {
-            for (sum, &x) in self.x.iter_mut().zip(row) {
-                *sum += f64::from(x);
+        let (x_sums, t_sums, t_squares) = (&mut self.x[..], &mut self.t[..], &mut self.tt[..]);
+        vectorized(move || {
+            for row in x.chunks_exact(columns) {
+                x_sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
             }
-        }
-        for row in t.chunks_exact(outputs) {
-            for ((sum, squares), &t) in self.t.iter_mut().zip(&mut self.tt).zip(row) {
-                *sum += f64::from(t);
-                *squares += f64::from(t) * f64::from(t);
+        });
+        vectorized(move || {
+            for row in t.chunks_exact(outputs) {
+                for ((sum, squares), &t) in t_sums.iter_mut().zip(&mut *t_squares).zip(row) {
+                    *sum += f64::from(t);
+                    *squares += f64::from(t) * f64::from(t);
+                }
             }
-        }
+        });
         let x = MatRef::from_row_major_slice(x, rows, columns);
         let t = MatRef::from_row_major_slice(t, rows, outputs);
         let mut tx = Mat::<f32>::zeros(outputs, columns);
@@ -117,10 +121,11 @@ impl Moments {
 }
 
 /// Adds a column of single-precision sums from row `first` on.
-fn add_column(mut sums: MatMut<'_, f64>, more: &Mat<f32>, column: usize, first: usize) {
-    for i in first..sums.nrows() {
-        sums[(i, column)] += f64::from(more[(i, column)]);
-    }
+fn add_column(sums: MatMut<'_, f64>, more: &Mat<f32>, column: usize, first: usize) {
+    let sums = sums.col_mut(column).try_as_col_major_mut().expect("columns are whole");
+    let more = more.col(column).try_as_col_major().expect("columns are whole");
+    let pairs = sums.as_slice_mut()[first..].iter_mut().zip(&more.as_slice()[first..]);
+    pairs.for_each(|(sum, &more)| *sum += f64::from(more));
 }
 
 /// Moments of all groups of a layer, of the samples that are fitted to and of those held out.
@@ -228,13 +233,20 @@ impl<'a> Unfolded<'a> {
         for sample in (part..samples).step_by(PARTS) {
             values.clear();
             input(sample, &mut values);
-            for row in 0..rows {
-                let position = (sample * rows + row) % self.positions * stride % self.positions;
+            let position =
+                |row: usize| (sample * rows + row) % self.positions * stride % self.positions;
+            let positions: Vec<usize> = (0..rows).map(position).collect();
+            let mut rest = &positions[..];
+            while !rest.is_empty() {
+                let room = BLOCK - x[0].len() / self.columns;
+                let now;
+                (now, rest) = rest.split_at(room.min(rest.len()));
                 for group in 0..self.groups {
-                    self.unfold(&values, position, group, &mut x[group]);
-                    for output in group * self.outputs..(group + 1) * self.outputs {
-                        t[group].push(target(sample, self.element(output, position)));
-                    }
+                    self.unfold_all(&values, now, group, &mut x[group]);
+                    let first = group * self.outputs;
+                    scatter(&mut t[group], now, self.outputs, |output, position| {
+                        target(sample, self.element(first + output, position))
+                    });
                 }
                 if x[0].len() >= BLOCK * self.columns {
                     flush(&mut moments, &mut x, &mut t, second);
@@ -267,6 +279,30 @@ impl<'a> Unfolded<'a> {
         }
     }
 
+    /// Appends the inputs that the results at these positions are made of, row by row.
+    fn unfold_all(&self, values: &[f32], positions: &[usize], group: usize, rows: &mut Vec<f32>) {
+        match self.op {
+            // Plane by plane, since planes are far apart.
+            Op::Conv(conv) if conv.weight.shape()[2..] == [1, 1] && conv.pads == [0; 4] => {
+                let &[_, height, width] = self.input else {
+                    unreachable!("convolutions read images")
+                };
+                let out_width = self.out_width(width, 1);
+                let [down, right] = conv.strides;
+                let pixels: Vec<usize> = positions
+                    .iter()
+                    .map(|at| at / out_width * down * width + at % out_width * right)
+                    .collect();
+                let plane = height * width;
+                let values = &values[group * self.columns * plane..][..self.columns * plane];
+                scatter(rows, &pixels, self.columns, |channel, pixel| {
+                    values[channel * plane + pixel]
+                });
+            }
+            _ => positions.iter().for_each(|&at| self.unfold(values, at, group, rows)),
+        }
+    }
+
     /// Appends the inputs that the result at `position` is made of.
     fn unfold(&self, values: &[f32], position: usize, group: usize, row: &mut Vec<f32>) {
         let Op::Conv(conv) = self.op else {
@@ -284,11 +320,7 @@ impl<'a> Unfolded<'a> {
         };
         let planes =
             values[group * channels * height * width..].chunks_exact(height * width).take(channels);
-        // Both of these are the general case, faster.
-        if let ([1, 1], Some(y), Some(x)) = ([kh, kw], at(0, y, 0, height), at(1, x, 0, width)) {
-            row.extend(planes.map(|plane| plane[y * width + x]));
-            return;
-        }
+        // The general case, faster.
         let whole = at(1, x, 0, width).filter(|x| conv.dilations[1] == 1 && x + kw <= width);
         for plane in planes {
             for ky in 0..kh {
@@ -309,6 +341,21 @@ impl<'a> Unfolded<'a> {
         let Op::Conv(conv) = self.op else { return 1 };
         let reach = (kw - 1) * conv.dilations[1] + 1;
         (width + conv.pads[1] + conv.pads[3] - reach) / conv.strides[1] + 1
+    }
+}
+
+/// Appends rows of so many columns, one for each position, column by column.
+fn scatter(
+    rows: &mut Vec<f32>,
+    positions: &[usize],
+    columns: usize,
+    value: impl Fn(usize, usize) -> f32,
+) {
+    let first = rows.len();
+    rows.resize(first + positions.len() * columns, 0.0);
+    for column in 0..columns {
+        let places = rows[first + column..].iter_mut().step_by(columns);
+        places.zip(positions).for_each(|(place, &position)| *place = value(column, position));
     }
 }
 

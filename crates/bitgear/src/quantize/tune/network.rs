@@ -256,7 +256,10 @@ impl<'a> Network<'a> {
                 result.iter_mut().zip(residual).for_each(|(a, b)| *a += b);
             }
             let (low, high) = step.group.clamp;
-            vectorized(|| result.iter_mut().for_each(|value| *value = value.max(low).min(high)));
+            let values = &mut result[..];
+            vectorized(move || {
+                values.iter_mut().for_each(|value| *value = value.max(low).min(high));
+            });
             trail.values[step.group.result.0] = result;
             trail.read.push(Read { operands, residual });
         }
@@ -283,8 +286,9 @@ impl<'a> Network<'a> {
             }
             let (low, high) = step.group.clamp;
             let result = &trail.values[step.group.result.0];
-            vectorized(|| {
-                for (gradient, &y) in gradient.iter_mut().zip(result) {
+            let kept = gradient.iter_mut().zip(result);
+            vectorized(move || {
+                for (gradient, &y) in kept {
                     *gradient = if y <= low || y >= high { 0.0 } else { *gradient };
                 }
             });
@@ -354,15 +358,16 @@ impl Step {
 
 /// Σ term(a, b), in eight interleaved sums.
 fn sum_by_lanes(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(&a, &b)| term(a, b)).sum();
-    vectorized(|| {
+    let lanes = vectorized(move || {
+        let mut lanes = [0.0; 8];
         for (a, b) in a8.zip(b8) {
             for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
                 *lane += term(a, b);
             }
         }
+        lanes
     });
     rest + lanes.iter().sum::<f32>()
 }
