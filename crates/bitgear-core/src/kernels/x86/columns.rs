@@ -162,26 +162,31 @@ fn in_pairs<const MR: usize, const WIDTH: usize, const STRIDE: usize>(
     let mut epilogue = Epilogue::new(terms);
     let mut sums = [[_mm256_setzero_si256(); 2]; PART];
     let last = shape.tap(shape.kernel[0] - 1, shape.kernel[1] - 1);
-    parts(shape, 1, |panel, ys, part| {
-        let (weights, y) = (panel_of(shape, packed, panel), ys.start);
-        for x in part.clone().step_by(MR) {
-            let x = x.min(part.end - MR);
-            let sums = sums[x - part.start..].first_chunk_mut().expect("parts fit");
-            // SAFETY: only functions compiled for AVX2 call this one.
-            unsafe {
-                if shape.origin(y, x + MR - 1) + last + panel * PANEL + 16 <= input.len() {
-                    let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
-                    Weight::multiply::<MR, WIDTH, STRIDE>(weights, rows, sums);
-                    continue;
-                }
-                for (x, sums) in (x..).zip(sums) {
-                    let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
-                    Weight::multiply::<1, 0, 0>(weights, rows, core::array::from_mut(sums));
+    let whole_rows = (PART / shape.out_width).max(1);
+    parts(shape, whole_rows, |panel, ys, part| {
+        let weights = panel_of(shape, packed, panel);
+        for (y, sums) in ys.clone().zip(sums.chunks_exact_mut(part.len())) {
+            for x in part.clone().step_by(MR) {
+                let x = x.min(part.end - MR);
+                let sums = sums[x - part.start..].first_chunk_mut().expect("parts fit");
+                // SAFETY: only functions compiled for AVX2 call this one.
+                unsafe {
+                    if shape.origin(y, x + MR - 1) + last + panel * PANEL + 16 <= input.len() {
+                        let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
+                        Weight::multiply::<MR, WIDTH, STRIDE>(weights, rows, sums);
+                        continue;
+                    }
+                    for (x, sums) in (x..).zip(sums) {
+                        let rows = Rows::new(shape, input, [y, x], panel * PANEL, 0);
+                        Weight::multiply::<1, 0, 0>(weights, rows, core::array::from_mut(sums));
+                    }
                 }
             }
         }
         epilogue.enter(terms, outputs, panel);
-        epilogue.finish(&sums[..part.len()], [y, part.start], terms, outputs);
+        for (y, sums) in ys.zip(sums.chunks_exact(part.len())) {
+            epilogue.finish(sums, [y, part.start], terms, outputs);
+        }
     });
 }
 

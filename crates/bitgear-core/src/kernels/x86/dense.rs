@@ -10,8 +10,10 @@ use super::tile::{self, Element, Weight, Windows};
 use super::{panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, FOLDED, FOLDED_ROW, Output, PANEL, Terms};
 
-/// Pixels of a part: all panels of it are finished while what they read and write is in the nearest cache.
-const PART: usize = 32;
+/// Most pixels of a part: all panels of it are finished while what they read and write is in the nearest cache.
+const PART: usize = 64;
+/// Codes that a part reads, if it has more than half as many pixels.
+const PART_CODES: usize = 24 * 1024;
 /// Codes that [`widened`] has memory for.
 const WIDENED: usize = 12 * 1024;
 
@@ -66,6 +68,12 @@ macro_rules! tiles {
     };
 }
 
+/// Pixels of a part.
+fn part(shape: &ConvShape) -> usize {
+    let codes = shape.kernel[0] * shape.strides[1] * shape.input.stride() * PART;
+    if codes <= PART_CODES { PART } else { PART / 2 }
+}
+
 /// Evaluates an expression with `$halves`, the number of halves of a panel that so many channels need, as a
 /// constant.
 macro_rules! with_halves {
@@ -112,7 +120,7 @@ pub(super) fn bytes(
         2..8 if even(2) => briefly::<2>(shape, packed, input, terms, outputs),
         ..4 => briefly::<1>(shape, packed, input, terms, outputs),
         _ => {
-            tiles!(shape, packed, terms, outputs; PART;
+            tiles!(shape, packed, terms, outputs; part(shape);
                 (y, x.._end) => (Windows::new(shape, y, x), input);
                 (MR, HALVES, weights, windows, codes, sums) =>
                     tile::drained::<MR, HALVES>(windows, weights, codes, drain, sums));
@@ -128,7 +136,7 @@ fn briefly<const DRAIN: usize>(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    tiles!(shape, packed, terms, outputs; PART;
+    tiles!(shape, packed, terms, outputs; part(shape);
         (y, x.._end) => (Windows::new(shape, y, x), input);
         (MR, HALVES, weights, windows, codes, sums) =>
             tile::briefly::<MR, HALVES, DRAIN>(windows, weights, codes, sums));
@@ -142,7 +150,7 @@ fn few<const ROWS: usize, const STEPS: usize>(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    tiles!(shape, packed, terms, outputs; PART;
+    tiles!(shape, packed, terms, outputs; part(shape);
     (y, x.._end) => (Windows::new(shape, y, x), input);
     (MR, HALVES, weights, windows, codes, sums) => {
         let sums: &mut [tile::Tile<MR>] = sums;
@@ -163,7 +171,7 @@ pub(super) fn pairs<T: Element>(
         let input = &fold(shape, &folded, input);
         return pairs(&folded, packed, input, terms, outputs);
     }
-    tiles!(shape, packed, terms, outputs; PART;
+    tiles!(shape, packed, terms, outputs; part(shape);
         (y, x.._end) => (Windows::new(shape, y, x), input);
         (MR, HALVES, weights, windows, codes, sums) => tile::pairs::<MR, HALVES, T, _>(windows, weights, codes, sums));
 }
@@ -183,7 +191,7 @@ pub(super) fn widened(
     }
     let one = Windows::new(shape, 0, 0);
     let fits = |&pixels: &usize| one.rows * widened_row(&one, pixels) <= WIDENED;
-    let Some(length) = [PART, 24, 16, 12, 8, 4].into_iter().find(fits) else {
+    let Some(length) = [part(shape), 32, 24, 16, 12, 8, 4].into_iter().find(fits) else {
         return pairs(shape, packed, input, terms, outputs);
     };
     #[expect(clippy::large_stack_arrays, reason = "24 kB, never cleared; kernels do not allocate")]

@@ -61,6 +61,8 @@ impl Rounding {
     const NONE: Self =
         Self { multipliers: [0.0; PANEL], limits: [0.0; 2], bits: 0, codes: [0; 2], count: 0 };
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
     fn new(output: &Output<'_>, panel: usize) -> Self {
         Self {
             multipliers: padded(output.multipliers, panel, |&m| m),
@@ -71,20 +73,39 @@ impl Rounding {
         }
     }
 
+    /// In registers: stores to bytes might change what is in memory.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn loaded(&self) -> Loaded {
+        Loaded {
+            multipliers: [load_f32(&self.multipliers, 0), load_f32(&self.multipliers, 8)],
+            bits: _mm256_set1_epi32(self.bits),
+            codes: self.codes.map(|code| _mm256_set1_epi8(code.cast_signed())),
+        }
+    }
+}
+
+/// What single precision needs of a rounding.
+#[derive(Clone, Copy)]
+struct Loaded {
+    multipliers: [__m256; 2],
+    bits: __m256i,
+    codes: [__m256i; 2],
+}
+
+impl Loaded {
     /// Codes of 16 channels of two pixels, each in half a register, from sums of results before the zero is
     /// added and the rounding constant.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn codes(&self, results: [[__m256i; 2]; 2]) -> __m256i {
-        let bits = _mm256_set1_epi32(self.bits);
         let [first, second] = results.map(|results| {
-            let [first, second] = results.map(|results| _mm256_sub_epi32(results, bits));
+            let [first, second] = results.map(|results| _mm256_sub_epi32(results, self.bits));
             _mm256_packs_epi32(first, second)
         });
         // What is too small or too large for a byte has become 0 or 255.
-        let [low, high] = self.codes.map(|code| _mm256_set1_epi8(code.cast_signed()));
         let codes = _mm256_packus_epi16(first, second);
-        let codes = _mm256_max_epu8(_mm256_min_epu8(codes, high), low);
+        let codes = _mm256_max_epu8(_mm256_min_epu8(codes, self.codes[1]), self.codes[0]);
         // Packing leaves four channels of each pixel and half panel, in turns.
         _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
@@ -104,7 +125,7 @@ fn reach(pixels: usize, stride: usize) -> usize {
 }
 
 /// Most pixels that are finished together.
-const MOST: usize = 32;
+const MOST: usize = 64;
 
 /// So many pixels' codes, zeros beyond the end of memory.
 #[cold]
@@ -159,6 +180,7 @@ impl Epilogue {
 
     /// Loads what a panel needs, unless it is there.
     #[inline]
+    #[target_feature(enable = "avx2")]
     pub(super) fn enter(&mut self, terms: &Terms<'_>, outputs: &[Output<'_>], panel: usize) {
         if self.panel == panel {
             return;
@@ -269,9 +291,8 @@ impl Epilogue {
             let codes = _mm256_cvtepi32_ps(eight_of(residual, pixel, half));
             _mm256_fmadd_ps(codes, factors[half], t)
         };
-        let result = |rounding: &Rounding, half: usize, t| {
-            let multipliers = load_f32(&rounding.multipliers, 8 * half);
-            _mm256_castps_si256(_mm256_fmadd_ps(t, multipliers, round))
+        let result = |_: &Rounding, loaded: &Loaded, half: usize, t| {
+            _mm256_castps_si256(_mm256_fmadd_ps(t, loaded.multipliers[half], round))
         };
         store(sums, versions, term, result);
     }
@@ -298,12 +319,12 @@ impl Epilogue {
             let factors = load_f64(&self.wide_residual, 8 * half);
             [0, 1].map(|i| _mm256_fmadd_pd(codes[i], factors[i], t[i]))
         };
-        let result = |rounding: &Rounding, half: usize, t: [__m256d; 2]| {
+        let result = |rounding: &Rounding, loaded: &Loaded, half: usize, t: [__m256d; 2]| {
             // The same limits, by another rounding constant.
             let [low, high] = rounding
                 .limits
                 .map(|limit| _mm256_set1_pd(f64::from(limit) - f64::from(ROUND_F32) + ROUND_F64));
-            let multipliers = widened(load_f32(&rounding.multipliers, 8 * half));
+            let multipliers = widened(loaded.multipliers[half]);
             let [first, second] = [0, 1].map(|i| {
                 let result = _mm256_fmadd_pd(t[i], multipliers[i], round);
                 _mm256_castpd_ps(_mm256_min_pd(_mm256_max_pd(result, low), high))
@@ -325,26 +346,25 @@ fn store<const VERSIONS: usize, T: Copy>(
     sums: &[[__m256i; 2]],
     mut versions: [Version<'_>; VERSIONS],
     term: impl Fn(usize, usize, __m256i) -> T,
-    result: impl Fn(&Rounding, usize, T) -> __m256i,
+    result: impl Fn(&Rounding, &Loaded, usize, T) -> __m256i,
 ) {
+    let loaded = versions.each_ref().map(|version| version.rounding.loaded());
     let both = |pixel, sums: [__m256i; 2]| [term(pixel, 0, sums[0]), term(pixel, 1, sums[1])];
     let (pairs, last) = sums.as_chunks::<2>();
     for (i, &[first, second]) in pairs.iter().enumerate() {
         let t = [both(2 * i, first), both(2 * i + 1, second)];
-        for version in &mut versions {
-            let rounding = version.rounding;
-            let results = t.map(|t| [result(rounding, 0, t[0]), result(rounding, 1, t[1])]);
-            let codes = rounding.codes(results);
+        for (version, loaded) in versions.iter_mut().zip(&loaded) {
+            let half = |half: usize, t: T| result(version.rounding, loaded, half, t);
+            let codes = loaded.codes(t.map(|t| [half(0, t[0]), half(1, t[1])]));
             version.store(2 * i, _mm256_castsi256_si128(codes));
             version.store(2 * i + 1, _mm256_extracti128_si256::<1>(codes));
         }
     }
     if let &[last] = last {
         let t = both(sums.len() - 1, last);
-        for version in &mut versions {
-            let rounding = version.rounding;
-            let results = [result(rounding, 0, t[0]), result(rounding, 1, t[1])];
-            let codes = rounding.codes([results; 2]);
+        for (version, loaded) in versions.iter_mut().zip(&loaded) {
+            let half = |half: usize, t: T| result(version.rounding, loaded, half, t);
+            let codes = loaded.codes([[half(0, t[0]), half(1, t[1])]; 2]);
             version.store(sums.len() - 1, _mm256_castsi256_si128(codes));
         }
     }
@@ -361,6 +381,7 @@ fn eight_of(pixels: Pixels<'_>, pixel: usize, half: usize) -> __m256i {
 }
 
 /// The panel's part of per-channel values, filled up with zeros.
+#[inline]
 pub(super) fn padded<T, U: Default + Copy>(
     values: &[T],
     panel: usize,
