@@ -1,19 +1,16 @@
 //! From accumulators to stored codes, 16 channels at a time, with AVX-512.
 
 use core::arch::x86_64::{
-    __m128i, __m512, __m512d, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_maskz_loadu_epi8,
+    __m512, __m512d, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_maskz_loadu_epi8,
     _mm_storeu_si128, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm512_add_epi32,
     _mm512_castpd_si512, _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi256_si512,
-    _mm512_castsi512_si128, _mm512_castsi512_si256, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
-    _mm512_cvtepi32_pd, _mm512_cvtepi32_ps, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu16_epi32, _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extracti32x4_epi32,
-    _mm512_extracti64x4_epi64, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_inserti64x4,
-    _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_pd,
-    _mm512_maskz_loadu_ps, _mm512_max_epu8, _mm512_max_pd, _mm512_max_ps, _mm512_min_epu8,
-    _mm512_min_pd, _mm512_min_ps, _mm512_packs_epi32, _mm512_packus_epi16,
-    _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_pd, _mm512_set1_ps,
-    _mm512_setr_epi32, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_sub_epi32,
+    _mm512_castsi512_si256, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_pd,
+    _mm512_cvtepi32_ps, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+    _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
+    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32,
+    _mm512_maskz_loadu_pd, _mm512_maskz_loadu_ps, _mm512_max_pd, _mm512_max_ps, _mm512_min_pd,
+    _mm512_min_ps, _mm512_set1_epi32, _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
 };
 
 use super::epilogue::{ROUND_F32, ROUND_F64, limits};
@@ -42,8 +39,6 @@ struct Rounding {
     high: __m512,
     /// The rounding constant's bits, less the zero.
     bits: __m512i,
-    /// Smallest and largest code, in bytes.
-    bytes: [__m512i; 2],
 }
 
 impl Rounding {
@@ -56,30 +51,7 @@ impl Rounding {
             low,
             high,
             bits: _mm512_set1_epi32(ROUND_F32.to_bits() as i32 - output.zero),
-            bytes: [output.low, output.high]
-                .map(|code| _mm512_set1_epi8((code.clamp(0, 255) as u8).cast_signed())),
         }
-    }
-
-    /// Codes of up to four pixels in bytes, pixel by pixel: what is too small or too large saturates as it is packed.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn codes<const N: usize>(&self, t: [__m512; N]) -> __m512i {
-        let round = _mm512_set1_ps(ROUND_F32);
-        let result = |pixel: usize| match t.get(pixel) {
-            Some(&t) => {
-                let sum = _mm512_fmadd_ps(t, self.multiplier, round);
-                _mm512_sub_epi32(_mm512_castps_si512(sum), self.bits)
-            }
-            None => _mm512_setzero_si512(),
-        };
-        let first = _mm512_packs_epi32(result(0), result(1));
-        let second = _mm512_packs_epi32(result(2), result(3));
-        let codes = _mm512_packus_epi16(first, second);
-        let codes = _mm512_max_epu8(_mm512_min_epu8(codes, self.bytes[1]), self.bytes[0]);
-        // Packing leaves four channels of each pixel beside each other.
-        let pixels = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        _mm512_permutexvar_epi32(pixels, codes)
     }
 }
 
@@ -92,9 +64,6 @@ struct Bytes<T> {
     /// From the end of a row to the next one's beginning.
     gap: usize,
 }
-
-/// First code of a pixel; from pixel to pixel; from the end of a row to the next one's beginning.
-type Place = (*mut u8, usize, usize);
 
 /// Bias and residual multipliers.
 enum Factors {
@@ -252,13 +221,13 @@ impl Lanes {
         mut outputs: [Bytes<&mut [u8]>; V],
     ) {
         let Factors::Narrow { bias, residual } = self.factors else { unreachable!("it is narrow") };
-        let unit = _mm512_set1_ps(self.unit);
+        let (unit, round) = (_mm512_set1_ps(self.unit), _mm512_set1_ps(ROUND_F32));
         let (mask, whole) = (self.mask, self.mask == u16::MAX);
         let last = sums.len() - 1;
         let fits = |len: usize, stride: usize, gap: usize| {
             last * stride + (column + last) / width * gap + self.channels <= len
         };
-        let mut to: [Place; V] = [(core::ptr::null_mut(), 0, 0); V];
+        let mut to = [(core::ptr::null_mut(), 0, 0); V];
         for (to, output) in to.iter_mut().zip(&mut outputs) {
             assert!(fits(output.codes.len(), output.stride, output.gap), "outputs");
             *to = (output.codes.as_mut_ptr(), output.stride, output.gap);
@@ -268,50 +237,39 @@ impl Lanes {
         loop {
             let (row, next) = rest.split_at(run.min(rest.len()));
             let (source, places) = (from, to);
-            // As in `store`.
-            let term = |r: usize| {
-                let t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(row[r][panel]), unit, bias);
-                if !RESIDUAL {
-                    return t;
+            for (r, acc) in row.iter().enumerate() {
+                // As in `store`.
+                let mut t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[panel]), unit, bias);
+                if RESIDUAL {
+                    // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
+                    // beyond them.
+                    let codes = unsafe {
+                        let pixel = source.add(r * codes.stride);
+                        if whole {
+                            _mm_loadu_si128(pixel.cast())
+                        } else {
+                            _mm_maskz_loadu_epi8(mask, pixel.cast())
+                        }
+                    };
+                    let codes = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes));
+                    t = _mm512_fmadd_ps(codes, residual, t);
                 }
-                // SAFETY: the last pixel's channels end inside the memory, as asserted; the mask leaves out what lies
-                // beyond them.
-                let codes = unsafe {
-                    let pixel = source.add(r * codes.stride);
-                    if whole {
-                        _mm_loadu_si128(pixel.cast())
-                    } else {
-                        _mm_maskz_loadu_epi8(mask, pixel.cast())
+                for (&(pixels, stride, _), rounding) in places.iter().zip(&self.roundings) {
+                    let q = _mm512_fmadd_ps(t, rounding.multiplier, round);
+                    let q = _mm512_min_ps(_mm512_max_ps(q, rounding.low), rounding.high);
+                    let q = _mm512_cvtepi32_epi8(_mm512_sub_epi32(
+                        _mm512_castps_si512(q),
+                        rounding.bits,
+                    ));
+                    // SAFETY: as above.
+                    unsafe {
+                        let pixel = pixels.add(r * stride);
+                        if whole {
+                            _mm_storeu_si128(pixel.cast(), q);
+                        } else {
+                            _mm_mask_storeu_epi8(pixel.cast(), mask, q);
+                        }
                     }
-                };
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)), residual, t)
-            };
-            let store = |(pixels, stride, _): Place, r: usize, codes: __m128i| {
-                // SAFETY: as above.
-                unsafe {
-                    let pixel = pixels.add(r * stride);
-                    if whole {
-                        _mm_storeu_si128(pixel.cast(), codes);
-                    } else {
-                        _mm_mask_storeu_epi8(pixel.cast(), mask, codes);
-                    }
-                }
-            };
-            let fours = row.len() / 4 * 4;
-            for r in (0..fours).step_by(4) {
-                let t = [term(r), term(r + 1), term(r + 2), term(r + 3)];
-                for (&place, rounding) in places.iter().zip(&self.roundings) {
-                    let codes = rounding.codes(t);
-                    store(place, r, _mm512_castsi512_si128(codes));
-                    store(place, r + 1, _mm512_extracti32x4_epi32::<1>(codes));
-                    store(place, r + 2, _mm512_extracti32x4_epi32::<2>(codes));
-                    store(place, r + 3, _mm512_extracti32x4_epi32::<3>(codes));
-                }
-            }
-            for r in fours..row.len() {
-                let t = [term(r)];
-                for (&place, rounding) in places.iter().zip(&self.roundings) {
-                    store(place, r, _mm512_castsi512_si128(rounding.codes(t)));
                 }
             }
             if next.is_empty() {
@@ -388,7 +346,7 @@ impl Lanes {
         &self,
         t: &[__m512; MR],
         at: [usize; 2],
-        Rounding { multiplier, low, high, bits, .. }: Rounding,
+        Rounding { multiplier, low, high, bits }: Rounding,
         output: &mut Output<'_>,
     ) {
         let round = _mm512_set1_ps(ROUND_F32);
