@@ -42,6 +42,9 @@ impl Quantization {
         // between two integers can they matter.
         const CLEAR: f32 = 0.5 - 1.0 / 16384.0;
         let factor = (1.0 / self.scale) as f32;
+        if !factor.is_normal() {
+            return false;
+        }
         let (low, high) = self.limits();
         let (low, high) = (low as f32, high as f32);
         let mut unclear = false;
@@ -51,7 +54,7 @@ impl Quantization {
             unclear |= (limited - (rounded - ROUND)).abs() > CLEAR;
             *code = (rounded.to_bits() as u8).wrapping_add(self.zero as u8);
         }
-        factor.is_normal() && !unclear
+        !unclear
     }
 
     /// Codes of up to 8 bits.

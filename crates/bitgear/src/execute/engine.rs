@@ -269,17 +269,8 @@ impl<'m> Engine<'m> {
             let map = &model.maps[index];
             let layout = &map.layout;
             let buffer = &mut workspace.buffers[self.arena.slot_of[index]];
-            if let Some(quantization) = map.scale().quantization() {
-                let codes = buffer.codes_mut(layout.len());
-                self.kernels.quantize(input, planar, quantization, codes, layout);
-                continue;
-            }
-            let pixels = layout.height * layout.width;
-            store(buffer, map, |k| {
-                let (pixel, channel) = (k / layout.channels, k % layout.channels);
-                let i = if planar { channel * pixels + pixel } else { k };
-                map.scale().code(f64::from(input[i]))
-            });
+            let codes = buffer.codes_mut(layout.len());
+            self.kernels.quantize(input, planar, map.scale().quantization(), codes, layout);
         }
     }
 

@@ -52,10 +52,12 @@ impl ActivationScale {
         code.clamp(0.0, f64::from(self.bits.code_max())) as u16
     }
 
-    /// The same for many values at once; `None` for signs.
-    pub(super) fn quantization(&self) -> Option<Quantization> {
-        let (scale, zero) = (self.scale, self.zero_code());
-        (!self.is_sign()).then(|| Quantization { scale, zero, max: self.bits.code_max() as u16 })
+    /// The same for many values at once.
+    pub(super) fn quantization(&self) -> Quantization {
+        // Small enough that every positive float saturates.
+        const SIGN: f64 = 1e-60;
+        let (scale, zero) = if self.is_sign() { (SIGN, 0) } else { (self.scale, self.zero_code()) };
+        Quantization { scale, zero, max: self.bits.code_max() as u16 }
     }
 
     /// The value that `code` stands for.
@@ -66,6 +68,8 @@ impl ActivationScale {
 
 #[cfg(test)]
 mod tests {
+    use bitgear_core::kernels::{CodesMut, Kernels, MapLayout};
+
     use super::*;
 
     fn bits(b: u8) -> BitWidth {
@@ -96,6 +100,25 @@ mod tests {
                 let scale = ActivationScale::symmetric(bits(b), 0.25, signed);
                 let expected = if scale.is_sign() { -0.125 } else { 0.0 };
                 assert_eq!(scale.value(scale.zero_code()), expected, "{b} bits, signed {signed}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_values_at_once_get_the_codes_of_each() {
+        let smallest = f32::from_bits(1);
+        let values =
+            [0.0, -0.0, smallest, -smallest, 1e-9, -1e-9, 0.2, -0.2, 3e38, -3e38, f32::NAN];
+        for kernels in Kernels::present() {
+            for (b, signed) in (1..=8).flat_map(|b| [(b, false), (b, true)]) {
+                let scale = ActivationScale::symmetric(bits(b), 0.37, signed);
+                let mut codes = [77; 44];
+                let layout = MapLayout::new(1, values.len(), 1);
+                let output = CodesMut::U8(&mut codes);
+                kernels.quantize(&values, false, scale.quantization(), output, &layout);
+                let each = values.map(|value| scale.code(f64::from(value)) as u8);
+                let all = core::array::from_fn(|i| codes[i * layout.stride()]);
+                assert_eq!(each, all, "{b} bits, signed {signed}");
             }
         }
     }
