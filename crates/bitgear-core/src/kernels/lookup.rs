@@ -207,9 +207,9 @@ pub(super) fn is_exact(shape: &ConvShape, plain: &[i16], activation: BitWidth) -
         && plain.iter().all(|w| w.unsigned_abs() == 1)
 }
 
-/// Whether the class takes fewer instructions than [`Class::Bytes`](super::Class::Bytes), and was not slower where
-/// it was measured: fewer than [`FEWEST`] additions a sum don't pay for the tables, nor do windows over rows that
-/// fill less than half a vector.
+/// Whether the class takes half as many instructions as [`Class::Bytes`](super::Class::Bytes) or fewer, and was
+/// not slower where it was measured: fewer than [`FEWEST`] additions a sum don't pay for the tables, nor do windows
+/// over rows that fill less than half a vector. Windows that leave pixels out must save as much again.
 pub(super) fn pays(shape: &ConvShape) -> bool {
     const FEWEST: usize = 16;
     let Some(plan) = Plan::new(shape) else { return false };
@@ -221,7 +221,8 @@ pub(super) fn pays(shape: &ConvShape) -> bool {
     let pixels = shape.out_height * shape.out_width;
     let steps = pixels * shape.out_channels.div_ceil(PANEL) * taps * plan.groups;
     let full = taps == 1 || shape.out_width >= LANES / 2;
-    full && taps * plan.groups >= FEWEST && build + add < 4 * steps
+    let most = if shape.strides == [1, 1] { 2 * steps } else { steps };
+    full && taps * plan.groups >= FEWEST && build + add <= most
 }
 
 const _: () = assert!(PLANES_LEN <= u16::MAX as usize, "places are 16-bit words");
