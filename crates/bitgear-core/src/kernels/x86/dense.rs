@@ -7,7 +7,7 @@ use core::slice;
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::tile::{self, Element, Weight, Windows};
-use super::{panel_of, with_pixels};
+use super::{Aligned, panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, FOLDED, FOLDED_ROW, Output, PANEL, Terms};
 
 /// Most pixels of a part: all panels of it are finished while what they read and write is in the nearest cache.
@@ -195,9 +195,9 @@ pub(super) fn widened(
         return pairs(shape, packed, input, terms, outputs);
     };
     #[expect(clippy::large_stack_arrays, reason = "24 kB, never cleared; kernels do not allocate")]
-    let mut memory = [MaybeUninit::uninit(); WIDENED];
+    let mut memory = Aligned([MaybeUninit::uninit(); WIDENED]);
     tiles!(shape, packed, terms, outputs; length;
-        (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory);
+        (y, x..end) => widen(Windows::new(shape, y, x), end - x, input, &mut memory.0);
         (MR, HALVES, weights, windows, codes, sums) =>
             tile::pairs::<MR, HALVES, u16, _>(windows, weights, codes, sums));
 }

@@ -12,6 +12,7 @@ use core::arch::x86_64::{
 };
 use core::mem::MaybeUninit;
 
+use super::Aligned;
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::thresholds::Thresholds;
@@ -45,9 +46,9 @@ pub(super) fn conv(
     let furthest = packed.iter().map(|&place| place.cast_unsigned()).max().unwrap_or(0);
     let mut indices: Indices = [0; _];
     #[expect(clippy::large_stack_arrays, reason = "40 kB, never cleared; kernels do not allocate")]
-    let mut planes: Planes = [MaybeUninit::uninit(); _];
+    let mut planes = Aligned::<Planes>([MaybeUninit::uninit(); _]);
     #[expect(clippy::large_stack_arrays, reason = "64 kB, never cleared")]
-    let mut sums: Sums = [MaybeUninit::uninit(); _];
+    let mut sums = Aligned::<Sums>([MaybeUninit::uninit(); _]);
     for top in (0..shape.out_height).step_by(plan.rows) {
         let rows = plan.rows.min(shape.out_height - top);
         let vectors = plan.vectors(shape, rows);
@@ -56,7 +57,7 @@ pub(super) fn conv(
         let of_blocks = packed.chunks_exact(shape.out_channels * words).enumerate();
         for (block, packed) in of_blocks {
             index(shape, &plan, input, top, rows, block, &mut indices);
-            expand(&plan, &indices, &mut planes);
+            expand(&plan, &indices, &mut planes.0);
             let places = shape.kernel[0] * shape.kernel[1] * plan.groups_of(block);
             let mut first = 0;
             while first < vectors {
@@ -67,12 +68,12 @@ pub(super) fn conv(
                     _ => MOST,
                 };
                 let channels = packed.chunks_exact(words);
-                for (packed, sums) in channels.zip(sums.chunks_exact_mut(vectors * LANES)) {
+                for (packed, sums) in channels.zip(sums.0.chunks_exact_mut(vectors * LANES)) {
                     let places = Places::new(packed, places);
                     let sums = &mut sums[first * LANES..][..count * LANES];
                     macro_rules! sum {
                         ($n:literal) => {{
-                            let planes = &planes[first * LANES..];
+                            let planes = &planes.0[first * LANES..];
                             // SAFETY: asserted above; `expand` has written all planes.
                             unsafe { sum::<$n>(planes, places, block == 0, sums) }
                         }};
@@ -87,7 +88,7 @@ pub(super) fn conv(
                 first += count;
             }
         }
-        finish(shape, &plan, &sums, [top, rows], terms, outputs);
+        finish(shape, &plan, &sums.0, [top, rows], terms, outputs);
     }
 }
 

@@ -236,6 +236,10 @@ macro_rules! with_pixels {
 
 use with_pixels;
 
+/// Memory that begins with a cache line, so that no vector in it lies in two.
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
 /// The part of packed weights that belongs to one panel.
 fn panel_of<'w, T>(shape: &ConvShape, packed: &'w [T], panel: usize) -> &'w [T] {
     let len = packed.len() / shape.out_channels.div_ceil(PANEL);

@@ -13,7 +13,7 @@ use core::mem::MaybeUninit;
 use super::columns::sixteen;
 use super::epilogue::Epilogue;
 use super::tile::Tile;
-use super::{panel_of, with_pixels};
+use super::{Aligned, panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 use crate::kernels::winograd::{MOST_CHANNELS, PATCH, POINTS, TILE};
 
@@ -23,7 +23,7 @@ const TILES: usize = 4;
 const LANES: usize = 16;
 
 /// Transformed codes: [point][tile][channel], channels rounded up to whole vectors.
-struct Transformed([MaybeUninit<i16>; TILES * POINTS * MOST_CHANNELS]);
+type Transformed = Aligned<[MaybeUninit<i16>; TILES * POINTS * MOST_CHANNELS]>;
 
 /// Products of a tile summed over channels: [point][half of the panel].
 type Products = [[__m256i; 2]; POINTS];
@@ -39,7 +39,7 @@ pub(super) fn conv(
 ) {
     let mut epilogue = Epilogue::new(terms);
     #[expect(clippy::large_stack_arrays, reason = "74 kB, never cleared; kernels do not allocate")]
-    let mut transformed = Transformed([MaybeUninit::uninit(); _]);
+    let mut transformed: Transformed = Aligned([MaybeUninit::uninit(); _]);
     let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; TILES];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILES * TILE]; TILE];
     let across = shape.out_width.div_ceil(TILE);

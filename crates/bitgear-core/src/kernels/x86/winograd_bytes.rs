@@ -13,7 +13,7 @@ use core::mem::MaybeUninit;
 
 use super::epilogue::Epilogue;
 use super::tile::Tile;
-use super::{panel_of, with_pixels};
+use super::{Aligned, panel_of, with_pixels};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
 use crate::kernels::winograd::MOST_CHANNELS;
 use crate::kernels::winograd_bytes::{ADDED, PATCH, POINTS, TILE};
@@ -28,7 +28,7 @@ pub(super) const ROOM: usize = 1024;
 const LANES: usize = 16;
 
 /// Transformed codes of a strip of tiles: [tile][point][channel], channels rounded up to whole vectors.
-struct Strip([MaybeUninit<u8>; POINTS * ROOM]);
+type Strip = Aligned<[MaybeUninit<u8>; POINTS * ROOM]>;
 
 /// Products of a tile summed over channels: [point][half of the panel], in 16 bits.
 type Products = [[__m256i; 2]; POINTS];
@@ -45,7 +45,7 @@ pub(super) fn conv(
 ) {
     const { assert!(MOST_CHANNELS * GROUP <= ROOM) }
     let mut epilogue = Epilogue::new(terms);
-    let mut strip = Strip([MaybeUninit::uninit(); _]);
+    let mut strip: Strip = Aligned([MaybeUninit::uninit(); _]);
     let mut products = [[[_mm256_setzero_si256(); 2]; POINTS]; GROUP];
     let mut rows = [[[_mm256_setzero_si256(); 2]; TILE * MOST]; TILE];
     let most = (ROOM / lanes(shape)).min(MOST);

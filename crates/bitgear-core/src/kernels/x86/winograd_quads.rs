@@ -9,6 +9,7 @@ use core::arch::x86_64::{
 
 use core::mem::MaybeUninit;
 
+use super::Aligned;
 use super::lanes::Lanes;
 use super::winograd_bytes::{MOST, ROOM, lanes, transform};
 use crate::kernels::types::{ConvShape, Output, PANEL, Terms};
@@ -55,7 +56,7 @@ pub(super) fn conv(
     terms: &Terms<'_>,
     outputs: &mut [Output<'_>],
 ) {
-    let mut memory = [MaybeUninit::uninit(); POINTS * ROOM];
+    let mut memory = Aligned([MaybeUninit::uninit(); POINTS * ROOM]);
     let panels = shape.out_channels.div_ceil(PANEL);
     let panel_len = packed.len() / panels;
     let len = lanes(shape);
@@ -68,7 +69,8 @@ pub(super) fn conv(
             let width = (TILE * tiles).min(shape.out_width);
             let rows = rows.min((shape.out_height - y).div_ceil(TILE));
             let strip = Strip { at: [y, x.min(shape.out_width - width)], rows, width, tiles, len };
-            for (row, codes) in memory.chunks_exact_mut(tiles * POINTS * len).take(rows).enumerate()
+            for (row, codes) in
+                memory.0.chunks_exact_mut(tiles * POINTS * len).take(rows).enumerate()
             {
                 let at = [strip.top(shape, row), strip.at[1], width];
                 transform(shape, input, at, offset, codes);
@@ -77,9 +79,9 @@ pub(super) fn conv(
                 let weights = &packed[panel * panel_len..];
                 if panel + 1 < panels {
                     let weights = &weights[..2 * panel_len];
-                    panels_of::<2>(shape, weights, &memory, strip, panel, terms, outputs);
+                    panels_of::<2>(shape, weights, &memory.0, strip, panel, terms, outputs);
                 } else {
-                    panels_of::<1>(shape, weights, &memory, strip, panel, terms, outputs);
+                    panels_of::<1>(shape, weights, &memory.0, strip, panel, terms, outputs);
                 }
             }
         }
