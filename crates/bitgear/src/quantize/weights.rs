@@ -98,6 +98,7 @@ impl NullaryFnOnce for SquaredError<'_> {
     type Output = f64;
 
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled for vectors only where it is inlined")]
     fn call(self) -> f64 {
         let mut sums = [0.0; 8];
         for weights in self.row.chunks(sums.len()) {

@@ -1,7 +1,5 @@
 //! Fits the integers of one layer to the moments of its data.
 
-#![allow(clippy::inline_always, reason = "rows are fitted by code that is compiled for vectors")]
-
 use std::sync::OnceLock;
 
 use faer::linalg::matmul::matmul;

@@ -1,5 +1,7 @@
 //! Fitting the integers of one layer, given data.
 
+#![allow(clippy::inline_always, reason = "rows are fitted by code that is compiled for vectors")]
+
 mod grid;
 mod lattice;
 mod layer;

@@ -258,7 +258,9 @@ impl<'a> Network<'a> {
             let (low, high) = step.group.clamp;
             let values = &mut result[..];
             vectorized(move || {
-                values.iter_mut().for_each(|value| *value = value.max(low).min(high));
+                for value in values {
+                    *value = value.max(low).min(high);
+                }
             });
             trail.values[step.group.result.0] = result;
             trail.read.push(Read { operands, residual });
