@@ -269,6 +269,16 @@ proptest! {
     }
 }
 
+/// Results are packed as integers, which is right as long as their sums with 1.5 · 2^23 are positive.
+#[test]
+fn results_that_reach_2_to_the_23_are_not_single_precision() {
+    let largest = 1 << 20;
+    let proof = SinglePrecision { acc: (-largest, largest), shift: 0, bias: 0, residual: 0 };
+    assert!(proof.is_exact(7.99, 0, [0, 255]));
+    assert!(!proof.is_exact(8.0, 0, [0, 255]));
+    assert!(!proof.is_exact(-8.0, 0, [0, 255]));
+}
+
 /// Numbers of up to so many bits, of either sign; as many of each size.
 fn any_size(bits: u32) -> impl Strategy<Value = i64> {
     (any::<i64>(), 64 - bits..64).prop_map(|(value, shift)| value >> shift)

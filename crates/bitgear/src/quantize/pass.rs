@@ -329,7 +329,7 @@ fn store(group: &Group, mut float: Vec<f32>, mut quantized: Vec<f32>, state: &mu
 
 fn clamp(values: &mut [f32], [low, high]: [f32; 2]) {
     values.par_chunks_mut(PART).for_each(|part| {
-        vectorized(move || part.iter_mut().for_each(|v| *v = v.max(low).min(high)));
+        vectorized(move || part.iter_mut().for_each(|v| *v = v.clamp(low, high)));
     });
 }
 

@@ -48,6 +48,7 @@ pub(super) struct Epilogue {
 #[derive(Clone, Copy)]
 struct Rounding {
     multipliers: [f32; PANEL],
+    /// See [`limits`].
     limits: [f32; 2],
     /// The rounding constant's bits, less the zero.
     bits: i32,
@@ -73,7 +74,7 @@ impl Rounding {
         }
     }
 
-    /// In registers: stores to bytes might change what is in memory.
+    /// Read once: as far as the compiler knows, stores to bytes might change what is in memory.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn loaded(&self) -> Loaded {
@@ -85,7 +86,7 @@ impl Rounding {
     }
 }
 
-/// What single precision needs of a rounding.
+/// A rounding in registers.
 #[derive(Clone, Copy)]
 struct Loaded {
     multipliers: [__m256; 2],
