@@ -6,9 +6,11 @@
 //! and the scales of activations. Rounding passes gradients on (Bengio et al. 2013, arXiv
 //! 1308.3432; for scales Esser et al. 2020, arXiv 1902.08153). Samples are mixed two by two (Zhang
 //! et al. 2018, arXiv 1710.09412), so that few go a long way: the float network scores a mixture as
-//! well as anything else, and no labels are needed.
+//! well as anything else, and no labels are needed. Where there are few, they are also moved about.
 
 mod network;
+
+use std::borrow::Cow;
 
 use rayon::prelude::*;
 
@@ -39,6 +41,10 @@ const DECAY: (f32, f32) = (0.9, 0.99);
 pub(super) const HELD_OUT: usize = 8;
 /// Fewer samples than this are no ground to tune on.
 const FEWEST: usize = 32;
+/// Fewer samples than this are seen in other places, too, and in twice as many steps.
+const FEW: usize = 256;
+/// Samples are moved by at most one part in so many of their height and width.
+const MOVED: usize = 16;
 /// Mean divergence, in nats, that leaves nothing to gain.
 const NEGLIGIBLE: f64 = 0.01;
 /// Samples that sizes of results are measured on.
@@ -56,12 +62,13 @@ pub(super) fn runs(pass: &Pass<'_>) -> usize {
     if tells { steps(pass) * BATCH } else { 0 }
 }
 
-/// As many steps as are asked for, or fewer where these are too much work.
+/// As many steps as are asked for, twice as many with few samples, or fewer where these are too much work.
 fn steps(pass: &Pass<'_>) -> usize {
     let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
     let affordable = MOST_WORK / (BATCH as u64 * macs.max(1));
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
-    if affordable >= FEWEST_STEPS { pass.methods.tuning.min(affordable) } else { 0 }
+    let wanted = if pass.samples < FEW { 2 * pass.methods.tuning } else { pass.methods.tuning };
+    if affordable >= FEWEST_STEPS { wanted.min(affordable) } else { 0 }
 }
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
@@ -107,7 +114,19 @@ fn rows(samples: &Tensor) -> Vec<&[f32]> {
 /// Knobs of less divergence on `samples`.
 fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
     let steps = steps(pass);
-    let largest = RATE * steps as f32 / pass.methods.tuning as f32;
+    let largest = RATE * (steps as f32 / pass.methods.tuning as f32).min(1.0);
+    // A network that few steps are affordable for hardly sees its samples often enough to learn them by heart.
+    let moved = pass.samples < FEW && steps > pass.methods.tuning;
+    let shape = pass.graph.shape(pass.graph.input);
+    let farthest = match *shape {
+        [_, height, width] if moved => [height / MOVED, width / MOVED],
+        _ => [0; 2],
+    };
+    let offset = |random: &mut Random| {
+        farthest.map(
+            |most| if most > 0 { random.below(2 * most + 1) as isize - most as isize } else { 0 },
+        )
+    };
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
@@ -119,6 +138,7 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32>
         }
         let pairs: Vec<Pair> = (0..batch)
             .map(|i| Pair {
+                offsets: [offset(&mut random), offset(&mut random)],
                 one: order[(at + i) % order.len()],
                 other: order[random.below(order.len())],
                 share: (random.below(1 << 16) as f32 / f32::from(u16::MAX) - 0.5).max(0.0),
@@ -126,7 +146,9 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32>
             .collect();
         let setting = network.set(&adam.knobs);
         let each = pairs.par_iter().map(|pair| {
-            let both = samples[pair.one].iter().zip(samples[pair.other]);
+            let [one, other] = [(pair.one, pair.offsets[0]), (pair.other, pair.offsets[1])]
+                .map(|(index, offset)| moved_by(offset, samples[index], shape));
+            let both = one.iter().zip(&other[..]);
             let mixed: Vec<f32> = both.map(|(a, b)| a + pair.share * (b - a)).collect();
             let wanted = softmax(&float_scores(pass, &mixed));
             // Of the divergence of softmaxes with respect to the scores.
@@ -159,10 +181,28 @@ fn is_no_more(a: &[f64], b: &[f64]) -> bool {
 
 /// Two samples that are mixed.
 struct Pair {
+    /// How far down and right the pixels of each come from.
+    offsets: [[isize; 2]; 2],
     one: usize,
     other: usize,
     /// Of the other: nothing in every second pair, else at most a half.
     share: f32,
+}
+
+/// A sample whose pixels come from so far down and right; at the edges the outermost ones are repeated.
+fn moved_by<'s>([down, right]: [isize; 2], sample: &'s [f32], shape: &[usize]) -> Cow<'s, [f32]> {
+    let (&[_, height, width], true) = (shape, [down, right] != [0; 2]) else {
+        return sample.into();
+    };
+    let from = |at: usize, by: isize, size: usize| at.saturating_add_signed(by).min(size - 1);
+    let planes = sample.chunks_exact(height * width);
+    let moved = planes.flat_map(|plane| {
+        (0..height * width).map(move |at| {
+            let (y, x) = (from(at / width, down, height), from(at % width, right, width));
+            plane[y * width + x]
+        })
+    });
+    moved.collect()
 }
 
 /// Adam's state.
@@ -202,4 +242,21 @@ fn softmax(scores: &[f32]) -> Vec<f64> {
     let mut row: Vec<f64> = scores.iter().map(|&s| f64::from(s)).collect();
     float::softmax(&mut row);
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_moved_whole_and_its_edges_are_repeated() {
+        // Two planes of two rows and three columns.
+        let sample: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let moved = |offset| moved_by(offset, &sample, &[2, 2, 3]).into_owned();
+        assert_eq!(moved([0, 0]), sample);
+        assert_eq!(moved([0, 1]), [1., 2., 2., 4., 5., 5., 7., 8., 8., 10., 11., 11.]);
+        assert_eq!(moved([-1, 0]), [0., 1., 2., 0., 1., 2., 6., 7., 8., 6., 7., 8.]);
+        assert_eq!(moved([9, -9]), [3., 3., 3., 3., 3., 3., 9., 9., 9., 9., 9., 9.]);
+        assert_eq!(moved_by([1, 1], &sample, &[12]), sample);
+    }
 }
