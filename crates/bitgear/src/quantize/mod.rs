@@ -10,6 +10,7 @@ mod fit;
 mod layer;
 mod lower;
 mod methods;
+mod moved;
 mod nest;
 mod nominal;
 mod parameters;
@@ -174,9 +175,10 @@ impl<'a> Quantizer<'a> {
         }
         // What judges must not have been fitted to.
         let (samples, held_out) = split(&self.samples, tune::HELD_OUT);
+        let few = tune::is_few(&pass);
         let pass = pass::Pass { samples: samples.shape()[0], ..pass };
         let parameters = pass.run(&samples, nests);
-        tune::tune(&pass, &samples, &held_out, parameters)
+        tune::tune(&pass, few, &samples, &held_out, parameters)
     }
 
     fn pass<'p>(&'p self, point: &'p Point, methods: Methods) -> pass::Pass<'p> {

@@ -10,13 +10,12 @@
 
 mod network;
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 
 use self::network::Network;
 use super::Widths;
 use super::methods::Methods;
+use super::moved::Moves;
 use super::parameters::Parameters;
 use super::pass::{Pass, Plan};
 use super::slopes::divergence;
@@ -41,10 +40,8 @@ const DECAY: (f32, f32) = (0.9, 0.99);
 pub(super) const HELD_OUT: usize = 8;
 /// Fewer samples than this are no ground to tune on.
 const FEWEST: usize = 32;
-/// Fewer samples than this are seen in other places, too, and in twice as many steps.
+/// Fewer samples than this are moved about, and looked at in twice as many steps.
 const FEW: usize = 256;
-/// Samples are moved by at most one part in so many of their height and width.
-const MOVED: usize = 16;
 /// Mean divergence, in nats, that leaves nothing to gain.
 const NEGLIGIBLE: f64 = 0.01;
 /// Samples that sizes of results are measured on.
@@ -59,22 +56,30 @@ pub(super) fn applies(pass: &Pass<'_>) -> bool {
 /// How many samples run through the network, forwards and backwards, to tune a point of it.
 pub(super) fn runs(pass: &Pass<'_>) -> usize {
     let tells = pass.samples >= FEWEST && pass.graph.classes() > 1;
-    if tells { steps(pass) * BATCH } else { 0 }
+    if tells { steps(pass, is_few(pass)) * BATCH } else { 0 }
+}
+
+/// Whether there are few samples, of a network that can be run often: they are moved about. One that can't
+/// hardly sees its samples often enough to learn them by heart.
+pub(super) fn is_few(pass: &Pass<'_>) -> bool {
+    (FEWEST..FEW).contains(&pass.samples) && steps(pass, true) > pass.methods.tuning
 }
 
 /// As many steps as are asked for, twice as many with few samples, or fewer where these are too much work.
-fn steps(pass: &Pass<'_>) -> usize {
+fn steps(pass: &Pass<'_>, few: bool) -> usize {
     let macs: u64 = pass.graph.mac_layers().iter().map(|layer| layer.macs).sum();
     let affordable = MOST_WORK / (BATCH as u64 * macs.max(1));
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
-    let wanted = if pass.samples < FEW { 2 * pass.methods.tuning } else { pass.methods.tuning };
+    let wanted = pass.methods.tuning * if few { 2 } else { 1 };
     if affordable >= FEWEST_STEPS { wanted.min(affordable) } else { 0 }
 }
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
-/// unless `held_out` ones clearly say they are worse. Both are of shape (N, sample shape).
+/// unless `held_out` ones clearly say they are worse. Both are of shape (N, sample shape). `few` samples
+/// are moved about.
 pub(super) fn tune(
     pass: &Pass<'_>,
+    few: bool,
     samples: &Tensor,
     held_out: &Tensor,
     parameters: Parameters,
@@ -103,7 +108,7 @@ pub(super) fn tune(
     if before.iter().sum::<f64>() < NEGLIGIBLE * before.len() as f64 {
         return parameters;
     }
-    let knobs = learn(pass, &network, &samples);
+    let knobs = learn(pass, &network, &samples, few);
     if is_no_more(&divergences(&knobs), &before) { network.parameters(&knobs) } else { parameters }
 }
 
@@ -112,21 +117,11 @@ fn rows(samples: &Tensor) -> Vec<&[f32]> {
 }
 
 /// Knobs of less divergence on `samples`.
-fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32> {
-    let steps = steps(pass);
+fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]], few: bool) -> Vec<f32> {
+    let steps = steps(pass, few);
     let largest = RATE * (steps as f32 / pass.methods.tuning as f32).min(1.0);
-    // A network that few steps are affordable for hardly sees its samples often enough to learn them by heart.
-    let moved = pass.samples < FEW && steps > pass.methods.tuning;
-    let shape = pass.graph.shape(pass.graph.input);
-    let farthest = match *shape {
-        [_, height, width] if moved => [height / MOVED, width / MOVED],
-        _ => [0; 2],
-    };
-    let offset = |random: &mut Random| {
-        farthest.map(
-            |most| if most > 0 { random.below(2 * most + 1) as isize - most as isize } else { 0 },
-        )
-    };
+    let moves = Moves::new(pass.graph.shape(pass.graph.input));
+    let offset = |random: &mut Random| if few { moves.draw(random) } else { [0; 2] };
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);
@@ -147,7 +142,7 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]]) -> Vec<f32>
         let setting = network.set(&adam.knobs);
         let each = pairs.par_iter().map(|pair| {
             let [one, other] = [(pair.one, pair.offsets[0]), (pair.other, pair.offsets[1])]
-                .map(|(index, offset)| moved_by(offset, samples[index], shape));
+                .map(|(index, offset)| moves.apply(offset, samples[index]));
             let both = one.iter().zip(&other[..]);
             let mixed: Vec<f32> = both.map(|(a, b)| a + pair.share * (b - a)).collect();
             let wanted = softmax(&float_scores(pass, &mixed));
@@ -189,22 +184,6 @@ struct Pair {
     share: f32,
 }
 
-/// A sample whose pixels come from so far down and right; at the edges the outermost ones are repeated.
-fn moved_by<'s>([down, right]: [isize; 2], sample: &'s [f32], shape: &[usize]) -> Cow<'s, [f32]> {
-    let (&[_, height, width], true) = (shape, [down, right] != [0; 2]) else {
-        return sample.into();
-    };
-    let from = |at: usize, by: isize, size: usize| at.saturating_add_signed(by).min(size - 1);
-    let planes = sample.chunks_exact(height * width);
-    let moved = planes.flat_map(|plane| {
-        (0..height * width).map(move |at| {
-            let (y, x) = (from(at / width, down, height), from(at % width, right, width));
-            plane[y * width + x]
-        })
-    });
-    moved.collect()
-}
-
 /// Adam's state.
 struct Adam {
     knobs: Vec<f32>,
@@ -242,21 +221,4 @@ fn softmax(scores: &[f32]) -> Vec<f64> {
     let mut row: Vec<f64> = scores.iter().map(|&s| f64::from(s)).collect();
     float::softmax(&mut row);
     row
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sample_is_moved_whole_and_its_edges_are_repeated() {
-        // Two planes of two rows and three columns.
-        let sample: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let moved = |offset| moved_by(offset, &sample, &[2, 2, 3]).into_owned();
-        assert_eq!(moved([0, 0]), sample);
-        assert_eq!(moved([0, 1]), [1., 2., 2., 4., 5., 5., 7., 8., 8., 10., 11., 11.]);
-        assert_eq!(moved([-1, 0]), [0., 1., 2., 0., 1., 2., 6., 7., 8., 6., 7., 8.]);
-        assert_eq!(moved([9, -9]), [3., 3., 3., 3., 3., 3., 9., 9., 9., 9., 9., 9.]);
-        assert_eq!(moved_by([1, 1], &sample, &[12]), sample);
-    }
 }
