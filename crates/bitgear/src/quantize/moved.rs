@@ -8,7 +8,6 @@ use crate::trace::Random;
 /// Samples are moved by at most one part in so many of their height and width.
 const FARTHEST: usize = 16;
 /// How far samples of a shape may be moved.
-#[derive(Clone, Copy)]
 pub(super) struct Moves<'a> {
     shape: &'a [usize],
     farthest: [usize; 2],
