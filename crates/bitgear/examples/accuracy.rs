@@ -6,8 +6,9 @@
 //! A point's name may end in `-plain` (nearest rounding) or `-untuned` (layers fitted one by one). Mixed
 //! points are named `FILE:mix-…`, FILE being a `summary.json` whose `tables` have their widths.
 //! CALIBRATION is a file, or the number of samples at the front of DATA that are set aside for it. Each
-//! of SUBSETS rounds calibrates on SAMPLES random ones of them, and all are tested on the same samples; how much
-//! the loss would vary with these is printed beside: the root of the answers that flip, over all. MEAN and STD are comma-separated.
+//! of SUBSETS rounds calibrates on SAMPLES random ones of them, and all are tested on the same samples; how
+//! much the loss would vary with these is printed beside: the root of the number of answers that flip, over
+//! the number of samples. MEAN and STD are comma-separated.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 use std::path::Path;

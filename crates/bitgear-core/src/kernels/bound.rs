@@ -4,7 +4,8 @@
     allow(dead_code, reason = "only SIMD kernels have a choice")
 )]
 
-use super::types::{Class, ConvShape, PANEL, step_width};
+use super::pack::step_width;
+use super::types::{Class, ConvShape, PANEL};
 use super::{lookup, winograd, winograd_bytes};
 use crate::bits::BitWidth;
 

@@ -32,6 +32,7 @@
 mod bound;
 mod lookup;
 mod matmul;
+mod pack;
 mod quantize;
 mod scalar;
 mod side;
@@ -131,7 +132,7 @@ impl Kernels {
 
     /// How much memory the packed weights take.
     pub fn packed_len(class: Class, shape: &ConvShape) -> PackedLen {
-        types::packed_len(class, shape)
+        pack::packed_len(class, shape)
     }
 
     /// Packs weights into memory of [`Self::packed_len`].
@@ -140,7 +141,7 @@ impl Kernels {
     ///
     /// When `out` has another length or type.
     pub fn pack(class: Class, shape: &ConvShape, plain: &[i16], out: PackedMut<'_>) {
-        types::pack(class, shape, plain, out);
+        pack::pack(class, shape, plain, out);
     }
 
     /// A convolution with everything fused into it, see [`Terms`]. A fully connected layer is a

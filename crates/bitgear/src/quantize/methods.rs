@@ -71,7 +71,8 @@ pub struct Methods {
     /// Signed activations may have a zero point other than the middle code.
     pub zero_points: bool,
     /// At most so many steps of gradient descent on the scales and biases of the whole network, towards the
-    /// float network's scores, twice as many with fewer than 256 samples; 0 for none. An eighth of the samples then judges and is not fitted to.
+    /// float network's scores, twice as many with fewer than 256 samples; 0 for none. An eighth of the
+    /// samples then judges and is not fitted to.
     pub tuning: usize,
     /// Plain rounding is a candidate in every layer and wins where its held-out error is least.
     pub fall_back: bool,

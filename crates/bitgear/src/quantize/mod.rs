@@ -10,7 +10,6 @@ mod fit;
 mod layer;
 mod lower;
 mod methods;
-mod moved;
 mod nest;
 mod nominal;
 mod parameters;
@@ -83,10 +82,9 @@ pub fn quantize(
 /// Fits the integers of a network to calibration samples, point by point.
 ///
 /// Time of a point: about 30 runs of the float network over the samples and, where the whole network
-/// is tuned, at most three runs of one sample for each of [`Methods::tuning`] · 32, or · 64 with fewer than
-/// 256 samples. Memory: at most
-/// [`Quantizer::MEMORY`] bytes of samples on their way through the network, and about ten times
-/// the second moments of one layer (8 bytes for each pair of its inputs).
+/// is tuned, at most three runs of one sample for each of [`Methods::tuning`] · 32, or · 64 with fewer
+/// than 256 samples. Memory: at most [`Quantizer::MEMORY`] bytes of samples on their way through the
+/// network, and about ten times the second moments of one layer (8 bytes for each pair of its inputs).
 pub struct Quantizer<'a> {
     graph: &'a Graph,
     ranges: &'a Ranges,

@@ -160,6 +160,20 @@ fn tuning_brings_the_scores_nearer_and_changes_no_code_of_a_weight() {
     assert_ne!(once.layers[1], twice.layers[1]);
 }
 
+/// As planned by; `tuning_brings_the_scores_nearer…` sees what they do.
+#[test]
+fn fewer_than_256_samples_are_looked_at_in_twice_as_many_steps() {
+    let Fixture { graph, ranges, .. } = fixture();
+    let seconds = |samples: usize, tuning: usize| {
+        let samples = calibration(0..samples);
+        let methods = Methods { tuning, ..Methods::best() };
+        Quantizer::new(graph, ranges, &samples, methods, Constraints::default()).fitting_seconds()
+    };
+    let tuning = |samples| seconds(samples, 256) - seconds(samples, 0);
+    let [few, enough] = [tuning(255), tuning(256)];
+    assert!(few > 0.0 && (few - 2.0 * enough).abs() < 1e-6 * few, "{few} and {enough} seconds");
+}
+
 #[test]
 fn the_fewest_samples_that_are_tuned_on_are_tuned_on() {
     let Fixture { graph, ranges, .. } = fixture();

@@ -8,14 +8,15 @@
 //! et al. 2018, arXiv 1710.09412), so that few go a long way: the float network scores a mixture as
 //! well as anything else, and no labels are needed. Where there are few, they are also moved about.
 
+mod moved;
 mod network;
 
 use rayon::prelude::*;
 
+use self::moved::Moves;
 use self::network::Network;
 use super::Widths;
 use super::methods::Methods;
-use super::moved::Moves;
 use super::parameters::Parameters;
 use super::pass::{Pass, Plan};
 use super::slopes::divergence;
@@ -62,7 +63,7 @@ pub(super) fn runs(pass: &Pass<'_>) -> usize {
 /// Whether there are few samples, of a network that can be run often: they are moved about. One that can't
 /// hardly sees its samples often enough to learn them by heart.
 pub(super) fn is_few(pass: &Pass<'_>) -> bool {
-    (FEWEST..FEW).contains(&pass.samples) && steps(pass, true) > pass.methods.tuning
+    pass.samples < FEW && steps(pass, true) > pass.methods.tuning
 }
 
 /// As many steps as are asked for, twice as many with few samples, or fewer where these are too much work.

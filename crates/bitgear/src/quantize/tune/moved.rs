@@ -7,6 +7,7 @@ use crate::trace::Random;
 
 /// Samples are moved by at most one part in so many of their height and width.
 const FARTHEST: usize = 16;
+
 /// How far samples of a shape may be moved.
 pub(super) struct Moves<'a> {
     shape: &'a [usize],
@@ -31,7 +32,7 @@ impl<'a> Moves<'a> {
         })
     }
 
-    /// A sample whose pixels come from so far down and right; at the edges the outermost ones are
+    /// A sample of this shape whose pixels come from so far down and right; at the edges the outermost ones are
     /// repeated.
     pub(super) fn apply<'s>(&self, [down, right]: [isize; 2], sample: &'s [f32]) -> Cow<'s, [f32]> {
         let (&[_, height, width], true) = (self.shape, [down, right] != [0; 2]) else {
