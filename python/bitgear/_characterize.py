@@ -91,7 +91,7 @@ def characterize(
     also_max_drop
         Further targets: the bundle gets a policy for each, named `max-drop-` and the target.
     class_mix
-        Share of each class in deployment, where it is not that of the samples.
+        Share of each class in deployment, where it is not that of the samples: these are weighted by it.
     guarantee, confidence, test
         A drop that is not exceeded with this confidence, and how it is proved; only policies are taken
         that are proved to keep it.

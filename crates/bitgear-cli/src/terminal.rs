@@ -4,7 +4,9 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use bitgear::characterize::Progress;
-pub(crate) use bitgear::report::text::{count, doubt, energy, float_islands, percent, points};
+pub(crate) use bitgear::report::text::{
+    count, doubt, energy, float_islands, percent, points, weighting,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;

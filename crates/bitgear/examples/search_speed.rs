@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     blocks.extend((1..=points).map(|bits| block(format!("w{bits}a{bits}"), 2.0 / bits as f64)));
     let trace = Trace {
         classes: 2,
+        class_mix: None,
         samples: (0..samples).collect(),
         splits: vec![Split::Search; samples],
         labels: vec![0; samples],

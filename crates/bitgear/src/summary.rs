@@ -17,7 +17,7 @@ use crate::energy::{AcceleratorProfile, Energy, Style};
 use crate::policy::PolicyFile;
 use crate::search::{Candidates, Choice, Pool, repeat};
 use crate::sensitivity::Sensitivity;
-use crate::trace::{FLOAT, Split, Trace, View};
+use crate::trace::{FLOAT, Split, Trace, View, effective};
 
 /// What the trace does not know.
 pub(crate) struct Facts<'a> {
@@ -134,6 +134,15 @@ pub(crate) fn summarize(
             test: counts[2],
             labelled: facts.labelled,
         },
+        class_mix: trace.class_mix.clone().map(|shares| {
+            let as_good_as = |rows: &[usize]| effective(trace.weights(rows).into_iter());
+            ClassMixSummary {
+                shares,
+                search: as_good_as(&search),
+                certification: candidates.as_deployed(&certification, facts.seed).len(),
+                test: as_good_as(&test),
+            }
+        }),
         accelerator: facts.profile.accelerator.id.clone(),
         cost_unit: unit(facts.profile).to_owned(),
         evidence,
@@ -215,12 +224,15 @@ fn both_views(trace: &Trace, rows: &[usize]) -> Option<f64> {
         return None;
     }
     // Both blocks have one scale.
-    let right = rows.iter().filter(|&&row| {
+    let is_right = |row: usize| {
         let [a, b] = [as_is, mirrored].map(|b| &b.answers.scores[row * classes..][..classes]);
         let sums: Vec<i32> = a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect();
         answer(&sums).class == trace.labels[row] as usize
-    });
-    Some(right.count() as f64 / rows.len().max(1) as f64)
+    };
+    let weights = trace.weights(rows);
+    let right = rows.iter().zip(&weights).filter(|(row, _)| is_right(**row));
+    let right: i64 = right.map(|(_, weight)| weight).sum();
+    Some(right as f64 / weights.iter().sum::<i64>().max(1) as f64)
 }
 
 /// Name of the point that is always traced.

@@ -92,8 +92,8 @@ pub struct SplitSection {
     pub search: Option<f64>,
     /// Share of the rest for certification; what is left is for the test.
     pub certification: Option<f64>,
-    /// Shares of the classes in deployment, relative to their sum: samples of classes that are more
-    /// frequent in the data are left out.
+    /// Shares of the classes in deployment, relative to their sum, one for each class: samples are weighted by
+    /// them, and a guarantee is proved with the most that are mixed so.
     pub class_mix: Option<Vec<f64>>,
 }
 

@@ -25,7 +25,9 @@ pub(crate) fn run(options: &Evaluate) -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&evaluation)?);
         return Ok(());
     }
-    println!("samples    {}", evaluation.samples);
+    let weighted = runner.bundle().splits.class_mix.is_some();
+    let how = if weighted { ", weighted for the class mix of deployment" } else { "" };
+    println!("samples    {}{how}", evaluation.samples);
     println!("accuracy   {}", percent(evaluation.accuracy));
     for (stage, rate) in runner.bundle().policy.stages.iter().zip(&evaluation.escalation_rates) {
         println!("escalated  {} from {}", percent(*rate), stage.point);

@@ -12,7 +12,7 @@ use bitgear::summary::{Constraint, Summary};
 
 use crate::Failure;
 use crate::arguments::Report;
-use crate::terminal::{count, doubt, energy, float_islands, percent, points, table};
+use crate::terminal::{count, doubt, energy, float_islands, percent, points, table, weighting};
 
 pub(crate) fn run(options: &Report) -> Result<(), Failure> {
     let read = |folder: &PathBuf| {
@@ -69,10 +69,11 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     let summary = &result.summary;
     let reference = summary.reference.accuracy;
     let mut text = String::new();
+    let weighting = weighting(summary).map_or_else(String::new, |text| format!(",\n{text}"));
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "{}: {} MACs, {} parameters, on {}\n{} samples for calibration, {} for search, {} for certification, {} for the test\n",
+        "{}: {} MACs, {} parameters, on {}\n{} samples for calibration, {} for search, {} for certification, {} for the test{weighting}\n",
         summary.model.name,
         count(summary.model.macs),
         count(summary.model.parameters),

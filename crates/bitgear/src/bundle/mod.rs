@@ -20,7 +20,7 @@ use crate::execute::{
 };
 use crate::policy::{EnergyUj, PolicyFile, Tables};
 use crate::tensor::Tensor;
-use crate::trace::{Splits, View};
+use crate::trace::{Splits, View, weights as sample_weights};
 
 pub use weights::weight_bytes;
 
@@ -103,7 +103,7 @@ impl BundleError {
     }
 }
 
-/// What a policy did on labelled data.
+/// What a policy did on labelled data, whose classes count as in the bundle's class mix if it has one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Number of samples.
@@ -197,6 +197,15 @@ impl Bundle {
             }
             let single = self.having(&other.policy);
             single.and_then(|b| b.check()).map_err(|e| format!("policy `{}`: {e}", other.name))?;
+        }
+        if let Some(mix) = self.splits.class_mix.as_ref()
+            && mix.classes() != self.classes
+        {
+            return Err(format!(
+                "expected a class mix of {} classes, got {}",
+                self.classes,
+                mix.classes()
+            ));
         }
         let first = self.models.first().ok_or("there is no network")?;
         let widest = weights::widest(&self.models);
@@ -422,20 +431,22 @@ impl Runner<'_> {
     ) -> Result<Evaluation, DataError> {
         data.check(self.bundle.input_shape(), &self.bundle.preprocess)?;
         let labels = data.labels_of(self.bundle.classes)?;
+        let class_mix = self.bundle.splits.class_mix.as_ref();
+        let weights = sample_weights(class_mix, indices.iter().map(|&index| labels[index]));
         let mut right = 0;
-        let mut handed_on = vec![0_usize; self.bundle.policy.stages.len()];
-        for chunk in indices.chunks(BATCH) {
+        let mut handed_on = vec![0; self.bundle.policy.stages.len()];
+        for (chunk, weights) in indices.chunks(BATCH).zip(weights.chunks(BATCH)) {
             let decisions = self.decide(&data.batch(chunk, &self.bundle.preprocess));
-            for (&index, decision) in chunk.iter().zip(&decisions) {
-                right += usize::from(decision.answer.class == labels[index] as usize);
-                for count in &mut handed_on[..decision.stage] {
-                    *count += 1;
+            for ((&index, &weight), decision) in chunk.iter().zip(weights).zip(&decisions) {
+                right += weight * i64::from(decision.answer.class == labels[index] as usize);
+                for sum in &mut handed_on[..decision.stage] {
+                    *sum += weight;
                 }
             }
             progress(chunk.len());
         }
-        let n = indices.len().max(1) as f64;
-        let rates: Vec<f64> = handed_on.iter().map(|&count| count as f64 / n).collect();
+        let n = weights.iter().sum::<i64>().max(1) as f64;
+        let rates: Vec<f64> = handed_on.iter().map(|&sum| sum as f64 / n).collect();
         let stages = &self.bundle.policy.stage_energy_uj;
         let mean = |part: fn(&EnergyUj) -> f64| {
             let rest = stages[1..].iter().zip(&rates).map(|(stage, rate)| part(stage) * rate);
@@ -444,7 +455,7 @@ impl Runner<'_> {
         let (chip, offchip) = (mean(|e| e.chip), mean(|e| e.offchip));
         Ok(Evaluation {
             samples: indices.len(),
-            accuracy: f64::from(right as u32) / n,
+            accuracy: right as f64 / n,
             escalation_rates: rates,
             energy_uj: EnergyUj { total: chip + offchip, chip, offchip },
         })

@@ -66,6 +66,7 @@ fn bundle(models: Vec<IntegerModel>, shared: usize, storage: Storage) -> Bundle 
         search: vec![],
         certification: vec![],
         test: vec![],
+        class_mix: None,
     };
     Bundle {
         schema_version: 1,

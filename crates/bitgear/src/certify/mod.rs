@@ -114,7 +114,8 @@ impl Demand {
 }
 
 /// Chooses a policy of the pool on the rows `search`, and proves what it loses on the rows
-/// `certification`, which choose nothing but among policies that pass.
+/// `certification`, which choose nothing but among policies that pass. Where classes are mixed otherwise in
+/// deployment, it is proved with the most of these that are mixed so.
 pub fn decide(
     candidates: &Candidates,
     search: &[usize],
@@ -124,6 +125,7 @@ pub fn decide(
     seed: u64,
 ) -> Verdict {
     let (choice, passed) = choose(candidates, search, certification, demand, pool, seed);
+    let certification = &candidates.as_deployed(certification, seed)[..];
     let flips = candidates.flips(&choice, certification);
     let level = demand.level();
     let bound = match (demand.guarantee, passed) {
@@ -135,7 +137,7 @@ pub fn decide(
         demand.certificate(candidates, &choice, certification, found, tested)
     });
     let missing = demand.guarantee.filter(|_| passed.is_none());
-    let flips = candidates.flips(&choice, search);
+    let flips = candidates.expected_flips(&choice, search);
     let samples_needed =
         missing.and_then(|guarantee| demand.test.samples_needed(flips, guarantee, level));
     Verdict { choice, certificate, bound, samples_needed }
@@ -167,6 +169,7 @@ pub fn choose(
     let Some(guarantee) = demand.guarantee else {
         return (boldest(), Some(Passed { level, tested: 1 }));
     };
+    let certification = &candidates.as_deployed(certification, seed)[..];
     if demand.test == Test::Conformal {
         let choice = boldest();
         return match candidates.raise_first_threshold(&choice, certification, guarantee) {
@@ -179,8 +182,9 @@ pub fn choose(
         None => candidates.ladder(search, demand.target, pool, seed),
     };
     let energy = |choice: &Choice| candidates.outcome(choice, search).energy.chip_uj;
-    let predicted =
-        |choice: &Choice| predicted_bound(candidates.flips(choice, search), certification.len());
+    let predicted = |choice: &Choice| {
+        predicted_bound(candidates.expected_flips(choice, search), certification.len())
+    };
     // Of several that flip nothing, what costs more is likelier to pass.
     let mut ladder: Vec<([f64; 2], Choice)> =
         ladder.into_iter().map(|choice| ([predicted(&choice), -energy(&choice)], choice)).collect();

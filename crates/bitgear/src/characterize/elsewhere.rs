@@ -113,6 +113,7 @@ impl Origin<'_> {
                 search: Vec::new(),
                 certification: Vec::new(),
                 test: all.clone(),
+                class_mix: None,
             },
             // Of the scores only the highest matters.
             float_scale: 1.0,
@@ -354,6 +355,7 @@ impl Tracer {
         };
         let trace = Trace {
             classes: self.graph.classes(),
+            class_mix: self.plan.splits.class_mix.clone(),
             samples: rows.iter().map(|row| row.0).collect(),
             splits: rows.iter().map(|row| self.splits[&row.0]).collect(),
             labels,

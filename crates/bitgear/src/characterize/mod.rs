@@ -88,8 +88,8 @@ pub struct Job {
     pub rules: Rules,
     /// How samples are divided.
     pub shares: Shares,
-    /// Shares of the classes in deployment; samples of classes that are more frequent in the data are
-    /// left out. None: as in the data.
+    /// Shares of the classes in deployment, one for each class; samples are weighted by them. None: as in the
+    /// data.
     pub class_mix: Option<Vec<f64>>,
     /// Seed of everything random.
     pub seed: u64,

@@ -14,6 +14,7 @@ use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx;
+use crate::trace::Random;
 
 /// Samples that the float network runs together.
 const FLOAT_BATCH: usize = 8;
@@ -39,7 +40,8 @@ pub struct Recheck {
     pub samples_needed: Option<u64>,
 }
 
-/// Runs the policy and its reference, the float model, on the samples at `indices`.
+/// Runs the policy and its reference, the float model, on the samples at `indices`. Where the policy was made for a
+/// class mix, the most of them that are mixed so count.
 ///
 /// # Errors
 ///
@@ -66,7 +68,8 @@ pub fn recheck(
     data.check(bundle.input_shape(), &bundle.preprocess)?;
     let labels = data.labels().is_some().then(|| data.labels_of(bundle.classes)).transpose()?;
     let runner = bundle.runner(Kernels::detect());
-    let mut flips = Flips::default();
+    // Of each sample: its label, and whether the reference and the policy are right.
+    let mut answers = Vec::with_capacity(indices.len());
     progress.begin("certify", indices.len());
     for chunk in indices.chunks(BATCH) {
         let reference = float_answers(&graph, data, &bundle.preprocess, chunk);
@@ -74,11 +77,26 @@ pub fn recheck(
         for ((&index, reference), decision) in chunk.iter().zip(reference).zip(decisions) {
             let label = labels.map_or(reference, |labels| labels[index]);
             let [kept, right] = [reference, decision.answer.class as u32].map(|c| c == label);
-            flips.samples += 1;
-            flips.harmful += u64::from(kept && !right);
-            flips.helpful += u64::from(right && !kept);
+            answers.push((label, kept, right));
         }
         progress.advance(chunk.len());
+    }
+    let mut counted: Vec<usize> = (0..answers.len()).collect();
+    if let Some(mix) = &bundle.splits.class_mix {
+        let label = |sample: usize| answers[sample].0;
+        counted = mix.draw(&counted, label, &mut Random::new(bundle.splits.seed));
+        if counted.is_empty() {
+            return Err(CharacterizeError::Job(format!(
+                "data `{}`: a class with a share of the policy's class mix has no samples, so none can be mixed like that",
+                data.path().display()
+            )));
+        }
+    }
+    let mut flips = Flips::default();
+    for (_, kept, right) in counted.into_iter().map(|sample| answers[sample]) {
+        flips.samples += 1;
+        flips.harmful += u64::from(kept && !right);
+        flips.helpful += u64::from(right && !kept);
     }
     let level = 1.0 - demand.confidence;
     let certified = bundle.policy.certificate.as_ref().map(|certificate| certificate.bound);

@@ -5,7 +5,10 @@ use crate::data::Dataset;
 use crate::energy::Storage;
 use crate::search::Rules;
 use crate::summary::Constraint;
-use crate::trace::{Random, Shares, Splits, deal, members};
+use crate::trace::{ClassMix, Random, Shares, Splits, deal, members};
+
+/// Splits that all classes of a class mix must be in.
+const PARTS: usize = 3;
 
 /// Whether the request makes sense by itself.
 pub(super) fn check(job: &Job) -> Result<(), String> {
@@ -98,12 +101,11 @@ pub(super) fn splits(
     } else {
         (0..data.len()).filter(|i| calibrating.binary_search(i).is_err()).collect()
     };
-    let pool = match &job.class_mix {
-        Some(mix) => {
-            mixed(&pool, labels, classes, mix, &mut random).map_err(CharacterizeError::Job)?
-        }
-        None => pool,
-    };
+    let class_mix = job.class_mix.clone().map(|mix| checked(mix, &pool, labels, classes));
+    let class_mix = class_mix.transpose().map_err(CharacterizeError::Job)?;
+    // Samples of classes that never occur say nothing.
+    let occurs = |&i: &usize| class_mix.as_ref().is_none_or(|mix| mix.share(labels[i]) > 0.0);
+    let pool: Vec<usize> = pool.into_iter().filter(occurs).collect();
     let labels: Vec<u32> = pool.iter().map(|&i| labels[i]).collect();
     let dealt = members(&deal(&labels, &[search, certification, test], &mut random), 3);
     let [search, certification, test] =
@@ -127,41 +129,33 @@ pub(super) fn splits(
         search,
         certification,
         test,
+        class_mix,
     })
 }
 
-/// The most of the samples whose classes are mixed in the given shares (relative to their sum),
-/// ascending. Which ones of a class are left out is drawn.
-fn mixed(
+/// The class mix, if the samples have enough of each of its classes.
+fn checked(
+    shares: Vec<f64>,
     samples: &[usize],
     labels: &[u32],
     classes: usize,
-    mix: &[f64],
-    random: &mut Random,
-) -> Result<Vec<usize>, String> {
-    let sum: f64 = mix.iter().sum();
-    let fine = |&share: &f64| share >= 0.0 && share.is_finite();
-    if mix.len() != classes || !mix.iter().all(fine) || sum <= 0.0 {
+) -> Result<ClassMix, String> {
+    let mix = ClassMix::try_from(shares)?;
+    if mix.classes() != classes {
         return Err(format!(
-            "the class mix must be {classes} shares of at least 0, one for each class, got {mix:?}"
+            "the class mix must be {classes} shares, one for each class, got {}",
+            mix.classes()
         ));
     }
-    let mut order = samples.to_vec();
-    random.shuffle(&mut order);
-    let mut members = vec![Vec::new(); classes];
-    for sample in order {
-        members[labels[sample] as usize].push(sample);
+    for class in (0..classes as u32).filter(|&class| mix.share(class) > 0.0) {
+        let count = samples.iter().filter(|&&i| labels[i] == class).count();
+        if count < PARTS {
+            return Err(format!(
+                "class {class} has a share of the class mix, but {count} samples: expected at least {PARTS}, one each for search, certification and test"
+            ));
+        }
     }
-    // Samples for a whole unit of shares: as many as the scarcest class has.
-    let wanted = || members.iter().zip(mix).filter(|(_, share)| **share > 0.0);
-    let unit =
-        wanted().map(|(members, share)| members.len() as f64 / share).fold(f64::MAX, f64::min);
-    let mut kept = Vec::new();
-    for (members, share) in wanted() {
-        kept.extend(members.iter().take((unit * share + 1e-9) as usize));
-    }
-    kept.sort_unstable();
-    Ok(kept)
+    Ok(mix)
 }
 
 #[cfg(test)]
@@ -169,21 +163,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_left_out_until_the_mix_is_that_of_deployment() {
-        // 60, 30 and 10 samples.
-        let labels: Vec<u32> = (0..100).map(|i| u32::from(i >= 60) + u32::from(i >= 90)).collect();
-        let all: Vec<usize> = (0..100).collect();
-        let kept = |mix: &[f64]| mixed(&all, &labels, 3, mix, &mut Random::new(1));
-        let counts = |mix: &[f64]| {
-            let kept = kept(mix).unwrap();
-            assert!(kept.is_sorted());
-            [0, 1, 2].map(|class| kept.iter().filter(|&&i| labels[i] == class).count())
-        };
-        assert_eq!(counts(&[1.0, 1.0, 1.0]), [10, 10, 10]);
-        assert_eq!(counts(&[0.6, 0.3, 0.1]), [60, 30, 10]);
-        assert_eq!(counts(&[2.0, 4.0, 0.0]), [15, 30, 0]);
-        for bad in [&[1.0, 1.0][..], &[0.0, 0.0, 0.0], &[1.0, -1.0, 1.0], &[1.0, f64::NAN, 1.0]] {
-            assert!(kept(bad).unwrap_err().contains("3 shares"));
-        }
+    fn a_class_mix_needs_samples_of_all_its_classes() {
+        // 7 and 2 samples of three classes.
+        let labels: Vec<u32> = (0..9).map(|i| u32::from(i >= 7)).collect();
+        let all: Vec<usize> = (0..9).collect();
+        let error = |mix: &[f64]| checked(mix.to_vec(), &all, &labels, 3).unwrap_err();
+        assert!(checked(vec![1.0, 0.0, 0.0], &all, &labels, 3).is_ok());
+        assert!(error(&[1.0, 1.0]).contains("3 shares"));
+        assert!(error(&[1.0, -1.0, 1.0]).contains("at least 0"));
+        assert!(error(&[1.0, 1.0, 0.0]).contains("class 1 has a share of the class mix, but 2"));
+        assert!(error(&[1.0, 0.0, 1.0]).contains("class 2"));
     }
 }

@@ -184,7 +184,7 @@ impl Tracing<'_> {
             })?;
             blocks.push(found.blocks.swap_remove(place));
         }
-        found.blocks = blocks;
+        (found.blocks, found.class_mix) = (blocks, expected.class_mix);
         self.write(&found)?;
         Ok(found)
     }
@@ -216,10 +216,12 @@ impl Tracing<'_> {
 
     /// Everything that a sample's answers depend on, but for the point.
     fn fingerprint(&self) -> String {
+        // How much samples count changes nothing in what they answer.
+        let splits = Splits { class_mix: None, ..self.splits.clone() };
         let facts = serde_json::json!([
             self.provenance.tool_version,
             self.provenance.model_sha256,
-            self.splits,
+            splits,
             self.job.preprocess,
             format!("{:?}", self.quantizer.settings()),
         ]);
@@ -236,6 +238,7 @@ impl Tracing<'_> {
         rows.sort_unstable();
         Trace {
             classes: self.graph.classes(),
+            class_mix: self.splits.class_mix.clone(),
             labels: rows.iter().map(|&(sample, _)| self.labels[sample]).collect(),
             splits: rows.iter().map(|&(_, split)| split).collect(),
             samples: rows.iter().map(|&(sample, _)| sample).collect(),

@@ -55,6 +55,8 @@
   const confidences = data.confidences.map((codes, stage) =>
     stage === 0 ? codes.map((difference) => (sum += difference)) : codes);
   const right = Array.from(data.right, Number);
+  const weights = data.weights || right.map(() => 1);
+  const weight = weights.reduce((sum, each) => sum + each, 0);
   const chosen = data.stages.slice(0, gates).map((stage) => stage.accept_at);
   const distincts = confidences.map((codes) => [...new Set(codes)].sort((a, b) => a - b));
   // Which choice parts the samples as a threshold does.
@@ -81,34 +83,34 @@
     let correct = 0;
     for (let sample = 0; sample < samples; sample += 1) {
       const stage = stageOf(sample, at, 0);
-      correct += (right[sample] >> stage) & 1;
-      for (let i = 0; i <= stage; i += 1) runs[i] += 1;
+      correct += ((right[sample] >> stage) & 1) * weights[sample];
+      for (let i = 0; i <= stage; i += 1) runs[i] += weights[sample];
     }
-    const mean = (kind) => runs.reduce((sum, n, i) => sum + (n / samples) * data.stages[i][kind], 0);
+    const mean = (kind) => runs.reduce((sum, n, i) => sum + (n / weight) * data.stages[i][kind], 0);
     return {
-      accuracy: correct / samples,
-      drop: (data.reference - correct) / samples,
-      rates: runs.slice(1).map((n) => n / samples),
+      accuracy: correct / weight,
+      drop: (data.reference - correct) / weight,
+      rates: runs.slice(1).map((n) => n / weight),
       chip: mean("chip"),
       total: mean("total"),
     };
   };
   // Samples come by rising confidence of the first stage, so that its threshold hands on a prefix.
   const curve = (at) => {
-    let correct = right.reduce((sum, bits) => sum + (bits & 1), 0);
-    let energy = samples * data.stages[0].chip;
+    let correct = right.reduce((sum, bits, sample) => sum + (bits & 1) * weights[sample], 0);
+    let energy = weight * data.stages[0].chip;
     const step = Math.ceil(samples / 240);
     const line = [[energy, correct]];
     for (let sample = 0; sample < samples; sample += 1) {
       const stage = stageOf(sample, at, 1);
-      correct += ((right[sample] >> stage) & 1) - (right[sample] & 1);
-      for (let i = 1; i <= stage; i += 1) energy += data.stages[i].chip;
+      correct += (((right[sample] >> stage) & 1) - (right[sample] & 1)) * weights[sample];
+      for (let i = 1; i <= stage; i += 1) energy += data.stages[i].chip * weights[sample];
       const parts = sample + 1 === samples || confidences[0][sample + 1] > confidences[0][sample];
       if (parts && (sample % step === 0 || sample + 1 === samples)) line.push([energy, correct]);
     }
     const [x, y] = data.plane;
     return line.map(([energy, correct]) =>
-      place(x, energy / samples).toFixed(2) + "," + place(y, (100 * correct) / samples).toFixed(2));
+      place(x, energy / weight).toFixed(2) + "," + place(y, (100 * correct) / weight).toFixed(2));
   };
   const showGate = (stage, code) => {
     const [from, to] = data.axes[stage];

@@ -17,8 +17,8 @@ const CURVE: usize = 240;
 /// What the script knows.
 #[derive(Serialize)]
 struct Data<'r> {
-    /// Right answers of the reference.
-    reference: usize,
+    /// What the samples weigh that the reference answers rightly.
+    reference: i64,
     unit: &'static str,
     stages: Vec<StageData>,
     /// Name and chip energy of the best static point.
@@ -28,6 +28,9 @@ struct Data<'r> {
     confidences: Vec<Vec<i64>>,
     /// For each sample a digit whose bits say which stages are right, the first stage's the lowest.
     right: String,
+    /// What each sample weighs, where not all count alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<Vec<i64>>,
     targets: &'r [FrontierPoint],
     places: Vec<[f64; 2]>,
     /// The figure's axes: value at both ends, place of both ends.
@@ -73,9 +76,10 @@ pub(super) fn data(run: &Run) -> String {
         let bits = (0..replay.stages.len()).map(|s| u8::from(replay.is_right(s, sample)) << s);
         char::from(b'0' + bits.sum::<u8>())
     });
-    let reference = replay.reference.iter().zip(&replay.labels).filter(|(a, b)| a == b).count();
+    let reference = (0..replay.samples()).filter(|&s| replay.reference[s] == replay.labels[s]);
+    let weighted = summary.class_mix.is_some();
     let data = Data {
-        reference,
+        reference: reference.map(|sample| replay.weights[sample]).sum(),
         unit: run.words().unit,
         stages: replay
             .stages
@@ -91,6 +95,7 @@ pub(super) fn data(run: &Run) -> String {
         best_static: (&summary.best_static.point, summary.best_static.energy_uj.chip),
         confidences: confidences.collect(),
         right: right.collect(),
+        weights: weighted.then(|| order.iter().map(|&sample| replay.weights[sample]).collect()),
         targets: &summary.frontier,
         places: places(summary),
         plane: (gates > 0).then(|| {
@@ -109,26 +114,27 @@ pub(super) fn data(run: &Run) -> String {
 #[cfg(test)]
 pub(super) fn outcome(run: &Run, accept_at: &[i32]) -> (f64, Vec<f64>, f64) {
     let (replay, energies) = (&run.replay, &run.policy.stage_energy_uj);
-    let mut run_by = vec![0_usize; replay.stages.len()];
+    let mut run_by = vec![0; replay.stages.len()];
     let mut right = 0;
-    for sample in 0..replay.samples() {
+    for (sample, weight) in replay.weights.iter().enumerate() {
         let gates = accept_at.iter().zip(&replay.stages);
         let stage = gates.take_while(|(at, s)| s.confidence[sample] < **at).count();
-        right += usize::from(replay.is_right(stage, sample));
-        for count in &mut run_by[..=stage] {
-            *count += 1;
+        right += weight * i64::from(replay.is_right(stage, sample));
+        for sum in &mut run_by[..=stage] {
+            *sum += weight;
         }
     }
-    let n = replay.samples() as f64;
-    let shares: Vec<f64> = run_by.iter().map(|&count| count as f64 / n).collect();
+    let n = replay.weights.iter().sum::<i64>() as f64;
+    let shares: Vec<f64> = run_by.iter().map(|&sum| sum as f64 / n).collect();
     let energy = shares.iter().zip(energies).map(|(share, energy)| share * energy.chip).sum();
-    (f64::from(right as u32) / n, shares[1..].to_vec(), energy)
+    (right as f64 / n, shares[1..].to_vec(), energy)
 }
 
 /// Accuracy and energy for every threshold of the first stage, the others as chosen.
 fn curve(run: &Run) -> (Plane, Vec<[f64; 2]>) {
     let Run { summary, policy, replay } = run;
-    let n = replay.samples() as f64;
+    let weight = |sample: usize| replay.weights[sample] as f64;
+    let n = replay.weights.iter().sum::<i64>() as f64;
     let energies: Vec<f64> = policy.stage_energy_uj.iter().map(|e| e.chip).collect();
     // What becomes of a sample that the first stage hands on: right or not, energy beyond the first.
     let later = |sample: usize| {
@@ -140,13 +146,15 @@ fn curve(run: &Run) -> (Plane, Vec<[f64; 2]>) {
         (replay.is_right(stage, sample), energies[1..=stage].iter().sum::<f64>())
     };
     let order = order(run);
-    let mut right = order.iter().filter(|&&s| replay.is_right(0, s)).count() as f64;
+    let answered = order.iter().filter(|&&s| replay.is_right(0, s));
+    let mut right: f64 = answered.map(|&s| weight(s)).sum();
     let mut energy = n * energies[0];
     let mut points = vec![[energy / n, right / n]];
     for (index, &sample) in order.iter().enumerate() {
         let (mended, cost) = later(sample);
-        right += f64::from(u8::from(mended)) - f64::from(u8::from(replay.is_right(0, sample)));
-        energy += cost;
+        let before = replay.is_right(0, sample);
+        right += weight(sample) * (f64::from(u8::from(mended)) - f64::from(u8::from(before)));
+        energy += weight(sample) * cost;
         let confidence = |sample: usize| replay.stages[0].confidence[sample];
         // A threshold can't part equal confidences.
         if order.get(index + 1).is_none_or(|&next| confidence(next) > confidence(sample)) {

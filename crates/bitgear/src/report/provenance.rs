@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::svg::escape;
-use super::text::{count, float_islands};
+use super::text::{count, float_islands, weighting};
 use crate::policy::Provenance;
 
 /// Kinds of a profile's figures, as a person says them.
@@ -70,8 +70,9 @@ pub(super) fn table(run: &Run) -> String {
     } = &run.policy.provenance;
     let samples = &summary.samples;
     let code = |hash: &str| format!("<code class=\"hash\">{}</code>", escape(hash));
+    let weighting = weighting(summary).map_or_else(String::new, |text| format!("; {text}"));
     let samples_text = format!(
-        "{} calibration, {} search, {} certification, {} test",
+        "{} calibration, {} search, {} certification, {} test{weighting}",
         count(samples.calibration as u64),
         count(samples.search as u64),
         count(samples.certification as u64),

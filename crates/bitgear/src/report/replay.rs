@@ -14,6 +14,8 @@ pub(super) struct Replay {
     pub(super) classes: usize,
     /// Label of each sample.
     pub(super) labels: Vec<u32>,
+    /// How much each counts.
+    pub(super) weights: Vec<i64>,
     /// What the reference predicts.
     pub(super) reference: Vec<u32>,
     /// The stages, the last resort included.
@@ -101,6 +103,7 @@ impl Replay {
         Ok(Self {
             classes: trace.classes,
             labels: rows.iter().map(|&row| trace.labels[row]).collect(),
+            weights: trace.weights(&rows),
             reference: rows.iter().map(|&row| reference[row]).collect(),
             answered_by: answered_by.collect(),
             stages,
@@ -130,12 +133,17 @@ impl Replay {
     /// The policy's accuracy.
     pub(super) fn accuracy(&self) -> f64 {
         let right = |&sample: &usize| self.predicted(sample) == self.labels[sample];
-        (0..self.samples()).filter(right).count() as f64 / self.samples().max(1) as f64
+        self.share((0..self.samples()).filter(right))
     }
 
     /// Share of all samples that each stage but the last hands on.
     pub(super) fn escalation_rates(&self) -> Vec<f64> {
-        let n = self.samples().max(1) as f64;
-        (1..self.stages.len()).map(|stage| self.reaching(stage).count() as f64 / n).collect()
+        (1..self.stages.len()).map(|stage| self.share(self.reaching(stage))).collect()
+    }
+
+    /// What share of all some samples are, by weight.
+    fn share(&self, samples: impl Iterator<Item = usize>) -> f64 {
+        let part: i64 = samples.map(|sample| self.weights[sample]).sum();
+        part as f64 / self.weights.iter().sum::<i64>().max(1) as f64
     }
 }

@@ -12,7 +12,7 @@ use crate::sensitivity::{LayerSensitivity, Sensitivity, WidthSensitivity};
 use crate::summary::{
     Constraint, Facts, IndependentSummary, ModelSummary, StorageSummary, summarize,
 };
-use crate::trace::{Answers, Block, FLOAT, Random, Split, View};
+use crate::trace::{Answers, Block, ClassMix, FLOAT, Random, Split, View};
 
 const ROWS: usize = 240;
 /// Points of the runs, narrow to wide, with the share of right answers in tenths.
@@ -26,6 +26,8 @@ struct Made {
     accept_at: &'static [i32],
     learned: bool,
     sum: bool,
+    /// Classes are the more frequent in deployment, the higher their number.
+    mixed: bool,
     /// Of hostile text, where that is wanted.
     name: &'static str,
     accelerator: &'static str,
@@ -37,6 +39,7 @@ const TWO: Made = Made {
     accept_at: &[60],
     learned: false,
     sum: false,
+    mixed: false,
     name: "net",
     accelerator: "envision-28nm",
 };
@@ -44,6 +47,7 @@ const ONE: Made = Made { stages: &[2], accept_at: &[], ..TWO };
 const THREE: Made = Made { stages: &[0, 1, 2], accept_at: &[60, 45], learned: true, ..TWO };
 const SUMMED: Made = Made { sum: true, accelerator: "bitfusion-45nm", ..TWO };
 const BINARY: Made = Made { classes: 2, ..TWO };
+const MIXED: Made = Made { mixed: true, ..THREE };
 const MANY: Made = Made { classes: 1000, ..TWO };
 
 /// Answers that are the more often right the higher the score leads.
@@ -72,8 +76,10 @@ fn trace(made: &Made) -> Trace {
         blocks.push(block(&format!("{name}-plain"), right - 1, made, &mut random, &labels));
     }
     let splits = [Split::Search, Split::Certification, Split::Test];
+    let shares: Vec<f64> = (0..made.classes).map(|class| class as f64).collect();
     Trace {
         classes: made.classes,
+        class_mix: made.mixed.then(|| ClassMix::try_from(shares).unwrap()),
         samples: (0..ROWS).collect(),
         splits: (0..ROWS).map(|row| splits[row % 3]).collect(),
         labels,
@@ -289,13 +295,22 @@ fn the_frontier_rises_in_target_and_holds_the_one_that_was_asked_for() {
 
 #[test]
 fn the_explorers_data_gives_the_policys_own_figures_at_its_thresholds() {
-    for made in [TWO, THREE, SUMMED, BINARY, MANY] {
+    for made in [TWO, THREE, SUMMED, MIXED, BINARY, MANY] {
         let run = run(&made);
         let (accuracy, rates, chip) = explorer::outcome(&run, made.accept_at);
         let policy = &run.summary.policy;
         assert_eq!((accuracy, &rates), (policy.accuracy, &policy.escalation_rates));
         assert!((chip - policy.energy_uj.chip).abs() < 1e-12);
     }
+}
+
+#[test]
+fn a_class_mix_is_said_wherever_samples_are_counted() {
+    let run = run(&MIXED);
+    let text = text::weighting(&run.summary).unwrap();
+    assert!(run.page().contains(&text), "{text}");
+    assert!(run.summary.policy.accuracy != self::run(&THREE).summary.policy.accuracy);
+    assert_eq!(text::weighting(&self::run(&THREE).summary), None);
 }
 
 #[test]

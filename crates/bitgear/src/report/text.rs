@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::summary::Summary;
+
 /// A fraction as a percentage.
 pub fn percent(fraction: f64) -> String {
     format!("{:.2} %", 100.0 * fraction)
@@ -54,6 +56,15 @@ pub fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String>
     }
     let texts: Vec<String> = counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
     (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+/// What weighting for the class mix of deployment leaves of the samples; nothing without one.
+pub fn weighting(summary: &Summary) -> Option<String> {
+    let mix = summary.class_mix.as_ref()?;
+    Some(format!(
+        "weighted for the class mix of deployment: they tell as much as {:.0} for search and {:.0} for the test that all count alike, and {} for certification are mixed like that",
+        mix.search, mix.test, mix.certification
+    ))
 }
 
 /// What to look into first where the reference itself, of this accuracy, is mostly wrong.

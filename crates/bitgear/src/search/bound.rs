@@ -1,6 +1,8 @@
 //! What a choice may lose, and what it loses.
 
-/// How answers differ from the reference's.
+use crate::trace::effective;
+
+/// How answers differ from the reference's, in units of weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Reference right minus answer right.
@@ -10,6 +12,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Of a sample of this weight: what an answer loses against the reference's.
+    pub(super) fn new(weight: i64, reference: bool, right: bool) -> Self {
+        let drop = i64::from(reference) - i64::from(right);
+        Self { drop: weight * drop, flips: weight * drop.abs() }
+    }
+
     pub(super) fn plus(self, other: Self) -> Self {
         Self { drop: self.drop + other.drop, flips: self.flips + other.flips }
     }
@@ -27,7 +35,8 @@ pub(super) enum Caution {
     /// The drop that is expected by who has seen as many as `flips` already, at least one, `excess` more of
     /// them harmful than helpful. Of n samples with f flips and drop d in all that is
     /// (f + 1) (d + excess) / (f + flips) / n: one flip more than was seen, harmful as often as the mean of
-    /// a beta distribution says. It takes off all the more, the fewer flips there are to tell.
+    /// a beta distribution says. It takes off all the more, the fewer flips there are to tell. Samples of
+    /// different weights are counted as the samples of equal weight that would tell as much.
     Prior { flips: f64, excess: f64 },
     /// So many standard errors of the drop; that of a mean of {-1, 0, 1} is taken as √f / n.
     Errors(f64),
@@ -50,13 +59,16 @@ impl Bound {
 /// A bound on the sums over a mask.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
+    /// In samples.
     pub(super) most: f64,
     pub(super) caution: Caution,
+    /// Weight of a sample.
+    pub(super) unit: f64,
 }
 
 impl Limit {
     pub(super) fn keeps(self, Tally { drop, flips: seen }: Tally) -> bool {
-        let (drop, seen) = (drop as f64, seen as f64);
+        let (drop, seen) = (drop as f64 / self.unit, seen as f64 / self.unit);
         match self.caution {
             Caution::None => drop <= self.most,
             Caution::Prior { flips, excess } => {
@@ -69,25 +81,69 @@ impl Limit {
         }
     }
 
-    /// No choice that keeps the limit has a larger drop.
+    /// No choice that keeps the limit has a larger drop, in units of weight.
     pub(super) fn most_drop(self) -> f64 {
-        let Caution::Prior { flips, excess } = self.caution else { return self.most };
-        // That of no flip or, of a limit below zero, of very many.
-        (self.most * flips).max(self.most) - excess
+        let most = match self.caution {
+            // That of no flip or, of a limit below zero, of very many.
+            Caution::Prior { flips, excess } => (self.most * flips).max(self.most) - excess,
+            Caution::None | Caution::Errors(_) => self.most,
+        };
+        most * self.unit
     }
 }
 
 /// A subset of the trace's rows.
 pub(super) struct Mask {
-    pub(super) inside: Vec<bool>,
+    /// How much each row counts; 0 outside.
+    pub(super) weights: Vec<i64>,
+    /// Number of rows inside.
     pub(super) count: usize,
+    total: i64,
+    /// How many samples of equal weight would tell as much.
+    effective: f64,
 }
 
 impl Mask {
+    /// Of a trace of `rows` rows those in `inside`, which have these weights, above 0.
+    pub(super) fn new(rows: usize, inside: &[usize], weights: &[i64]) -> Self {
+        let mut all = vec![0; rows];
+        for (&row, &weight) in inside.iter().zip(weights) {
+            all[row] = weight;
+        }
+        let total = weights.iter().sum();
+        let effective = effective(weights.iter().copied());
+        Self { weights: all, count: inside.len(), total, effective }
+    }
+
+    pub(super) fn holds(&self, row: usize) -> bool {
+        self.weights[row] > 0
+    }
+
+    /// The rows inside, ascending.
+    pub(super) fn rows(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.weights.len()).filter(|&row| self.holds(row))
+    }
+
+    /// The share of all that so much weight is.
+    pub(super) fn share(&self, weight: i64) -> f64 {
+        weight as f64 / self.total.max(1) as f64
+    }
+
+    /// Weight of all rows.
+    pub(super) fn total(&self) -> i64 {
+        self.total
+    }
+
+    /// Weight of a sample, where all counted alike.
+    pub(super) fn unit(&self) -> f64 {
+        if self.effective > 0.0 { self.total as f64 / self.effective } else { 1.0 }
+    }
+
     pub(super) fn limits(&self, bounds: &[Bound]) -> Vec<Limit> {
         let limit = |bound: &Bound| Limit {
-            most: bound.drop * self.count as f64 + 1e-9,
+            most: bound.drop * self.effective + 1e-9,
             caution: bound.caution,
+            unit: self.unit(),
         };
         bounds.iter().map(limit).collect()
     }

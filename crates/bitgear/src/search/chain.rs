@@ -81,7 +81,7 @@ impl PartialEq for Span {
 
 impl Eq for Span {}
 
-/// Which of the mask's rows are answered rightly, a bit each.
+/// Which of the mask's rows are answered rightly, a bit each: 64 rows of equal weight to a word.
 type Right = Vec<u64>;
 
 struct Search<'a> {
@@ -89,6 +89,8 @@ struct Search<'a> {
     ranks: Ranks,
     right: Vec<Right>,
     reference: Right,
+    /// What a row of each word weighs.
+    weights: Vec<i64>,
 }
 
 impl Candidates {
@@ -101,19 +103,22 @@ impl Candidates {
         limit: Limit,
         found: &Found,
     ) -> Quadruples {
-        let rows = || (0..mask.inside.len()).filter(|&row| mask.inside[row]);
+        let mut rows: Vec<usize> = mask.rows().collect();
+        rows.sort_by_key(|&row| mask.weights[row]);
+        let alike = rows.chunk_by(|&a, &b| mask.weights[a] == mask.weights[b]);
+        let words: Vec<&[usize]> = alike.flat_map(|rows| rows.chunks(64)).collect();
         let pack = |column: &[bool]| -> Right {
-            let mut bits = vec![0; mask.count.div_ceil(64)];
-            for (i, row) in rows().enumerate() {
-                bits[i / 64] |= u64::from(column[row]) << (i % 64);
-            }
-            bits
+            let word = |rows: &&[usize]| {
+                rows.iter().rev().fold(0, |bits, &row| bits << 1 | u64::from(column[row]))
+            };
+            words.iter().map(word).collect()
         };
         let search = Search {
             triples: self.triples(mask, limit, found),
             ranks: Ranks::new(self, mask, members),
             right: self.all.iter().map(|candidate| pack(&candidate.correct)).collect(),
             reference: pack(&self.reference),
+            weights: words.iter().map(|rows| mask.weights[rows[0]]).collect(),
         };
         let target = |bar: f64| bar * (1.0 - TOLERANCE);
         let mut bar = found.energy;
@@ -203,15 +208,15 @@ impl Search<'_> {
         chains
     }
 
-    /// The least shares of all rows that must get to the second, third and fourth stage, with the best
+    /// The least shares of all weight that must get to the second, third and fourth stage, with the best
     /// gates that there could be; `None` where even all stages together lose too much.
     fn least_shares(&self, stages: &[usize; 4]) -> Option<[f64; 3]> {
         let right = stages.map(|stage| &self.right[stage]);
         let limit = self.triples.limit;
-        // What a wrong answer costs where the reference is right, and a right one gains where it is not.
+        // What a unit of wrong answers costs where the reference is right, and one of right answers gains where it is not.
         let [harm, help] = [limit.harm(), limit.help()];
-        // For each number of stages: harmful and helpful flips of the best answers, and how many of
-        // the others a later stage mends.
+        // For each number of stages: harmful and helpful flips of the best answers, and what a later stage
+        // mends of the others, in units of weight.
         let mut counts = [[0_i64; 4]; 3];
         for (word, &reference) in self.reference.iter().enumerate() {
             let all = right.iter().fold(0, |bits, right| bits | right[word]);
@@ -225,7 +230,7 @@ impl Search<'_> {
                     !reference & !known & all,
                 ];
                 for (count, set) in count.iter_mut().zip(sets) {
-                    *count += i64::from(set.count_ones());
+                    *count += self.weights[word] * i64::from(set.count_ones());
                 }
             }
         }
@@ -234,19 +239,19 @@ impl Search<'_> {
         // The last first: what gets to a stage got to those before.
         for (share, [harmful, helpful, mended, gained]) in shares.iter_mut().zip(counts).rev() {
             let excess = harmful * harm - helpful * help - limit.most;
-            let mut rows = 0;
+            let mut weight = 0;
             if excess > 0 {
-                rows = mended.min((excess + harm - 1) / harm);
-                let rest = excess - rows * harm;
+                weight = mended.min((excess + harm - 1) / harm);
+                let rest = excess - weight * harm;
                 if rest > 0 {
                     if gained * help < rest {
                         return None;
                     }
-                    rows += (rest + help - 1) / help;
+                    weight += (rest + help - 1) / help;
                 }
             }
-            most = most.max(rows);
-            *share = self.triples.share(most as usize);
+            most = most.max(weight);
+            *share = self.triples.mask.share(most);
         }
         Some(shares)
     }
@@ -278,15 +283,19 @@ impl Search<'_> {
         let later = shares[1] * prices[2].chip_uj + shares[2] * prices[3].chip_uj;
         let mut range: Option<[usize; 2]> = None;
         let mut least = f64::INFINITY;
+        let weight = |&row: &u32| self.triples.mask.weights[row as usize];
+        let mut handed_on = self.triples.mask.total();
         let mut accepted = 0;
         for (index, boundary) in self.boundaries(stages[0]).into_iter().enumerate() {
-            lost += order[accepted..boundary].iter().map(|&r| loss(r, 0) - best(r)).sum::<i64>();
+            let newly = &order[accepted..boundary];
+            lost += newly.iter().map(|&r| loss(r, 0) - best(r)).sum::<i64>();
+            handed_on -= newly.iter().map(weight).sum::<i64>();
             accepted = boundary;
-            let handed_on = self.triples.share(order.len() - accepted);
-            let energy = prices[0].chip_uj + handed_on * prices[1].chip_uj + later;
+            let share = self.triples.mask.share(handed_on);
+            let energy = prices[0].chip_uj + share * prices[1].chip_uj + later;
             if lost <= self.triples.limit.most
                 && energy < target
-                && handed_on <= candidates.rules.max_escalation
+                && share <= candidates.rules.max_escalation
             {
                 range = Some([range.map_or(index, |[first, _]| first), index]);
                 least = least.min(energy);
@@ -350,6 +359,8 @@ impl Search<'_> {
         let rows: Vec<u32> = rows.filter(|&row| active[row as usize]).collect();
         let [before, prices @ ..] = span.prices;
         let stages = [b, c, d];
-        visit(&Triple { stages, gates, prices, rows: &rows, before, lost, max_escalation: 1.0 });
+        let weight = rows.iter().map(|&row| self.triples.mask.weights[row as usize]).sum();
+        let max_escalation = 1.0;
+        visit(&Triple { stages, gates, prices, rows: &rows, weight, before, lost, max_escalation });
     }
 }

@@ -163,11 +163,12 @@ impl Candidates {
         seed: u64,
     ) -> Option<(Tables, Column)> {
         let labels: Vec<u32> = rows.iter().map(|&row| self.labels[row]).collect();
+        let mask = self.mask(rows);
         let folds = deal(&labels, &[1.0; FOLDS], &mut Random::new(seed));
         let tables = |fold: Option<usize>| -> Option<Tables> {
             let kept = rows.iter().zip(&folds).filter(|&(_, &f)| Some(f) != fold);
             let lessons: Vec<Lesson> =
-                kept.map(|(&row, _)| self.lesson(before, pair, row)).collect();
+                kept.map(|(&row, _)| self.lesson(&mask, before, pair, row)).collect();
             fit(&lessons, self.classes)
         };
         let whole = tables(None)?;
@@ -190,12 +191,20 @@ impl Candidates {
         Some(self.learned(rows, None, pair, seed)?.1.values)
     }
 
-    fn lesson(&self, before: Option<usize>, [low, high]: [usize; 2], row: usize) -> Lesson {
+    fn lesson(
+        &self,
+        mask: &Mask,
+        before: Option<usize>,
+        [low, high]: [usize; 2],
+        row: usize,
+    ) -> Lesson {
         let [from, to] = [low, high].map(|index| &self.all[index]);
         let [predicted, runner_up] = from.leading[row].map(|class| class as usize);
         let gain = f64::from(u8::from(to.correct[row])) - f64::from(u8::from(from.correct[row]));
         let disagrees = before.is_some_and(|b| self.all[b].leading[row][0] as usize != predicted);
-        Lesson { margin: from.margins.values[row], predicted, runner_up, disagrees, gain }
+        let weight = mask.weights[row] as f64 / mask.unit();
+        let margin = from.margins.values[row];
+        Lesson { margin, predicted, runner_up, disagrees, gain, weight }
     }
 
     /// The pairs that are cheapest under some limit with plain margins.
@@ -299,8 +308,8 @@ impl Candidates {
             .expect("every pool has a candidate, w16a16 at least")
     }
 
-    /// The choice with its first threshold raised until conformal risk control bounds the expected
-    /// share of harmful flips by `bound`; `None` where no threshold does. Flips count from a threshold
+    /// The choice with its first threshold raised until conformal risk control on `rows`, each of which counts
+    /// as one, bounds the expected share of harmful flips by `bound`; `None` where no threshold does. Flips count from a threshold
     /// on down, so that they only become more as it falls.
     pub fn raise_first_threshold(
         &self,

@@ -22,6 +22,8 @@ pub(super) struct Lesson {
     pub(super) disagrees: bool,
     /// Next stage right minus this stage right.
     pub(super) gain: f64,
+    /// As how many samples it counts.
+    pub(super) weight: f64,
 }
 
 /// More classes than this leave too few samples for each.
@@ -33,12 +35,13 @@ const ITERATIONS: usize = 30;
 /// The tables that the lessons speak for; `None` where handing on gains nothing, or the margin says
 /// nothing about it.
 pub(super) fn fit(lessons: &[Lesson], classes: usize) -> Option<Tables> {
-    let gained: f64 = lessons.iter().map(|l| l.gain).sum();
+    let gained: f64 = lessons.iter().map(|l| l.weight * l.gain).sum();
     if gained <= 0.0 || classes > MOST_CLASSES {
         return None;
     }
     // Margins in units of their mean.
-    let unit = lessons.iter().map(|l| f64::from(l.margin)).sum::<f64>() / lessons.len() as f64;
+    let count: f64 = lessons.iter().map(|l| l.weight).sum();
+    let unit = lessons.iter().map(|l| l.weight * f64::from(l.margin)).sum::<f64>() / count;
     if unit <= 0.0 {
         return None;
     }
@@ -56,12 +59,12 @@ pub(super) fn fit(lessons: &[Lesson], classes: usize) -> Option<Tables> {
         features(l).iter().map(|&(i, value)| x[i] * value).sum::<f64>().min(50.0)
     };
     let loss = |x: &[f64]| -> f64 {
-        let fit = lessons.iter().map(|l| (eta(x, l).exp(), eta(x, l), l.gain));
+        let fit = lessons.iter().map(|l| l.weight * (eta(x, l).exp() - l.gain * eta(x, l)));
         let penalty: f64 = x[2..].iter().map(|v| v * v).sum();
-        fit.map(|(mean, eta, gain)| mean - gain * eta).sum::<f64>() + 0.5 * PENALTY * penalty
+        fit.sum::<f64>() + 0.5 * PENALTY * penalty
     };
     let mut x = vec![0.0; size];
-    (x[0], x[1]) = ((gained / lessons.len() as f64).ln(), 1.0);
+    (x[0], x[1]) = ((gained / count).ln(), 1.0);
     let mut best = loss(&x);
     for _ in 0..ITERATIONS {
         let mut slope = vec![0.0; size];
@@ -70,9 +73,9 @@ pub(super) fn fit(lessons: &[Lesson], classes: usize) -> Option<Tables> {
             let mean = eta(&x, l).exp();
             let features = features(l);
             for &(i, value) in &features {
-                slope[i] += (mean - l.gain) * value;
+                slope[i] += l.weight * (mean - l.gain) * value;
                 for &(j, other) in &features {
-                    curvature[i * size + j] += mean * value * other;
+                    curvature[i * size + j] += l.weight * mean * value * other;
                 }
             }
         }
@@ -159,7 +162,8 @@ mod tests {
                 // Helpful and harmful flips of no consequence on top.
                 let noise = if uniform() < 0.02 { (2.0 * uniform() - 1.0).signum() } else { 0.0 };
                 let runner_up = (predicted + 1) % 3;
-                Lesson { margin, predicted, runner_up, disagrees: false, gain: gain + noise }
+                let gain = gain + noise;
+                Lesson { margin, predicted, runner_up, disagrees: false, gain, weight: 1.0 }
             })
             .collect()
     }
@@ -188,6 +192,17 @@ mod tests {
             lesson.disagrees = !lesson.disagrees;
         }
         assert_eq!(fit(&lessons, 2).unwrap().disagreement, 0);
+    }
+
+    #[test]
+    fn a_lesson_of_weight_two_teaches_what_two_lessons_do() {
+        let once = lessons(400);
+        let twice = [&once[..], &once[..100]].concat();
+        let mut weighted = once;
+        for lesson in &mut weighted[..100] {
+            lesson.weight = 2.0;
+        }
+        assert_eq!(fit(&weighted, 3), fit(&twice, 3));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What other measures of confidence would have saved in place of the margin.
 
-use super::{Bound, Candidates, Choice, Column, Gate};
+use super::{Bound, Candidates, Choice, Column, Gate, Tally};
 use crate::energy::Energy;
 use crate::trace::{Block, Trace};
 
@@ -74,16 +74,18 @@ impl Candidates {
             found
         };
         let outcome = |measure, escalated: &dyn Fn(usize) -> bool| {
-            let n = test.len().max(1) as f64;
-            let (mut drop, mut count) = (0_i64, 0_usize);
+            let tested = self.mask(test);
+            let (mut lost, mut handed_on) = (Tally::default(), 0);
             for &row in test {
                 let stage = if escalated(row) { high } else { low };
-                count += usize::from(stage == high);
-                drop += i64::from(self.reference[row]) - i64::from(self.all[stage].correct[row]);
+                if stage == high {
+                    handed_on += tested.weights[row];
+                }
+                lost = lost.plus(self.tally(&tested, row, self.all[stage].correct[row]));
             }
             let [first, second] = self.pair(low, high).map(|price| price.energy);
-            let energy = first.plus(second.times(count as f64 / n));
-            Measured { measure, energy, drop: drop as f64 / n }
+            let energy = first.plus(second.times(tested.share(handed_on)));
+            Measured { measure, energy, drop: tested.share(lost.drop) }
         };
         let plain = [
             Measure::Margin,

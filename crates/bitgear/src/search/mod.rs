@@ -32,7 +32,7 @@ use bitgear_core::margin::Answer;
 use crate::certify::Flips;
 use crate::energy::{AcceleratorProfile, Energy, EnergyError, Widths, Workload, policy_cost};
 use crate::policy::{Tables, gate};
-use crate::trace::{Trace, View};
+use crate::trace::{ClassMix, Random, Trace, View, weights};
 
 /// What kind of point a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +129,7 @@ impl Column {
 #[derive(Clone, Debug)]
 pub struct Candidates {
     labels: Vec<u32>,
+    class_mix: Option<ClassMix>,
     reference: Vec<bool>,
     all: Vec<Candidate>,
     /// \[low\]\[high\]: what the low and what the high stage costs.
@@ -247,7 +248,7 @@ impl Pool {
     }
 }
 
-/// What a choice does on some samples.
+/// What a choice does on some samples, whose classes count as in deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Share of right answers.
@@ -306,6 +307,7 @@ impl Candidates {
         let count = candidates.len();
         let mut found = Self {
             labels: trace.labels.clone(),
+            class_mix: trace.class_mix.clone(),
             reference: trace.correct(block(reference, View::AsIs)),
             all: candidates,
             pairs: Vec::with_capacity(count),
@@ -371,30 +373,31 @@ impl Candidates {
 
     /// What a choice does on `rows`.
     pub fn outcome(&self, choice: &Choice, rows: &[usize]) -> Outcome {
-        let n = rows.len().max(1) as f64;
-        let (mut right, mut reference) = (0_usize, 0_usize);
-        let mut handed_on = vec![0_usize; choice.gates.len()];
-        for &row in rows {
+        let (mut n, mut right, mut reference) = (0, 0, 0);
+        let mut handed_on = vec![0; choice.gates.len()];
+        for (&row, weight) in rows.iter().zip(self.weights(rows)) {
             let (correct, stage) = self.answer(choice, row);
-            right += usize::from(correct);
-            reference += usize::from(self.reference[row]);
-            for count in &mut handed_on[..stage] {
-                *count += 1;
+            n += weight;
+            right += weight * i64::from(correct);
+            reference += weight * i64::from(self.reference[row]);
+            for sum in &mut handed_on[..stage] {
+                *sum += weight;
             }
         }
-        let rates: Vec<f64> = handed_on.iter().map(|&count| count as f64 / n).collect();
+        let n = n.max(1) as f64;
+        let rates: Vec<f64> = handed_on.iter().map(|&sum| sum as f64 / n).collect();
         let stages = self.stage_energies(choice);
         let later = stages[1..].iter().zip(&rates);
         let energy = later.fold(stages[0], |sum, (stage, &rate)| sum.plus(stage.times(rate)));
         Outcome {
             accuracy: right as f64 / n,
-            drop: (reference as f64 - right as f64) / n,
+            drop: (reference - right) as f64 / n,
             escalation_rates: rates,
             energy,
         }
     }
 
-    /// How the choice and the reference differ on `rows`.
+    /// How the choice and the reference differ on `rows`, each of which counts as one.
     pub fn flips(&self, choice: &Choice, rows: &[usize]) -> Flips {
         let mut flips = Flips { samples: rows.len() as u64, ..Flips::default() };
         for &row in rows {
@@ -405,24 +408,53 @@ impl Candidates {
         flips
     }
 
+    /// How they differ on about as many samples of equal weight as tell as much as `rows`.
+    pub fn expected_flips(&self, choice: &Choice, rows: &[usize]) -> Flips {
+        let mask = self.mask(rows);
+        let mut flips = [0; 2];
+        for &row in rows {
+            let lost = self.tally(&mask, row, self.answer(choice, row).0);
+            flips[usize::from(lost.drop < 0)] += lost.flips;
+        }
+        let count = |weight: i64| (weight as f64 / mask.unit()).round() as u64;
+        let [harmful, helpful] = flips.map(count);
+        Flips { samples: count(mask.total()), harmful, helpful }
+    }
+
+    /// The most of `rows` whose classes are mixed as in deployment, drawn with the seed: what is true of these as they
+    /// are is true there.
+    pub fn as_deployed(&self, rows: &[usize], seed: u64) -> Vec<usize> {
+        let label = |row: usize| self.labels[row];
+        match &self.class_mix {
+            Some(mix) => mix.draw(rows, label, &mut Random::new(seed)),
+            None => rows.to_vec(),
+        }
+    }
+
     /// Energy of a gate that hands on exactly what a later stage of the choice mends, straight to
     /// the cheapest that does: no gate between these stages is better. Without a second stage the
     /// choice's own.
     pub fn oracle_energy(&self, choice: &Choice, rows: &[usize]) -> Energy {
         let stages = self.stage_energies(choice);
-        let mut sum = Energy::default();
-        for &row in rows {
+        let (mut sum, mut n) = (Energy::default(), 0);
+        for (&row, weight) in rows.iter().zip(self.weights(rows)) {
             let mends = |&index: &usize| self.all[index].correct[row];
             let first = choice.stages.iter().position(mends).unwrap_or(0);
             let escalated = if first > 0 { stages[first] } else { Energy::default() };
-            sum = sum.plus(stages[0]).plus(escalated);
+            sum = sum.plus(stages[0].plus(escalated).times(weight as f64));
+            n += weight;
         }
-        sum.times(1.0 / rows.len().max(1) as f64)
+        sum.times(1.0 / n.max(1) as f64)
     }
 
     /// Accuracy of the reference on `rows`.
     pub fn reference_accuracy(&self, rows: &[usize]) -> f64 {
-        rows.iter().filter(|&&row| self.reference[row]).count() as f64 / rows.len().max(1) as f64
+        let (mut right, mut n) = (0, 0);
+        for (&row, weight) in rows.iter().zip(self.weights(rows)) {
+            right += weight * i64::from(self.reference[row]);
+            n += weight;
+        }
+        right as f64 / n.max(1) as f64
     }
 
     /// Whether the choice answers a row rightly, and which stage answers.
@@ -457,19 +489,19 @@ impl Candidates {
         gate(0, tables).confidence(Answer { class, runner_up, margin }, before)
     }
 
+    /// How much each of `rows` counts, so that their classes count as in deployment.
+    fn weights(&self, rows: &[usize]) -> Vec<i64> {
+        weights(self.class_mix.as_ref(), rows.iter().map(|&row| self.labels[row]))
+    }
+
     fn mask(&self, rows: &[usize]) -> Mask {
-        let mut mask = Mask { inside: vec![false; self.labels.len()], count: rows.len() };
-        for &row in rows {
-            mask.inside[row] = true;
-        }
-        mask
+        Mask::new(self.labels.len(), rows, &self.weights(rows))
     }
 
     /// What candidate `index` alone loses over the mask.
     fn total(&self, mask: &Mask, index: usize) -> Tally {
-        let rows = (0..mask.inside.len()).filter(|&row| mask.inside[row]);
         let correct = &self.all[index].correct;
-        rows.fold(Tally::default(), |sum, row| sum.plus(self.tally(row, correct[row])))
+        mask.rows().fold(Tally::default(), |sum, row| sum.plus(self.tally(mask, row, correct[row])))
     }
 
     /// The class that loses most on `rows`, and its mean drop; `None` without rows.
@@ -477,7 +509,8 @@ impl Candidates {
         let mut classes = vec![(0_i64, 0_usize); self.classes];
         for &row in rows {
             let (drop, count) = &mut classes[self.labels[row] as usize];
-            *drop += self.tally(row, self.answer(choice, row).0).drop;
+            let right = self.answer(choice, row).0;
+            *drop += i64::from(self.reference[row]) - i64::from(right);
             *count += 1;
         }
         let drops = classes.iter().enumerate().filter(|(_, (_, count))| *count > 0);
@@ -490,9 +523,8 @@ impl Candidates {
     }
 
     /// What an answer to a row loses against the reference's.
-    fn tally(&self, row: usize, right: bool) -> Tally {
-        let drop = i64::from(self.reference[row]) - i64::from(right);
-        Tally { drop, flips: drop.abs() }
+    fn tally(&self, mask: &Mask, row: usize, right: bool) -> Tally {
+        Tally::new(mask.weights[row], self.reference[row], right)
     }
 }
 

@@ -13,10 +13,10 @@ pub struct Tradeoff {
     pub drop: f64,
 }
 
-/// Where a threshold may lie: so many samples are accepted, and all together lose `lost`.
+/// Where a threshold may lie: samples of so much weight are handed on, and all together lose `lost`.
 #[derive(Clone, Copy)]
 struct Boundary {
-    accepted: usize,
+    handed_on: i64,
     accept_at: i32,
     lost: Tally,
     /// Whether no class loses more than the rules allow.
@@ -54,14 +54,13 @@ impl Candidates {
     /// energy and drop on `rows`, by rising energy and falling drop.
     pub fn frontier(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
-        let n = mask.count.max(1) as f64;
         let members = self.members(pool);
         let mut frontier: Vec<Tradeoff> = members
             .iter()
             .map(|&only| Tradeoff {
                 choice: self.always(only),
                 chip_uj: self.all[only].energy.chip_uj,
-                drop: self.total(&mask, only).drop as f64 / n,
+                drop: mask.share(self.total(&mask, only).drop),
             })
             .filter(|tradeoff| self.allows_always(&mask, tradeoff.choice.last()))
             .collect();
@@ -79,7 +78,7 @@ impl Candidates {
                 self.boundaries(&mask, [low, high], margins, |boundary| pair.push(boundary));
                 // Accepting less costs more: it must lose less than everything cheaper.
                 for boundary in pair.into_iter().rev() {
-                    let rate = (mask.count - boundary.accepted) as f64 / n;
+                    let rate = mask.share(boundary.handed_on);
                     let drop = boundary.lost.drop;
                     let allowed = boundary.classes_keep && rate <= self.rules.max_escalation;
                     if drop < best && allowed {
@@ -89,8 +88,8 @@ impl Candidates {
                                 stages: vec![low, high],
                                 gates: vec![Gate::margin(boundary.accept_at)],
                             },
-                            chip_uj: first + (mask.count - boundary.accepted) as f64 / n * second,
-                            drop: drop as f64 / n,
+                            chip_uj: first + rate * second,
+                            drop: mask.share(drop),
                         });
                     }
                 }
@@ -128,8 +127,8 @@ impl Candidates {
         });
         let [first, second] = prices.map(|price| price.energy.chip_uj);
         for (index, found) in found.iter().enumerate() {
-            if let Some(Boundary { accepted, accept_at, .. }) = *found {
-                let rate = (mask.count - accepted) as f64 / mask.count as f64;
+            if let Some(Boundary { handed_on, accept_at, .. }) = *found {
+                let rate = mask.share(handed_on);
                 if rate <= self.rules.max_escalation {
                     offer(index, first + rate * second, accept_at);
                 }
@@ -147,23 +146,22 @@ impl Candidates {
         let Some(cap) = self.rules.max_class_drop else {
             return ClassDrops { drops: Vec::new(), most: Vec::new(), over: 0 };
         };
-        let rows = || (0..mask.inside.len()).filter(|&row| mask.inside[row]);
-        let mut counts = vec![0_usize; self.classes];
-        for row in rows() {
-            counts[self.labels[row] as usize] += 1;
+        let mut sums = vec![0; self.classes];
+        for row in mask.rows() {
+            sums[self.labels[row] as usize] += mask.weights[row];
         }
-        let most = counts.iter().map(|&count| (cap * count as f64 + 1e-9).floor() as i64);
+        let most = sums.iter().map(|&sum| (cap * sum as f64 + 1e-9).floor() as i64);
         let most: Vec<i64> = most.collect();
         let over = most.iter().filter(|&&most| most < 0).count();
         let mut classes = ClassDrops { drops: vec![0; self.classes], most, over };
-        for row in rows() {
-            let lost = self.tally(row, self.all[index].correct[row]);
+        for row in mask.rows() {
+            let lost = self.tally(mask, row, self.all[index].correct[row]);
             classes.add(self.labels[row], lost.drop);
         }
         classes
     }
 
-    /// Visits all thresholds of a pair on a column, by rising number of accepted samples. Accepting
+    /// Visits all thresholds of a pair on a column, by falling weight of what is handed on. Accepting
     /// everything is the low point alone, which is a candidate of its own.
     fn boundaries(
         &self,
@@ -175,11 +173,11 @@ impl Candidates {
         let mut lost = self.total(mask, high);
         let mut classes = self.class_drops(mask, high);
         let (low, high) = (&self.all[low], &self.all[high]);
-        let mut accepted = 0;
+        let mut handed_on = mask.total();
         let mut previous: Option<i32> = None;
         for &row in &column.order {
             let row = row as usize;
-            if !mask.inside[row] {
+            if !mask.holds(row) {
                 continue;
             }
             let margin = column.values[row];
@@ -187,11 +185,11 @@ impl Candidates {
                 && margin < previous
             {
                 let accept_at = between(margin, previous);
-                visit(Boundary { accepted, accept_at, lost, classes_keep: classes.over == 0 });
+                visit(Boundary { handed_on, accept_at, lost, classes_keep: classes.over == 0 });
             }
             previous = Some(margin);
-            accepted += 1;
-            let [now, then] = [low, high].map(|stage| self.tally(row, stage.correct[row]));
+            handed_on -= mask.weights[row];
+            let [now, then] = [low, high].map(|stage| self.tally(mask, row, stage.correct[row]));
             lost = lost.plus(now).minus(then);
             classes.add(self.labels[row], now.drop - then.drop);
         }

@@ -22,7 +22,27 @@ fn trace(rows: usize, points: usize, seed: u64) -> Trace {
     let mut blocks = vec![block(FLOAT.to_owned(), 8)];
     blocks.extend((0..points).map(|p| block(format!("p{p}"), 5 + p)));
     let splits = vec![Split::Search; rows];
-    Trace { classes: 2, samples: (0..rows).collect(), splits, labels: vec![0; rows], blocks }
+    Trace {
+        classes: 2,
+        class_mix: None,
+        samples: (0..rows).collect(),
+        splits,
+        labels: vec![0; rows],
+        blocks,
+    }
+}
+
+/// With two classes, of which the second has a third of the rows and such shares in deployment.
+fn mixed(mut trace: Trace, shares: Option<[f64; 2]>) -> Trace {
+    for (row, label) in trace.labels.iter_mut().enumerate() {
+        *label = (row % 3 == 0).into();
+    }
+    trace.class_mix = shares.map(|shares| ClassMix::try_from(shares.to_vec()).unwrap());
+    trace
+}
+
+fn shares() -> impl Strategy<Value = Option<[f64; 2]>> {
+    prop_oneof![Just(None), [0.1_f64..9.0, 0.1_f64..9.0].prop_map(Some)]
 }
 
 fn rules(stages: usize) -> Rules {
@@ -73,7 +93,8 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: Bound) -> f64 {
     let mut best = f64::INFINITY;
     let starts = (0..candidates.all.len()).filter(|&a| candidates.starts(a));
     let mut chains: Vec<Vec<usize>> = starts.map(|a| vec![a]).collect();
-    let limit = candidates.mask(rows).limits(&[bound])[0];
+    let mask = candidates.mask(rows);
+    let limit = mask.limits(&[bound])[0];
     while let Some(stages) = chains.pop() {
         let bases: Vec<usize> = stages.iter().map(|&stage| candidates.all[stage].base).collect();
         if stages.len() < candidates.rules.stages {
@@ -106,11 +127,9 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: Bound) -> f64 {
             let worst = candidates.worst_class(&choice, rows).map_or(0.0, |(_, drop)| drop);
             let class = candidates.rules.max_class_drop.is_none_or(|cap| worst <= cap + 1e-9);
             let rate = outcome.escalation_rates.first().copied().unwrap_or(0.0);
-            let flips = candidates.flips(&choice, rows);
-            let lost = Tally {
-                drop: flips.harmful as i64 - flips.helpful as i64,
-                flips: (flips.harmful + flips.helpful) as i64,
-            };
+            let lost = rows.iter().fold(Tally::default(), |sum, &row| {
+                sum.plus(candidates.tally(&mask, row, candidates.answer(&choice, row).0))
+            });
             if limit.keeps(lost) && affordable && class && rate <= candidates.rules.max_escalation {
                 best = best.min(outcome.energy.chip_uj);
             }
@@ -121,9 +140,25 @@ fn brute_force(candidates: &Candidates, rows: &[usize], bound: Bound) -> f64 {
 
 /// Whether a choice keeps a bound on some rows.
 fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound) -> bool {
-    let Flips { harmful, helpful, .. } = candidates.flips(choice, rows);
-    let (harmful, helpful) = (harmful as f64, helpful as f64);
-    let (n, seen) = (rows.len() as f64, harmful + helpful);
+    // What a row of each class weighs, so that all weigh as much as they tell.
+    let count = |class: u32| rows.iter().filter(|&&row| candidates.labels[row] == class).count();
+    let weight = |class: u32| match &candidates.class_mix {
+        Some(mix) if count(class) > 0 => mix.share(class) / count(class) as f64,
+        _ => 1.0,
+    };
+    let sum =
+        |power: i32| rows.iter().map(|&r| weight(candidates.labels[r]).powi(power)).sum::<f64>();
+    let n = sum(1).powi(2) / sum(2);
+    let (mut harmful, mut helpful) = (0.0, 0.0);
+    for &row in rows {
+        let weight = weight(candidates.labels[row]) * n / sum(1);
+        match (candidates.reference[row], candidates.answer(choice, row).0) {
+            (true, false) => harmful += weight,
+            (false, true) => helpful += weight,
+            _ => {}
+        }
+    }
+    let seen = harmful + helpful;
     let drop = (harmful - helpful) / n;
     let careful = match bound.caution {
         Caution::None => drop,
@@ -133,7 +168,8 @@ fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound)
         }
         Caution::Errors(errors) => drop + errors * seen.sqrt() / n,
     };
-    careful <= bound.drop + 1e-9
+    // Weights are whole numbers.
+    careful <= bound.drop + if candidates.class_mix.is_some() { 1e-3 } else { 1e-9 }
 }
 
 fn caution() -> impl Strategy<Value = Caution> {
@@ -145,16 +181,12 @@ fn caution() -> impl Strategy<Value = Caution> {
 proptest! {
     #[test]
     fn the_search_finds_what_trying_everything_finds(
-        rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4, stages in 1_usize..=3,
+        rows in 1_usize..60, seed: u64, bound in -0.2_f64..0.4, stages in 1_usize..=3, shares in shares(),
         max_escalation in prop_oneof![Just(1.0), 0.0_f64..0.8],
         max_worst_uj in prop_oneof![Just(f64::INFINITY), 8.0_f64..12.0],
         max_class_drop in prop_oneof![Just(None), (-0.1_f64..0.5).prop_map(Some)],
     ) {
-        let mut trace = trace(rows, 4, seed);
-        // Two classes: predictions of each are right alike often.
-        for (row, label) in trace.labels.iter_mut().enumerate() {
-            *label = (row % 3 == 0).into();
-        }
+        let trace = mixed(trace(rows, 4, seed), shares);
         let mut candidates = candidates(&trace, stages);
         let max_class_drop = max_class_drop.filter(|_| stages < 3);
         candidates.rules = Rules { max_escalation, max_worst_uj, max_class_drop, ..candidates.rules };
@@ -176,9 +208,9 @@ proptest! {
     /// against two.
     #[test]
     fn a_bound_with_caution_is_kept_as_it_says(
-        rows in 1_usize..60, seed: u64, drop in -0.1_f64..0.5, caution in caution(),
+        rows in 1_usize..60, seed: u64, drop in -0.1_f64..0.5, caution in caution(), shares in shares(),
     ) {
-        let trace = trace(rows, 4, seed);
+        let trace = mixed(trace(rows, 4, seed), shares);
         let all: Vec<usize> = (0..rows).collect();
         let bound = Bound { drop, caution };
         let mut energies = Vec::new();
@@ -204,9 +236,9 @@ proptest! {
     fn four_stages_cost_no_more_than_the_floor_leaves_open(
         rows in 1_usize..20, seed: u64, drop in -0.1_f64..0.4,
         caution in prop_oneof![Just(Caution::None), caution()],
-        max_escalation in prop_oneof![Just(1.0), 0.2_f64..0.8],
+        max_escalation in prop_oneof![Just(1.0), 0.2_f64..0.8], shares in shares(),
     ) {
-        let trace = trace(rows, 4, seed);
+        let trace = mixed(trace(rows, 4, seed), shares);
         let mut candidates = candidates(&trace, 4);
         candidates.rules.max_escalation = max_escalation;
         let all: Vec<usize> = (0..rows).collect();
@@ -235,8 +267,10 @@ proptest! {
     }
 
     #[test]
-    fn the_frontier_holds_the_best_two_stages_for_every_bound(rows in 1_usize..60, seed: u64) {
-        let trace = trace(rows, 4, seed);
+    fn the_frontier_holds_the_best_two_stages_for_every_bound(
+        rows in 1_usize..60, seed: u64, shares in shares(),
+    ) {
+        let trace = mixed(trace(rows, 4, seed), shares);
         let candidates = candidates(&trace, 2);
         let all: Vec<usize> = (0..rows).collect();
         let frontier = candidates.frontier(&all, Pool::Policies);
@@ -421,4 +455,46 @@ fn the_same_seed_repeats_to_the_last_bit_at_any_thread_count() {
         pool.install(|| repeat(&candidates, choose, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
     };
     assert_eq!(run(1), run(4));
+}
+
+/// A sample of weight two is as good as two samples, but for what they tell: caution counts it as less.
+#[test]
+fn weighted_samples_are_worth_what_repeated_ones_are() {
+    let once = mixed(trace(300, 3, 5), Some([2.0, 2.0]));
+    // The second class has a third of the rows, and half of the weight.
+    let twice: Vec<usize> =
+        (0..300).flat_map(|row| vec![row; 1 + usize::from(row % 3 == 0)]).collect();
+    let mut repeated = mixed(trace(300, 3, 5), None);
+    let weighted = candidates(&once, 3);
+    let all: Vec<usize> = (0..300).collect();
+    repeated.samples = (0..twice.len()).collect();
+    repeated.splits = vec![Split::Search; twice.len()];
+    repeated.labels = twice.iter().map(|&row| once.labels[row]).collect();
+    for block in &mut repeated.blocks {
+        let mut answers = Answers::default();
+        for &row in &twice {
+            answers.push(block.answers.predicted[row], block.answers.margins[row], &[0, 0]);
+        }
+        block.answers = answers;
+    }
+    let repeated = candidates(&repeated, 3);
+    let rows: Vec<usize> = (0..twice.len()).collect();
+    for bound in [0.0, 0.02, 0.05, 0.1] {
+        let choice = weighted.choose_once(&all, bound, Pool::Policies);
+        assert_eq!(choice, repeated.choose_once(&rows, bound, Pool::Policies));
+        let [a, b] = [weighted.outcome(&choice, &all), repeated.outcome(&choice, &rows)];
+        assert!((a.drop - b.drop).abs() < 1e-12 && (a.accuracy - b.accuracy).abs() < 1e-12);
+        let [a, b] = [a, b].map(|outcome| outcome.energy.chip_uj);
+        assert!((a - b).abs() < 1e-9, "{a} {b}");
+        let [a, b] =
+            [weighted.oracle_energy(&choice, &all), repeated.oracle_energy(&choice, &rows)];
+        assert!((a.chip_uj - b.chip_uj).abs() < 1e-9);
+    }
+    // (200 + 2 · 100)² / (200 + 4 · 100)
+    let flips = weighted.expected_flips(&Choice::fixed(0), &all);
+    assert_eq!(flips.samples, 267);
+    let deployed = weighted.as_deployed(&all, 3);
+    assert_eq!(deployed.len(), 200);
+    assert_eq!(deployed.iter().filter(|&&row| row % 3 == 0).count(), 100);
+    assert_eq!(repeated.as_deployed(&rows, 3), rows);
 }

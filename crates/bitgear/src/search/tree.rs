@@ -12,8 +12,8 @@ use super::sweep::between;
 use super::{Candidates, Column, Limit, Mask, Tally};
 use crate::energy::Energy;
 
-/// A limit as a sum over samples, in whole units: each loses `unit` · drop + `flip` · flips, all
-/// together at most `most`.
+/// A limit as a sum over samples, in whole numbers: each loses `unit` · drop + `flip` · flips, which are its
+/// weight or 0, all together at most `most`.
 #[derive(Clone, Copy)]
 pub(super) struct Additive {
     unit: i64,
@@ -25,12 +25,14 @@ impl Additive {
     /// Units of a drop where flips count too.
     const FINE: f64 = 1024.0;
 
-    /// What keeps this keeps the limit; where there are `around` flips, or without caution, they are the
-    /// same. The largest drop that keeps a limit is a convex function of the flips, whose tangent lies below.
+    /// What keeps this keeps the limit; where flips weigh `around`, or without caution, they are the same. The largest drop that keeps a limit is a convex function of the flips, whose tangent lies below.
     fn new(limit: Limit, around: i64) -> Self {
-        let around = around.max(1) as f64;
+        let around = (around as f64 / limit.unit).max(1.0);
         let (slope, most) = match limit.caution {
-            Caution::None => return Self { unit: 1, flip: 0, most: limit.most.floor() as i64 },
+            Caution::None => {
+                let most = (limit.most * limit.unit).floor() as i64;
+                return Self { unit: 1, flip: 0, most };
+            }
             // most - errors √f
             Caution::Errors(errors) => {
                 (errors / (2.0 * around.sqrt()), limit.most - 0.5 * errors * around.sqrt())
@@ -47,7 +49,7 @@ impl Additive {
         Self {
             unit: Self::FINE as i64,
             flip: (Self::FINE * slope).ceil() as i64,
-            most: (Self::FINE * most).floor() as i64,
+            most: (Self::FINE * most * limit.unit).floor() as i64,
         }
     }
 
@@ -55,12 +57,12 @@ impl Additive {
         self.unit * drop + self.flip * flips
     }
 
-    /// What a harmful flip loses.
+    /// What a unit of harmful flips loses.
     pub(super) fn harm(self) -> i64 {
         self.unit + self.flip
     }
 
-    /// What a helpful flip gains at most.
+    /// What a unit of helpful flips gains at most.
     pub(super) fn help(self) -> i64 {
         (self.unit - self.flip).max(0)
     }
@@ -73,8 +75,8 @@ struct Node {
     sum: i64,
     /// The least sum of a prefix that is not empty.
     least: i64,
-    /// Samples.
-    count: u32,
+    /// What its samples weigh.
+    weight: i64,
 }
 
 impl Node {
@@ -82,7 +84,7 @@ impl Node {
         Self {
             sum: left.sum + right.sum,
             least: left.least.min(left.sum + right.least),
-            count: left.count + right.count,
+            weight: left.weight + right.weight,
         }
     }
 }
@@ -100,11 +102,11 @@ impl Tree {
     }
 
     /// Takes a sample into a leaf, without the sums above.
-    fn put(&mut self, group: usize, gain: i64) {
+    fn put(&mut self, group: usize, gain: i64, weight: i64) {
         let leaf = &mut self.nodes[self.leaves + group];
         leaf.sum += gain;
         leaf.least = leaf.sum;
-        leaf.count += 1;
+        leaf.weight += weight;
     }
 
     /// Sums up all leaves.
@@ -118,35 +120,35 @@ impl Tree {
         self.nodes.fill(Node::default());
     }
 
-    fn remove(&mut self, group: usize, gain: i64) {
+    fn remove(&mut self, group: usize, gain: i64, weight: i64) {
         let mut node = self.leaves + group;
         let leaf = &mut self.nodes[node];
         leaf.sum -= gain;
         leaf.least = leaf.sum;
-        leaf.count -= 1;
+        leaf.weight -= weight;
         while node > 1 {
             node /= 2;
             self.nodes[node] = Node::join(self.nodes[2 * node], self.nodes[2 * node + 1]);
         }
     }
 
-    /// The longest prefix whose sum is at most `limit`: its last leaf, and how many samples it has.
-    fn longest(&self, limit: i64) -> Option<(usize, u32)> {
+    /// The longest prefix whose sum is at most `limit`: its last leaf, and its weight.
+    fn longest(&self, limit: i64) -> Option<(usize, i64)> {
         if self.nodes[1].least > limit {
             return None;
         }
-        let (mut node, mut sum, mut count) = (1, 0, 0);
+        let (mut node, mut sum, mut weight) = (1, 0, 0);
         while node < self.leaves {
             let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
             if sum + left.sum + right.least <= limit {
                 sum += left.sum;
-                count += left.count;
+                weight += left.weight;
                 node = 2 * node + 1;
             } else {
                 node *= 2;
             }
         }
-        Some((node - self.leaves, count + self.nodes[node].count))
+        Some((node - self.leaves, weight + self.nodes[node].weight))
     }
 }
 
@@ -163,7 +165,7 @@ pub(super) struct Ranked {
 impl Ranked {
     pub(super) fn new(mask: &Mask, column: &Column) -> Self {
         let order: Vec<u32> =
-            column.order.iter().copied().filter(|&row| mask.inside[row as usize]).collect();
+            column.order.iter().copied().filter(|&row| mask.holds(row as usize)).collect();
         let mut values: Vec<i32> = Vec::new();
         let mut group = vec![0; column.values.len()];
         for &row in &order {
@@ -215,6 +217,8 @@ pub(super) struct Triple<'a> {
     pub(super) prices: [Energy; 3],
     /// The rows, by falling value of the first gate.
     pub(super) rows: &'a [u32],
+    /// What they weigh.
+    pub(super) weight: i64,
     /// Mean energy of what ran before.
     pub(super) before: Energy,
     /// What the rows lose that don't get here.
@@ -226,9 +230,9 @@ pub(super) struct Triple<'a> {
 /// A threshold of a triple's first stage.
 #[derive(Clone, Copy)]
 struct Boundary {
-    /// Rows that are accepted, and the others.
+    /// Number of rows that are accepted, and weight of the others.
     accepted: usize,
-    active: usize,
+    active: i64,
     /// What all lose where the third stage answers all the others.
     lost: i64,
 }
@@ -279,14 +283,15 @@ impl Candidates {
         limit: Limit,
         found: &Found,
     ) -> Triples<'a> {
-        let rows: Vec<usize> = (0..mask.inside.len()).filter(|&row| mask.inside[row]).collect();
-        let flips = self.flips(&found.choice, &rows);
+        let rows: Vec<usize> = mask.rows().collect();
+        let lost = |&row: &usize| self.tally(mask, row, self.answer(&found.choice, row).0);
+        let flips = rows.iter().map(|row| lost(row).flips).sum();
         let total = || self.outcome(&found.choice, &rows).energy.total_uj() * (1.0 + 1e-12);
         let most_total = if found.energy.is_finite() { total() } else { f64::INFINITY };
         Triples {
             candidates: self,
             mask,
-            limit: Additive::new(limit, (flips.harmful + flips.helpful) as i64),
+            limit: Additive::new(limit, flips),
             most_total,
             bar: AtomicU64::new(found.energy.to_bits()),
         }
@@ -340,6 +345,7 @@ impl Triples<'_> {
                 gates,
                 prices: [a, b, c].map(|price| price.energy),
                 rows: &gates[0].order,
+                weight: self.mask.total(),
                 before: Energy::default(),
                 lost: 0,
                 max_escalation: self.candidates.rules.max_escalation,
@@ -352,15 +358,11 @@ impl Triples<'_> {
         f64::from_bits(self.bar.load(Ordering::Relaxed))
     }
 
-    pub(super) fn share(&self, rows: usize) -> f64 {
-        rows as f64 / self.mask.count as f64
-    }
-
     /// What a row loses where a candidate answers it.
     pub(super) fn loss(&self, row: u32, index: usize) -> i64 {
         let row = row as usize;
         let right = self.candidates.all[index].correct[row];
-        self.limit.loss(self.candidates.tally(row, right))
+        self.limit.loss(self.candidates.tally(self.mask, row, right))
     }
 
     /// The cheapest thresholds of a triple, each of which parts its rows.
@@ -373,12 +375,12 @@ impl Triples<'_> {
             };
             let base = self.energy(triple, [active, 0]);
             if base.chip_uj <= self.bar()
-                && self.share(active) <= triple.max_escalation
+                && self.mask.share(active) <= triple.max_escalation
                 && let Some((last, sure)) = tree.longest(self.limit.most - lost)
-                && sure as usize != active
+                && sure != active
                 && let Some(&below) = second.values.get(last + 1)
             {
-                let energy = self.energy(triple, [active, active - sure as usize]);
+                let energy = self.energy(triple, [active, active - sure]);
                 let chip = energy.chip_uj;
                 if chip <= self.bar()
                     && energy.total_uj() <= self.most_total
@@ -403,7 +405,7 @@ impl Triples<'_> {
         }
         self.walk(triple, highest, tree, |tree, Boundary { active, lost, .. }| {
             let room = self.limit.most - lost;
-            let sure = tree.longest(room).map(|(_, sure)| sure as usize);
+            let sure = tree.longest(room).map(|(_, sure)| sure);
             if let Some(sure) = sure.or((room >= 0).then_some(0)) {
                 least = least.min(self.energy(triple, [active, active - sure]).chip_uj);
             }
@@ -411,11 +413,11 @@ impl Triples<'_> {
         if least < highest { least } else { f64::INFINITY }
     }
 
-    /// Mean energy of a sample, where so many rows get to the second and to the third stage.
-    fn energy(&self, triple: &Triple<'_>, later: [usize; 2]) -> Energy {
-        let rows = [triple.rows.len(), later[0], later[1]];
-        let stages = triple.prices.iter().zip(rows);
-        stages.fold(triple.before, |sum, (price, rows)| sum.plus(price.times(self.share(rows))))
+    /// Mean energy of a sample, where rows of so much weight get to the second and to the third stage.
+    fn energy(&self, triple: &Triple<'_>, later: [i64; 2]) -> Energy {
+        let reaching = [triple.weight, later[0], later[1]].map(|weight| self.mask.share(weight));
+        let stages = triple.prices.iter().zip(reaching);
+        stages.fold(triple.before, |sum, (price, share)| sum.plus(price.times(share)))
     }
 
     /// Visits the boundaries of the first gate, from the one that accepts nothing on, that could need
@@ -437,12 +439,18 @@ impl Triples<'_> {
         let mut least = triple.lost + rows.iter().map(|&row| hopeful(row)).sum::<i64>();
         // The span of boundaries that could improve on anything.
         let (mut begin, mut end) = (usize::MAX, 0);
+        let weight = |row: u32| self.mask.weights[row as usize];
+        let mut active = triple.weight;
+        let mut first_active = active;
         for (accepted, &row) in rows.iter().enumerate() {
-            let base = || self.energy(triple, [rows.len() - accepted, 0]).chip_uj;
+            let base = || self.energy(triple, [active, 0]).chip_uj;
             if least <= self.limit.most && base() <= highest {
-                begin = begin.min(accepted);
+                if begin == usize::MAX {
+                    (begin, first_active) = (accepted, active);
+                }
                 end = accepted;
             }
+            active -= weight(row);
             least += loss(row, 0) - hopeful(row);
         }
         if begin == usize::MAX {
@@ -453,11 +461,12 @@ impl Triples<'_> {
         tree.clear();
         let (before, after) = rows.split_at(begin);
         for &row in after {
-            tree.put(second.group[row as usize] as usize, gain(row));
+            tree.put(second.group[row as usize] as usize, gain(row), weight(row));
         }
         tree.build();
         let mut lost = triple.lost + before.iter().map(|&row| loss(row, 0)).sum::<i64>();
         lost += after.iter().map(|&row| loss(row, 2)).sum::<i64>();
+        let mut active = first_active;
         for accepted in begin..=end {
             let row = rows[accepted];
             // Only between distinct values.
@@ -465,9 +474,10 @@ impl Triples<'_> {
                 .checked_sub(1)
                 .is_none_or(|i| first.group[rows[i] as usize] != first.group[row as usize]);
             if parts {
-                visit(tree, Boundary { accepted, active: rows.len() - accepted, lost });
+                visit(tree, Boundary { accepted, active, lost });
             }
-            tree.remove(second.group[row as usize] as usize, gain(row));
+            tree.remove(second.group[row as usize] as usize, gain(row), weight(row));
+            active -= weight(row);
             lost += loss(row, 0) - loss(row, 2);
         }
     }

@@ -10,6 +10,7 @@ use crate::certify::{Demand, Test};
 use crate::energy::{Evidence, Grade, Interval, Storage};
 use crate::policy::{EnergyUj, LastResort};
 use crate::sensitivity::Sensitivity;
+use crate::trace::ClassMix;
 
 /// `summary.json`. Accuracies, drops and rates are fractions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +21,9 @@ pub struct Summary {
     pub model: ModelSummary,
     /// Number of samples in each split.
     pub samples: SampleCounts,
+    /// The classes in deployment, where they are not as in the data: all figures are of this mix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_mix: Option<ClassMixSummary>,
     /// Id of the profile.
     pub accelerator: String,
     /// `uJ`, or `us` for profiles of time: then all that is called energy here is in microseconds.
@@ -114,6 +118,19 @@ pub struct SampleCounts {
     /// Whether they have labels. Without, the reference's answers count as right, and every drop is a
     /// disagreement with it.
     pub labelled: bool,
+}
+
+/// The classes in deployment, and what samples of other frequencies are worth for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClassMixSummary {
+    /// Share of each class, relative to the sum of all.
+    pub shares: ClassMix,
+    /// The weighted search samples tell as much as so many that count alike.
+    pub search: f64,
+    /// So many certification samples are mixed in these shares; only these prove anything.
+    pub certification: usize,
+    /// The weighted test samples tell as much as so many that count alike.
+    pub test: f64,
 }
 
 /// What the policy's costs rest on. They may be called published and measured only if this is silicon

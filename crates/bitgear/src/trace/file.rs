@@ -15,7 +15,7 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use super::{Answers, Block, Split, Trace, TraceError, View, kept_scores};
+use super::{Answers, Block, ClassMix, Split, Trace, TraceError, View, kept_scores};
 
 const SCHEMA: &str = "
 message trace {
@@ -34,6 +34,8 @@ message trace {
 const COLUMNS: usize = 11;
 const VERSION: (&str, &str) = ("bitgear.schema_version", "1");
 const CLASSES: &str = "bitgear.classes";
+/// Shares of the classes in deployment, as JSON, where they are not as in the data.
+const CLASS_MIX: &str = "bitgear.class_mix";
 
 /// Writes a trace; `provenance` goes into the file's metadata. The file is there whole or not at
 /// all, and equal traces give equal bytes.
@@ -73,10 +75,13 @@ fn write_to<W: Write + Send>(
         (VERSION.0.to_owned(), VERSION.1.to_owned()),
         (CLASSES.to_owned(), trace.classes.to_string()),
     ];
+    let mix = trace.class_mix.as_ref();
+    let mix = mix.map(|mix| serde_json::to_string(mix).expect("shares are numbers"));
     let metadata = own
-        .iter()
-        .chain(provenance)
-        .map(|(key, value)| KeyValue::new(key.clone(), value.clone()))
+        .into_iter()
+        .chain(mix.map(|mix| (CLASS_MIX.to_owned(), mix)))
+        .chain(provenance.iter().cloned())
+        .map(|(key, value)| KeyValue::new(key, value))
         .collect();
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
@@ -168,6 +173,12 @@ fn read_from(file: File) -> Result<Trace, String> {
     }
     let classes =
         value(CLASSES).and_then(|v| v.parse().ok()).ok_or("number of classes is missing")?;
+    let class_mix = value(CLASS_MIX).map(|text| {
+        let mix: ClassMix = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let fits = mix.classes() == classes;
+        fits.then_some(mix).ok_or(format!("expected {classes} shares in `{CLASS_MIX}`"))
+    });
+    let class_mix = class_mix.transpose()?;
     if metadata.schema_descr().num_columns() != COLUMNS {
         return Err(format!("expected {COLUMNS} columns"));
     }
@@ -187,10 +198,11 @@ fn read_from(file: File) -> Result<Trace, String> {
             }
         }
     }
-    trace.ok_or_else(|| "there are no rows".to_owned())
+    let trace = trace.ok_or_else(|| "there are no rows".to_owned())?;
+    Ok(Trace { class_mix, ..trace })
 }
 
-/// A trace of one block.
+/// A trace of one block, without a class mix.
 fn read_block(group: &dyn RowGroupReader, classes: usize) -> Result<Trace, String> {
     let rows = usize::try_from(group.metadata().num_rows()).map_err(|e| e.to_string())?;
     let listed = |column: usize| ints(group, column, rows, true);
@@ -231,7 +243,8 @@ fn read_block(group: &dyn RowGroupReader, classes: usize) -> Result<Trace, Strin
         .collect::<Result<_, _>>()?;
     let point = single(texts(group, 3, rows)?)?;
     let block = Block { point, view, score_scale: scales[0], answers };
-    Ok(Trace { classes, samples, splits, labels: unsigned(plain(2)?)?, blocks: vec![block] })
+    let labels = unsigned(plain(2)?)?;
+    Ok(Trace { classes, class_mix: None, samples, splits, labels, blocks: vec![block] })
 }
 
 /// Reads all values of a column with the reader that matches its type.
@@ -294,6 +307,7 @@ mod tests {
         };
         Trace {
             classes,
+            class_mix: None,
             samples: vec![4, 7, 9],
             splits: vec![Split::Search, Split::Certification, Split::Test],
             labels: vec![0, 1, 1],
@@ -308,6 +322,12 @@ mod tests {
         for classes in [2, 32, 40] {
             write(&trace(classes), &path, &[("seed".to_owned(), "1".to_owned())]).unwrap();
             assert_eq!(read(&path).unwrap(), trace(classes));
+            let shares: Vec<f64> = (0..classes).map(|class| class as f64 / 3.0).collect();
+            let class_mix = Some(ClassMix::try_from(shares).unwrap());
+            let mixed = Trace { class_mix, ..trace(classes) };
+            write(&mixed, &path, &[]).unwrap();
+            assert_eq!(read(&path).unwrap(), mixed);
+            write(&trace(classes), &path, &[("seed".to_owned(), "1".to_owned())]).unwrap();
             let bytes = fs::read(&path).unwrap();
             write(&trace(classes), &path, &[("seed".to_owned(), "1".to_owned())]).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes, "equal traces give equal bytes");

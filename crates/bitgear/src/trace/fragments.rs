@@ -53,7 +53,8 @@ fn join(fragments: &[Trace]) -> Result<Trace, String> {
         let kind = |b: &Block| (b.point.clone(), b.view.name(), b.score_scale);
         trace.blocks.iter().map(kind).collect()
     };
-    if fragments.iter().any(|f| f.classes != first.classes || kinds(f) != kinds(first)) {
+    let classes = |trace: &Trace| (trace.classes, trace.class_mix.clone());
+    if fragments.iter().any(|f| classes(f) != classes(first) || kinds(f) != kinds(first)) {
         return Err("fragments differ in classes, points or score scales".to_owned());
     }
     let mut places: Vec<(usize, usize, usize)> = Vec::new();
@@ -76,6 +77,7 @@ fn join(fragments: &[Trace]) -> Result<Trace, String> {
     };
     Ok(Trace {
         classes: first.classes,
+        class_mix: first.class_mix.clone(),
         samples: places.iter().map(|place| place.0).collect(),
         splits: places.iter().map(|&(_, f, row)| fragments[f].splits[row]).collect(),
         labels: places.iter().map(|&(_, f, row)| fragments[f].labels[row]).collect(),
@@ -100,6 +102,7 @@ mod tests {
         };
         Trace {
             classes: 40,
+            class_mix: None,
             samples: samples.to_vec(),
             splits: samples.iter().map(|s| [Split::Search, Split::Test][s % 2]).collect(),
             labels: samples.iter().map(|&s| s as u32 % 7).collect(),

@@ -3,12 +3,14 @@
 
 mod file;
 mod fragments;
+mod mix;
 mod parts;
 mod random;
 mod splits;
 
 pub use file::{to_bytes, write};
 pub use fragments::{provenance, read};
+pub use mix::{ClassMix, effective, weights};
 pub use parts::Parts;
 pub use random::Random;
 pub use splits::{Shares, Split, Splits, deal, members};
@@ -157,6 +159,8 @@ fn kept_scores(classes: usize) -> usize {
 pub struct Trace {
     /// Number of classes.
     pub classes: usize,
+    /// Shares of the classes in deployment; `None` where they are as in the data.
+    pub class_mix: Option<ClassMix>,
     /// Index of each sample in its data set.
     pub samples: Vec<usize>,
     /// Split of each sample.
@@ -176,6 +180,11 @@ impl Trace {
     /// Rows of the samples in a split.
     pub fn rows(&self, split: Split) -> Vec<usize> {
         (0..self.samples.len()).filter(|&row| self.splits[row] == split).collect()
+    }
+
+    /// How much each of the rows counts, so that their classes count as in deployment.
+    pub fn weights(&self, rows: &[usize]) -> Vec<i64> {
+        weights(self.class_mix.as_ref(), rows.iter().map(|&row| self.labels[row]))
     }
 
     /// Whether each sample's answer in `block` is right.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Random;
+use super::{ClassMix, Random};
 
 /// What a sample is used for.
 #[derive(
@@ -63,7 +63,7 @@ impl Default for Shares {
 }
 
 /// `splits.json`: the samples of each split, by index, ascending.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Splits {
     /// Version of this format: 1.
@@ -82,6 +82,10 @@ pub struct Splits {
     pub certification: Vec<usize>,
     /// Samples for reporting.
     pub test: Vec<usize>,
+    /// Shares of the classes in deployment; absent where they are as in the data. Samples for choosing and
+    /// reporting are weighted by them; of those for the guarantee the most that are mixed so are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_mix: Option<ClassMix>,
 }
 
 impl Splits {

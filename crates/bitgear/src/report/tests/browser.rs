@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::text::percent;
 use super::super::{Run, explorer};
-use super::{ONE, SUMMED, THREE, TWO, run};
+use super::{MIXED, ONE, SUMMED, THREE, TWO, run};
 
 /// The browser; tests that need it name themselves where it is absent.
 pub(super) fn browser(test: &str) -> Option<PathBuf> {
@@ -105,10 +105,11 @@ fn the_explorer_gives_the_librarys_figures_at_any_thresholds() {
     let Some(browser) = browser("the_explorer_gives_the_librarys_figures_at_any_thresholds") else {
         return;
     };
-    let cases: [(_, &[&[i32]]); 3] = [
+    let cases: [(_, &[&[i32]]); 4] = [
         (TWO, &[&[60], &[-5], &[17], &[100_000]]),
         (THREE, &[&[60, 45], &[120, 12]]),
         (SUMMED, &[&[33]]),
+        (MIXED, &[&[33, 60]]),
     ];
     for (made, thresholds) in cases {
         let run = run(&made);

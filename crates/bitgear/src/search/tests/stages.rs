@@ -63,7 +63,7 @@ fn scored_trace(rows: usize, points: usize, seed: u64) -> Trace {
     let mut blocks = vec![block(FLOAT.to_owned(), 1)];
     blocks.extend((0..points).map(|p| block(format!("p{p}"), 12 - 3 * p)));
     let splits = vec![Split::Search; rows];
-    Trace { classes: 3, samples: (0..rows).collect(), splits, labels, blocks }
+    Trace { classes: 3, class_mix: None, samples: (0..rows).collect(), splits, labels, blocks }
 }
 
 #[test]
@@ -128,6 +128,7 @@ fn summed_scores_are_right_more_often_and_cost_both_stages() {
         });
     let trace = Trace {
         classes: 2,
+        class_mix: None,
         samples: (0..rows).collect(),
         splits: vec![Split::Search; rows],
         labels: (0..rows as u32).map(|row| row % 2).collect(),
