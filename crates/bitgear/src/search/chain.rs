@@ -213,7 +213,7 @@ impl Search<'_> {
     fn least_shares(&self, stages: &[usize; 4]) -> Option<[f64; 3]> {
         let right = stages.map(|stage| &self.right[stage]);
         let limit = self.triples.limit;
-        // What a unit of wrong answers costs where the reference is right, and one of right answers gains where it is not.
+        // What wrong answers cost where the reference is right, and right ones gain where it is not, a unit.
         let [harm, help] = [limit.harm(), limit.help()];
         // For each number of stages: harmful and helpful flips of the best answers, and what a later stage
         // mends of the others, in units of weight.

@@ -309,8 +309,8 @@ impl Candidates {
     }
 
     /// The choice with its first threshold raised until conformal risk control on `rows`, each of which counts
-    /// as one, bounds the expected share of harmful flips by `bound`; `None` where no threshold does. Flips count from a threshold
-    /// on down, so that they only become more as it falls.
+    /// as one, bounds the expected share of harmful flips by `bound`; `None` where no threshold does. Flips
+    /// count from a threshold on down, so that they only become more as it falls.
     pub fn raise_first_threshold(
         &self,
         choice: &Choice,
