@@ -132,4 +132,5 @@ def read_trace(
             npt.NDArray[np.uint32],
         ]
     ],
+    list[float] | None,
 ]: ...

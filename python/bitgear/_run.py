@@ -226,6 +226,7 @@ def certify(
     """Bound what a policy loses against its float model, on new samples.
 
     `x` and `y` are as in `characterize`; without labels, disagreement with the float model is bounded.
+    Of a policy for a class mix, the samples that count are the most whose classes are mixed like that.
     `guarantee` is the drop to prove, by default the certificate's. Returns `accuracy_drop`,
     `drop_upper_bound`, `proved`, `flips` and more, as fractions and counts.
     """

@@ -44,12 +44,15 @@ class Trace:
     """Class of each sample (N)."""
     blocks: tuple[Block, ...]
     """One for each point and view."""
+    class_mix: tuple[float, ...] | None = None
+    """Share of each class in deployment, relative to their sum; None where it is as in the samples."""
 
     @classmethod
     def read(cls, path: StrPath) -> Trace:
         """Read `trace.parquet`."""
-        sample, split, label, names, blocks = _native.read_trace(path)
-        return cls(sample, np.array(names)[split], label, tuple(Block(*block) for block in blocks))
+        sample, split, label, names, blocks, mix = _native.read_trace(path)
+        answers = tuple(Block(*block) for block in blocks)
+        return cls(sample, np.array(names)[split], label, answers, None if mix is None else tuple(mix))
 
     def block(self, point: str, view: str = "as-is") -> Block:
         """The answers at a point and view."""

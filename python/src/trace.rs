@@ -30,6 +30,7 @@ type Columns<'py> = (
     Bound<'py, PyArray1<u32>>,
     [&'static str; 4],
     Vec<Block<'py>>,
+    Option<Vec<f64>>,
 );
 
 /// Reads `trace.parquet`.
@@ -57,6 +58,7 @@ pub(crate) fn read_trace(py: Python<'_>, path: PathBuf) -> PyResult<Columns<'_>>
         PyArray1::from_vec(py, trace.labels),
         Split::ALL.map(Split::name),
         trace.blocks.into_iter().map(block).collect::<PyResult<_>>()?,
+        trace.class_mix.map(|mix| mix.shares().to_vec()),
     ))
 }
 

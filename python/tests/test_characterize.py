@@ -143,6 +143,19 @@ def test_a_policy_is_certified_on_new_samples_only(run, model, data):
         bg.certify(run, model, x, y)
 
 
+def test_figures_are_of_the_class_mix_of_deployment(model, quick):
+    shares = [3.0, *[1.0] * 8, 0.0]
+    run = bg.characterize(model, **quick, class_mix=shares)
+    trace = run.trace
+    assert trace.class_mix == tuple(shares) and trace.label.max() == 8
+    test = trace.split == "test"
+    right = trace.block("float").predicted[test] == trace.label[test]
+    means = [right[trace.label[test] == label].mean() for label in range(9)]
+    accuracy = np.average(means, weights=shares[:9])
+    assert run.summary["reference"]["accuracy"] == pytest.approx(accuracy, abs=1e-5)
+    assert run.summary["class_mix"]["test"] < test.sum()
+
+
 def test_this_cpu_is_measured_as_a_profile(model, quick, tmp_path):
     profile = tmp_path / "host.toml"
     profile.write_text(bg.measure(model, quick["x"][:16], rounds=3, scale=1 / 255))
@@ -180,6 +193,7 @@ def test_profiles_are_listed():
         ({"mean": [0.0, 0.0]}, "`mean` must hold 1 or 1 values, got 2"),
         ({"stages": 9}, "1 to 4 stages, got 9"),
         ({"stages": -1}, "stages"),
+        ({"class_mix": [1.0]}, "10 shares, one for each class, got 1"),
         ({"seed": "one"}, "seed"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"calibration_samples": 0}, "shares must leave samples for all"),

@@ -46,7 +46,13 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
         return Ok(());
     }
     let what = if found.labelled { "drop" } else { "disagreement with the reference" };
-    println!("samples        {}", count(found.flips.samples));
+    let all = indices.len() as u64;
+    let drawn = if found.flips.samples < all {
+        format!(" of {}, mixed as in deployment", count(all))
+    } else {
+        String::new()
+    };
+    println!("samples        {}{drawn}", count(found.flips.samples));
     println!("harmful flips  {}", found.flips.harmful);
     println!("helpful flips  {}", found.flips.helpful);
     println!("{what}: {:.2} points", 100.0 * found.accuracy_drop);

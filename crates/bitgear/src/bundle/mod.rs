@@ -199,12 +199,12 @@ impl Bundle {
             single.and_then(|b| b.check()).map_err(|e| format!("policy `{}`: {e}", other.name))?;
         }
         if let Some(mix) = self.splits.class_mix.as_ref()
-            && mix.classes() != self.classes
+            && mix.shares().len() != self.classes
         {
             return Err(format!(
                 "expected a class mix of {} classes, got {}",
                 self.classes,
-                mix.classes()
+                mix.shares().len()
             ));
         }
         let first = self.models.first().ok_or("there is no network")?;
@@ -422,7 +422,7 @@ impl Runner<'_> {
     ///
     /// # Errors
     ///
-    /// When the data does not fit the bundle.
+    /// When the data does not fit the bundle, or lacks a class of its class mix.
     pub fn evaluate(
         &self,
         data: &Dataset,
@@ -432,7 +432,11 @@ impl Runner<'_> {
         data.check(self.bundle.input_shape(), &self.bundle.preprocess)?;
         let labels = data.labels_of(self.bundle.classes)?;
         let class_mix = self.bundle.splits.class_mix.as_ref();
-        let weights = sample_weights(class_mix, indices.iter().map(|&index| labels[index]));
+        let labels_of = || indices.iter().map(|&index| labels[index]);
+        if let Some(class) = class_mix.and_then(|mix| mix.missing(labels_of())) {
+            return Err(DataError::no_samples_of(data, class));
+        }
+        let weights = sample_weights(class_mix, labels_of());
         let mut right = 0;
         let mut handed_on = vec![0; self.bundle.policy.stages.len()];
         for (chunk, weights) in indices.chunks(BATCH).zip(weights.chunks(BATCH)) {

@@ -125,6 +125,7 @@ pub fn decide(
     seed: u64,
 ) -> Verdict {
     let (choice, passed) = choose(candidates, search, certification, demand, pool, seed);
+    let given = certification.len();
     let certification = &candidates.as_deployed(certification, seed)[..];
     let flips = candidates.flips(&choice, certification);
     let level = demand.level();
@@ -140,7 +141,13 @@ pub fn decide(
     let flips = candidates.expected_flips(&choice, search);
     let samples_needed =
         missing.and_then(|guarantee| demand.test.samples_needed(flips, guarantee, level));
+    let samples_needed = samples_needed.map(|n| as_given(n, certification.len(), given));
     Verdict { choice, certificate, bound, samples_needed }
+}
+
+/// How many samples like the given ones hold so many that are mixed as in deployment, if `mixed` of `given` did.
+pub(crate) fn as_given(samples: u64, mixed: usize, given: usize) -> u64 {
+    (samples as f64 * given.max(1) as f64 / mixed.max(1) as f64).ceil() as u64
 }
 
 /// How a candidate passed.

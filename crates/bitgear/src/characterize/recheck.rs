@@ -8,13 +8,12 @@ use serde::Serialize;
 
 use super::{CharacterizeError, Progress};
 use crate::bundle::Bundle;
-use crate::certify::{Demand, Flips};
-use crate::data::{Dataset, Preprocess};
+use crate::certify::{Demand, Flips, as_given};
+use crate::data::{DataError, Dataset, Preprocess};
 use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx;
-use crate::trace::Random;
 
 /// Samples that the float network runs together.
 const FLOAT_BATCH: usize = 8;
@@ -40,8 +39,8 @@ pub struct Recheck {
     pub samples_needed: Option<u64>,
 }
 
-/// Runs the policy and its reference, the float model, on the samples at `indices`. Where the policy was made for a
-/// class mix, the most of them that are mixed so count.
+/// Runs the policy and its reference, the float model, on the samples at `indices`. Where the policy was
+/// made for a class mix, the most of them that are mixed so count.
 ///
 /// # Errors
 ///
@@ -84,13 +83,10 @@ pub fn recheck(
     let mut counted: Vec<usize> = (0..answers.len()).collect();
     if let Some(mix) = &bundle.splits.class_mix {
         let label = |sample: usize| answers[sample].0;
-        counted = mix.draw(&counted, label, &mut Random::new(bundle.splits.seed));
-        if counted.is_empty() {
-            return Err(CharacterizeError::Job(format!(
-                "data `{}`: a class with a share of the policy's class mix has no samples, so none can be mixed like that",
-                data.path().display()
-            )));
+        if let Some(class) = mix.missing(answers.iter().map(|answer| answer.0)) {
+            return Err(DataError::no_samples_of(data, class).into());
         }
+        counted = mix.draw(&counted, label, bundle.splits.seed);
     }
     let mut flips = Flips::default();
     for (_, kept, right) in counted.into_iter().map(|sample| answers[sample]) {
@@ -111,7 +107,9 @@ pub fn recheck(
         drop_upper_bound: demand.test.upper_bound(flips, level),
         guarantee,
         proved,
-        samples_needed: missing.and_then(|drop| demand.test.samples_needed(flips, drop, level)),
+        samples_needed: missing
+            .and_then(|drop| demand.test.samples_needed(flips, drop, level))
+            .map(|samples| as_given(samples, flips.samples as usize, indices.len())),
     })
 }
 

@@ -7,9 +7,6 @@ use crate::search::Rules;
 use crate::summary::Constraint;
 use crate::trace::{ClassMix, Random, Shares, Splits, deal, members};
 
-/// Splits that all classes of a class mix must be in.
-const PARTS: usize = 3;
-
 /// Whether the request makes sense by itself.
 pub(super) fn check(job: &Job) -> Result<(), String> {
     let Constraint { max_accuracy_drop: target, guarantee, confidence, .. } = job.constraint;
@@ -101,15 +98,20 @@ pub(super) fn splits(
     } else {
         (0..data.len()).filter(|i| calibrating.binary_search(i).is_err()).collect()
     };
-    let class_mix = job.class_mix.clone().map(|mix| checked(mix, &pool, labels, classes));
+    let class_mix = job.class_mix.clone().map(|mix| checked(mix, classes));
     let class_mix = class_mix.transpose().map_err(CharacterizeError::Job)?;
     // Samples of classes that never occur say nothing.
     let occurs = |&i: &usize| class_mix.as_ref().is_none_or(|mix| mix.share(labels[i]) > 0.0);
     let pool: Vec<usize> = pool.into_iter().filter(occurs).collect();
-    let labels: Vec<u32> = pool.iter().map(|&i| labels[i]).collect();
-    let dealt = members(&deal(&labels, &[search, certification, test], &mut random), 3);
+    let pool_labels: Vec<u32> = pool.iter().map(|&i| labels[i]).collect();
+    let dealt = members(&deal(&pool_labels, &[search, certification, test], &mut random), 3);
     let [search, certification, test] =
         [0, 1, 2].map(|part| dealt[part].iter().map(|&i| pool[i]).collect::<Vec<_>>());
+    if let Some(mix) = &class_mix {
+        let parts =
+            [("search", &search[..]), ("certification", &certification), ("the test", &test)];
+        covers(mix, parts, labels).map_err(CharacterizeError::Job)?;
+    }
     if calibrating.is_empty() || search.len() < 10 || test.is_empty() {
         return Err(CharacterizeError::Job(format!(
             "data `{}`: {} samples are too few: {} for calibration, {} for search (expected at least 10), {} for the test",
@@ -133,29 +135,28 @@ pub(super) fn splits(
     })
 }
 
-/// The class mix, if the samples have enough of each of its classes.
-fn checked(
-    shares: Vec<f64>,
-    samples: &[usize],
-    labels: &[u32],
-    classes: usize,
-) -> Result<ClassMix, String> {
+/// The class mix, if it is one of so many classes.
+fn checked(shares: Vec<f64>, classes: usize) -> Result<ClassMix, String> {
     let mix = ClassMix::try_from(shares)?;
-    if mix.classes() != classes {
+    if mix.shares().len() != classes {
         return Err(format!(
             "the class mix must be {classes} shares, one for each class, got {}",
-            mix.classes()
+            mix.shares().len()
         ));
     }
-    for class in (0..classes as u32).filter(|&class| mix.share(class) > 0.0) {
-        let count = samples.iter().filter(|&&i| labels[i] == class).count();
-        if count < PARTS {
+    Ok(mix)
+}
+
+/// Whether every part that has samples has some of each class of the mix.
+fn covers(mix: &ClassMix, parts: [(&str, &[usize]); 3], labels: &[u32]) -> Result<(), String> {
+    for (name, samples) in parts.into_iter().filter(|(_, samples)| !samples.is_empty()) {
+        if let Some(class) = mix.missing(samples.iter().map(|&i| labels[i])) {
             return Err(format!(
-                "class {class} has a share of the class mix, but {count} samples: expected at least {PARTS}, one each for search, certification and test"
+                "class {class} has a share of the class mix, but no samples for {name}: give more of them, or the share 0"
             ));
         }
     }
-    Ok(mix)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -163,15 +164,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_mix_needs_samples_of_all_its_classes() {
-        // 7 and 2 samples of three classes.
-        let labels: Vec<u32> = (0..9).map(|i| u32::from(i >= 7)).collect();
-        let all: Vec<usize> = (0..9).collect();
-        let error = |mix: &[f64]| checked(mix.to_vec(), &all, &labels, 3).unwrap_err();
-        assert!(checked(vec![1.0, 0.0, 0.0], &all, &labels, 3).is_ok());
+    fn a_class_mix_needs_samples_of_all_its_classes_wherever_there_are_any() {
+        let error = |mix: &[f64]| checked(mix.to_vec(), 3).unwrap_err();
         assert!(error(&[1.0, 1.0]).contains("3 shares"));
-        assert!(error(&[1.0, -1.0, 1.0]).contains("at least 0"));
-        assert!(error(&[1.0, 1.0, 0.0]).contains("class 1 has a share of the class mix, but 2"));
-        assert!(error(&[1.0, 0.0, 1.0]).contains("class 2"));
+        assert!(error(&[1.0, -1.0, 1.0]).contains("each 0 or at least"));
+        let mix = checked(vec![1.0, 2.0, 0.0], 3).unwrap();
+        let labels = [0, 1, 0, 1, 0, 2];
+        let covered = |test: &[usize]| {
+            covers(&mix, [("search", &[0, 1]), ("certification", &[]), ("the test", test)], &labels)
+        };
+        assert_eq!(covered(&[2, 3]), Ok(()));
+        assert_eq!(covered(&[]), Ok(()));
+        let error = covered(&[4, 5]).unwrap_err();
+        assert!(
+            error.contains("class 1 has a share of the class mix, but no samples for the test")
+        );
     }
 }

@@ -49,6 +49,15 @@ impl DataError {
         }
     }
 
+    /// Where a class of the mix of deployment has no samples.
+    pub(crate) fn no_samples_of(data: &Dataset, class: usize) -> Self {
+        Self::invalid(
+            data.path(),
+            format!("class {class} has a share of the class mix, but no samples"),
+        )
+        .with_hint("give samples of all classes that the mix has shares of")
+    }
+
     fn with_hint(mut self, text: impl ToString) -> Self {
         if let Self::Invalid { hint, .. } = &mut self {
             *hint = Some(text.to_string());

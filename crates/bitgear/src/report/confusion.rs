@@ -22,9 +22,20 @@ pub(super) fn figure(run: &Run) -> Figure {
     let after: Vec<u32> = (0..replay.samples()).map(|sample| replay.predicted(sample)).collect();
     let after_name =
         if run.is_static() { run.stage_names().swap_remove(0) } else { "policy".to_owned() };
-    let sides =
-        [(name, counts(&replay.labels, before)), (after_name, counts(&replay.labels, &after))];
+    let sides = [(name, before), (after_name, &after)].map(|(name, predicted)| {
+        let right = |&sample: &usize| predicted[sample] == replay.labels[sample];
+        let right = percent(replay.share((0..replay.samples()).filter(right)));
+        Side { name, right, counts: counts(&replay.labels, predicted) }
+    });
     if replay.classes <= MOST_CLASSES { matrices(replay.classes, &sides) } else { pairs(&sides) }
+}
+
+/// One of the two that are compared.
+struct Side {
+    name: String,
+    /// Share of right answers.
+    right: String,
+    counts: Counts,
 }
 
 /// How often a label, first, was answered with a class, second.
@@ -38,19 +49,14 @@ fn counts(labels: &[u32], predicted: &[u32]) -> Counts {
     counts
 }
 
-fn accuracy(counts: &Counts) -> f64 {
-    let right = counts.iter().filter(|((label, answer), _)| label == answer);
-    right.map(|(_, n)| n).sum::<usize>() as f64 / counts.values().sum::<usize>().max(1) as f64
-}
-
 fn wrong(counts: &Counts) -> impl Iterator<Item = (&(u32, u32), &usize)> {
     counts.iter().filter(|((label, answer), _)| label != answer)
 }
 
-fn matrices(classes: usize, sides: &[(String, Counts); 2]) -> Figure {
+fn matrices(classes: usize, sides: &[Side; 2]) -> Figure {
     let cell = (370.0 / classes as f64).min(56.0);
     let most =
-        sides.iter().flat_map(|(_, counts)| wrong(counts)).map(|(_, &n)| n).max().unwrap_or(1);
+        sides.iter().flat_map(|side| wrong(&side.counts)).map(|(_, &n)| n).max().unwrap_or(1);
     let side = cell * classes as f64;
     let mut svg = Svg::new(
         "confusion",
@@ -58,9 +64,9 @@ fn matrices(classes: usize, sides: &[(String, Counts); 2]) -> Figure {
         "Two tables: how often each label, by row, was answered with each class, by column.",
         [880.0, side + 92.0],
     );
-    for ((name, counts), left) in sides.iter().zip([50.0, 490.0]) {
+    for (Side { name, right, counts }, left) in sides.iter().zip([50.0, 490.0]) {
         let top = 56.0;
-        let title = format!("{name}: {} right", percent(accuracy(counts)));
+        let title = format!("{name}: {right} right");
         svg.text("th", Anchor::Start, [left, 20.0], &super::svg::shortened(&title, 56));
         svg.text("t3", Anchor::Start, [left, 38.0], "answer →");
         svg.text("t3", Anchor::End, [left - 8.0, 38.0], "label ↓");
@@ -100,8 +106,8 @@ fn matrices(classes: usize, sides: &[(String, Counts); 2]) -> Figure {
     Figure { name: "confusion".to_owned(), svg: svg.finish(), caption: caption.to_owned() }
 }
 
-fn pairs(sides: &[(String, Counts); 2]) -> Figure {
-    let [before, after] = sides.each_ref().map(|(_, counts)| counts);
+fn pairs(sides: &[Side; 2]) -> Figure {
+    let [before, after] = sides.each_ref().map(|side| &side.counts);
     let of = |counts: &Counts, pair: (u32, u32)| counts.get(&pair).copied().unwrap_or(0);
     let mut pairs: Vec<(u32, u32)> =
         wrong(before).chain(wrong(after)).map(|(&pair, _)| pair).collect();
@@ -121,9 +127,7 @@ fn pairs(sides: &[(String, Counts); 2]) -> Figure {
         &format!("The {} of {all} confused pairs of classes that occur most.", pairs.len()),
         [880.0, bottom + 24.0],
     );
-    let [x, y] = sides
-        .each_ref()
-        .map(|(name, counts)| format!("{name} ({} right)", percent(accuracy(counts))));
+    let [x, y] = sides.each_ref().map(|side| format!("{} ({} right)", side.name, side.right));
     svg.rect("other", [230.0, 14.0], [12.0, 12.0], "");
     svg.text("t", Anchor::Start, [248.0, 24.0], &x);
     svg.rect("chosen", [540.0, 14.0], [12.0, 12.0], "");

@@ -77,7 +77,7 @@ pub(super) fn data(run: &Run) -> String {
         char::from(b'0' + bits.sum::<u8>())
     });
     let reference = (0..replay.samples()).filter(|&s| replay.reference[s] == replay.labels[s]);
-    let weighted = summary.class_mix.is_some();
+    let weighted = replay.weights.iter().any(|&weight| weight != 1);
     let data = Data {
         reference: reference.map(|sample| replay.weights[sample]).sum(),
         unit: run.words().unit,

@@ -115,7 +115,7 @@ impl Run {
             return fail(format!("`summary.json` takes the costs of {} stages apart", costs.len()));
         }
         let replay = Replay::new(trace, &policy)?;
-        if replay.samples() == 0 {
+        if replay.weights.iter().all(|&weight| weight == 0) {
             return fail("the trace has no test samples".to_owned());
         }
         let (said, found) = (summary.policy.accuracy, replay.accuracy());

@@ -142,7 +142,7 @@ impl Replay {
     }
 
     /// What share of all some samples are, by weight.
-    fn share(&self, samples: impl Iterator<Item = usize>) -> f64 {
+    pub(super) fn share(&self, samples: impl Iterator<Item = usize>) -> f64 {
         let part: i64 = samples.map(|sample| self.weights[sample]).sum();
         part as f64 / self.weights.iter().sum::<i64>().max(1) as f64
     }

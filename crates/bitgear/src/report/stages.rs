@@ -134,10 +134,12 @@ pub(super) fn histogram(run: &Run, stage: usize) -> Figure {
     let across = format!("{measure}, in units of the scores");
     svg.text("t2", Anchor::Middle, [f64::midpoint(LEFT, RIGHT), bottom + 38.0], &across);
     let reached = replay.reaching(stage).count();
-    let share = percent(reached as f64 / replay.samples() as f64);
+    let share = percent(replay.share(replay.reaching(stage)));
+    let mixed = run.summary.class_mix.is_some();
+    let weighted = if mixed { " by weight" } else { "" };
     let last = if threshold.is_none() { ", and answers them whatever its margin" } else { "" };
     let caption = format!(
-        "<b>Stage {}, {}</b>, sees {} of the {} test samples ({share}){last}. The two panels have scales of their own; margins beyond the axis are counted in the last bar.",
+        "<b>Stage {}, {}</b>, sees {} of the {} test samples ({share}{weighted}){last}. The two panels have scales of their own; margins beyond the axis are counted in the last bar.",
         stage + 1,
         escape(name),
         count(reached as u64),

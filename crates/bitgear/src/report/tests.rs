@@ -309,6 +309,8 @@ fn a_class_mix_is_said_wherever_samples_are_counted() {
     let run = run(&MIXED);
     let text = text::weighting(&run.summary).unwrap();
     assert!(run.page().contains(&text), "{text}");
+    let accuracy = text::percent(run.summary.policy.accuracy);
+    assert!(run.page().contains(&format!("policy: {accuracy} right")), "{accuracy}");
     assert!(run.summary.policy.accuracy != self::run(&THREE).summary.policy.accuracy);
     assert_eq!(text::weighting(&self::run(&THREE).summary), None);
 }

@@ -62,7 +62,7 @@ pub fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String>
 pub fn weighting(summary: &Summary) -> Option<String> {
     let mix = summary.class_mix.as_ref()?;
     Some(format!(
-        "weighted for the class mix of deployment: they tell as much as {:.0} for search and {:.0} for the test that all count alike, and {} for certification are mixed like that",
+        "weighted for the class mix of deployment: worth {:.0} of equal weight for search and {:.0} for the test, and {} of those for certification are mixed like that",
         mix.search, mix.test, mix.certification
     ))
 }

@@ -36,7 +36,8 @@ pub(super) enum Caution {
     /// them harmful than helpful. Of n samples with f flips and drop d in all that is
     /// (f + 1) (d + excess) / (f + flips) / n: one flip more than was seen, harmful as often as the mean of
     /// a beta distribution says. It takes off all the more, the fewer flips there are to tell. Samples of
-    /// different weights are counted as the samples of equal weight that would tell as much.
+    /// different weights are counted as the samples of equal weight that would tell as much on average; where
+    /// flips lie in the heavier ones, that is less than it should be.
     Prior { flips: f64, excess: f64 },
     /// So many standard errors of the drop; that of a mean of {-1, 0, 1} is taken as √f / n.
     Errors(f64),
@@ -104,7 +105,7 @@ pub(super) struct Mask {
 }
 
 impl Mask {
-    /// Of a trace of `rows` rows those in `inside`, which have these weights, above 0.
+    /// Of a trace of `rows` rows those in `inside`, which have these weights, of at least 0.
     pub(super) fn new(rows: usize, inside: &[usize], weights: &[i64]) -> Self {
         let mut all = vec![0; rows];
         for (&row, &weight) in inside.iter().zip(weights) {

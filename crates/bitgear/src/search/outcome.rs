@@ -6,7 +6,7 @@ use super::{Candidates, Choice, Gate, Mask, Tally};
 use crate::certify::Flips;
 use crate::energy::Energy;
 use crate::policy::{Tables, gate};
-use crate::trace::{Random, weights};
+use crate::trace::weights;
 
 /// What a choice does on some samples, whose classes count as in deployment.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,8 @@ impl Candidates {
         flips
     }
 
-    /// How they differ on about as many samples of equal weight as tell as much as `rows`.
+    /// How they differ on about as many samples of equal weight as tell as much as `rows`; harmful flips are rounded
+    /// up, helpful ones down.
     pub fn expected_flips(&self, choice: &Choice, rows: &[usize]) -> Flips {
         let mask = self.mask(rows);
         let mut flips = [0; 2];
@@ -67,9 +68,12 @@ impl Candidates {
             let lost = self.tally(&mask, row, self.answer(choice, row).0);
             flips[usize::from(lost.drop < 0)] += lost.flips;
         }
-        let count = |weight: i64| (weight as f64 / mask.unit()).round() as u64;
-        let [harmful, helpful] = flips.map(count);
-        Flips { samples: count(mask.total()), harmful, helpful }
+        let [harmful, helpful] = flips.map(|weight| weight as f64 / mask.unit());
+        Flips {
+            samples: (mask.total() as f64 / mask.unit()).round() as u64,
+            harmful: harmful.ceil() as u64,
+            helpful: helpful.floor() as u64,
+        }
     }
 
     /// The most of `rows` whose classes are mixed as in deployment, drawn with the seed: what is true of
@@ -77,7 +81,7 @@ impl Candidates {
     pub fn as_deployed(&self, rows: &[usize], seed: u64) -> Vec<usize> {
         let label = |row: usize| self.labels[row];
         match &self.class_mix {
-            Some(mix) => mix.draw(rows, label, &mut Random::new(seed)),
+            Some(mix) => mix.draw(rows, label, seed),
             None => rows.to_vec(),
         }
     }
@@ -87,15 +91,16 @@ impl Candidates {
     /// choice's own.
     pub fn oracle_energy(&self, choice: &Choice, rows: &[usize]) -> Energy {
         let stages = self.stage_energies(choice);
-        let (mut sum, mut n) = (Energy::default(), 0);
+        let (mut sum, mut n) = (Energy::default(), 0.0);
         for (&row, weight) in rows.iter().zip(self.weights(rows)) {
             let mends = |&index: &usize| self.all[index].correct[row];
             let first = choice.stages.iter().position(mends).unwrap_or(0);
             let escalated = if first > 0 { stages[first] } else { Energy::default() };
-            sum = sum.plus(stages[0].plus(escalated).times(weight as f64));
+            let weight = weight as f64;
+            sum = sum.plus(stages[0].times(weight)).plus(escalated.times(weight));
             n += weight;
         }
-        sum.times(1.0 / n.max(1) as f64)
+        sum.times(1.0 / n.max(1.0))
     }
 
     /// Accuracy of the reference on `rows`.

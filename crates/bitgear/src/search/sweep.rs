@@ -146,11 +146,14 @@ impl Candidates {
         let Some(cap) = self.rules.max_class_drop else {
             return ClassDrops { drops: Vec::new(), most: Vec::new(), over: 0 };
         };
-        let mut sums = vec![0; self.classes];
+        // Of each class its samples, which weigh the same, and what one weighs.
+        let mut classes = vec![(0_usize, 0); self.classes];
         for row in mask.rows() {
-            sums[self.labels[row] as usize] += mask.weights[row];
+            let (count, weight) = &mut classes[self.labels[row] as usize];
+            *count += 1;
+            *weight = mask.weights[row];
         }
-        let most = sums.iter().map(|&sum| (cap * sum as f64 + 1e-9).floor() as i64);
+        let most = classes.iter().map(|&(n, w)| (cap * n as f64 + 1e-9).floor() as i64 * w);
         let most: Vec<i64> = most.collect();
         let over = most.iter().filter(|&&most| most < 0).count();
         let mut classes = ClassDrops { drops: vec![0; self.classes], most, over };

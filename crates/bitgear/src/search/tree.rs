@@ -12,8 +12,8 @@ use super::sweep::between;
 use super::{Candidates, Column, Limit, Mask, Tally};
 use crate::energy::Energy;
 
-/// A limit as a sum over samples, in whole numbers: each loses `unit` · drop + `flip` · flips, which are its
-/// weight or 0, all together at most `most`.
+/// A limit as a sum over samples, in whole numbers: each loses `unit` · drop + `flip` · flips, which are 0
+/// or its weight, a drop also less than 0; all together at most `most`.
 #[derive(Clone, Copy)]
 pub(super) struct Additive {
     unit: i64,

@@ -175,7 +175,7 @@ fn read_from(file: File) -> Result<Trace, String> {
         value(CLASSES).and_then(|v| v.parse().ok()).ok_or("number of classes is missing")?;
     let class_mix = value(CLASS_MIX).map(|text| {
         let mix: ClassMix = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let fits = mix.classes() == classes;
+        let fits = mix.shares().len() == classes;
         fits.then_some(mix).ok_or(format!("expected {classes} shares in `{CLASS_MIX}`"))
     });
     let class_mix = class_mix.transpose()?;
@@ -244,6 +244,9 @@ fn read_block(group: &dyn RowGroupReader, classes: usize) -> Result<Trace, Strin
     let point = single(texts(group, 3, rows)?)?;
     let block = Block { point, view, score_scale: scales[0], answers };
     let labels = unsigned(plain(2)?)?;
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+        return Err(format!("label {label} of {classes} classes"));
+    }
     Ok(Trace { classes, class_mix: None, samples, splits, labels, blocks: vec![block] })
 }
 

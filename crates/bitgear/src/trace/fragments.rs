@@ -55,7 +55,7 @@ fn join(fragments: &[Trace]) -> Result<Trace, String> {
     };
     let classes = |trace: &Trace| (trace.classes, trace.class_mix.clone());
     if fragments.iter().any(|f| classes(f) != classes(first) || kinds(f) != kinds(first)) {
-        return Err("fragments differ in classes, points or score scales".to_owned());
+        return Err("fragments differ in classes, their mix, points or score scales".to_owned());
     }
     let mut places: Vec<(usize, usize, usize)> = Vec::new();
     for (fragment, trace) in fragments.iter().enumerate() {
