@@ -6,7 +6,7 @@
 //! and the scales of activations. Rounding passes gradients on (Bengio et al. 2013, arXiv
 //! 1308.3432; for scales Esser et al. 2020, arXiv 1902.08153). Samples are mixed two by two (Zhang
 //! et al. 2018, arXiv 1710.09412), so that few go a long way: the float network scores a mixture as
-//! well as anything else, and no labels are needed. Where there are few, they are also moved about.
+//! well as anything else, and no labels are needed. They are also moved about.
 
 mod moved;
 mod network;
@@ -41,7 +41,7 @@ const DECAY: (f32, f32) = (0.9, 0.99);
 pub(super) const HELD_OUT: usize = 8;
 /// Fewer samples than this are no ground to tune on.
 const FEWEST: usize = 32;
-/// Fewer samples than this are moved about, and looked at in twice as many steps.
+/// Fewer samples than this are looked at in twice as many steps.
 const FEW: usize = 256;
 /// Mean divergence, in nats, that leaves nothing to gain.
 const NEGLIGIBLE: f64 = 0.01;
@@ -60,8 +60,7 @@ pub(super) fn runs(pass: &Pass<'_>) -> usize {
     if tells { steps(pass, is_few(pass)) * BATCH } else { 0 }
 }
 
-/// Whether there are few samples, of a network that can be run often: they are moved about. One that can't
-/// hardly sees its samples often enough to learn them by heart.
+/// Whether there are few samples, of a network that can be run often enough to look at them twice as often.
 pub(super) fn is_few(pass: &Pass<'_>) -> bool {
     pass.samples < FEW && steps(pass, true) > pass.methods.tuning
 }
@@ -77,7 +76,7 @@ fn steps(pass: &Pass<'_>, few: bool) -> usize {
 
 /// Better `parameters` of the point of `pass`, if it has narrow layers, learned from `samples`,
 /// unless `held_out` ones clearly say they are worse. Both are of shape (N, sample shape). `few` samples
-/// are moved about.
+/// are looked at twice as often.
 pub(super) fn tune(
     pass: &Pass<'_>,
     few: bool,
@@ -122,7 +121,10 @@ fn learn(pass: &Pass<'_>, network: &Network<'_>, samples: &[&[f32]], few: bool) 
     let steps = steps(pass, few);
     let largest = RATE * (steps as f32 / pass.methods.tuning as f32).min(1.0);
     let moves = Moves::new(pass.graph.shape(pass.graph.input));
-    let offset = |random: &mut Random| if few { moves.draw(random) } else { [0; 2] };
+    // A network that can't be run as often as was asked for hardly sees its samples often enough to learn them
+    // by heart.
+    let moved = steps >= pass.methods.tuning;
+    let offset = |random: &mut Random| if moved { moves.draw(random) } else { [0; 2] };
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let mut adam = Adam::new(network.limits().len());
     let batch = order.len().div_ceil(BATCHES).min(BATCH);

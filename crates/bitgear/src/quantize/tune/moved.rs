@@ -1,5 +1,5 @@
-//! Few samples, in other places: the float network scores a sample that was moved a little as well as any
-//! other input, so there is more to fit to and less to learn by heart.
+//! Samples in other places: the float network scores a sample that was moved a little as well as any other
+//! input, so there is more to fit to and less to learn by heart.
 
 use std::borrow::Cow;
 
