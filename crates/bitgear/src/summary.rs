@@ -151,7 +151,7 @@ pub(crate) fn summarize(
         reference: Reference {
             kind: facts.reference,
             accuracy: candidates.reference_accuracy(&test),
-            accuracy_both_views: both_views(trace, &test),
+            accuracy_both_views: both_views(trace, candidates, &test),
         },
         r#static: all.collect(),
         best_static_uniform: uniform,
@@ -217,7 +217,7 @@ pub(crate) fn unit(profile: &AcceleratorProfile) -> &'static str {
 }
 
 /// Accuracy of the float network with the scores of both views summed.
-fn both_views(trace: &Trace, rows: &[usize]) -> Option<f64> {
+fn both_views(trace: &Trace, candidates: &Candidates, rows: &[usize]) -> Option<f64> {
     let [as_is, mirrored] = [View::AsIs, View::Mirror].map(|view| trace.block(FLOAT, view));
     let (as_is, mirrored, classes) = (as_is?, mirrored?, trace.classes);
     if as_is.answers.scores.len() != trace.samples.len() * classes {
@@ -229,10 +229,7 @@ fn both_views(trace: &Trace, rows: &[usize]) -> Option<f64> {
         let sums: Vec<i32> = a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect();
         answer(&sums).class == trace.labels[row] as usize
     };
-    let weights = trace.weights(rows);
-    let right = rows.iter().zip(&weights).filter(|(row, _)| is_right(**row));
-    let right: i64 = right.map(|(_, weight)| weight).sum();
-    Some(right as f64 / weights.iter().sum::<i64>().max(1) as f64)
+    Some(candidates.share(rows, is_right))
 }
 
 /// Name of the point that is always traced.

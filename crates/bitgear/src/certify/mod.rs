@@ -124,9 +124,9 @@ pub fn decide(
     pool: Pool,
     seed: u64,
 ) -> Verdict {
-    let (choice, passed) = choose(candidates, search, certification, demand, pool, seed);
     let given = certification.len();
     let certification = &candidates.as_deployed(certification, seed)[..];
+    let (choice, passed) = choose_on(candidates, search, certification, demand, pool, seed);
     let flips = candidates.flips(&choice, certification);
     let level = demand.level();
     let bound = match (demand.guarantee, passed) {
@@ -168,6 +168,19 @@ pub fn choose(
     pool: Pool,
     seed: u64,
 ) -> (Choice, Option<Passed>) {
+    let certification = &candidates.as_deployed(certification, seed);
+    choose_on(candidates, search, certification, demand, pool, seed)
+}
+
+/// The same, on certification rows that are mixed as in deployment.
+fn choose_on(
+    candidates: &Candidates,
+    search: &[usize],
+    certification: &[usize],
+    demand: &Demand,
+    pool: Pool,
+    seed: u64,
+) -> (Choice, Option<Passed>) {
     let boldest = || match demand.max_energy_uj {
         Some(budget) => candidates.choose_within(search, budget, pool),
         None => candidates.choose(search, demand.target, pool, seed),
@@ -176,7 +189,6 @@ pub fn choose(
     let Some(guarantee) = demand.guarantee else {
         return (boldest(), Some(Passed { level, tested: 1 }));
     };
-    let certification = &candidates.as_deployed(certification, seed)[..];
     if demand.test == Test::Conformal {
         let choice = boldest();
         return match candidates.raise_first_threshold(&choice, certification, guarantee) {

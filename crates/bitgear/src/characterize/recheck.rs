@@ -44,7 +44,7 @@ pub struct Recheck {
 ///
 /// # Errors
 ///
-/// When the model is not the policy's, or the data does not fit it.
+/// When the model is not the policy's, or the data does not fit it or lacks a class of its class mix.
 pub fn recheck(
     bundle: &Bundle,
     model: &Path,

@@ -105,12 +105,13 @@ impl Candidates {
 
     /// Accuracy of the reference on `rows`.
     pub fn reference_accuracy(&self, rows: &[usize]) -> f64 {
-        let (mut right, mut n) = (0, 0);
-        for (&row, weight) in rows.iter().zip(self.weights(rows)) {
-            right += weight * i64::from(self.reference[row]);
-            n += weight;
-        }
-        right as f64 / n.max(1) as f64
+        self.share(rows, |row| self.reference[row])
+    }
+
+    /// What share of `rows` something holds for, by weight.
+    pub fn share(&self, rows: &[usize], holds: impl Fn(usize) -> bool) -> f64 {
+        let mask = self.mask(rows);
+        mask.share(rows.iter().filter(|&&row| holds(row)).map(|&row| mask.weights[row]).sum())
     }
 
     /// Whether the choice answers a row rightly, and which stage answers.

@@ -169,7 +169,7 @@ fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound)
         Caution::Errors(errors) => drop + errors * seen.sqrt() / n,
     };
     // Weights are whole numbers.
-    careful <= bound.drop + if candidates.class_mix.is_some() { 1e-3 } else { 1e-9 }
+    careful <= bound.drop + if candidates.class_mix.is_some() { 2e-4 } else { 1e-9 }
 }
 
 fn caution() -> impl Strategy<Value = Caution> {
