@@ -19,6 +19,7 @@ def characterize(
     *,
     accelerator: StrPath,
     max_drop: float = 0.005,
+    no_worse_than_static: bool = False,
     calibration: Samples | None = None,
     scale: float = 1.0,
     mean: Channels = 0.0,
@@ -64,6 +65,8 @@ def characterize(
         Id of a profile that ships (see `accelerators`), or a profile's file.
     max_drop
         Largest expected accuracy drop, as a fraction.
+    no_worse_than_static
+        Whether policies are expected to lose no more than the best static point for the same target does.
     calibration
         Samples for quantization, in the same forms as `x`; otherwise they are split off.
     scale, mean, std
@@ -121,6 +124,7 @@ def characterize(
     options: dict[str, Any] = {
         "accelerator": str(accelerator),
         "max_drop": max_drop,
+        "no_worse_than_static": no_worse_than_static,
         "max_energy": max_energy,
         "max_escalation": max_escalation,
         "max_worst_energy": max_worst_energy,

@@ -27,6 +27,7 @@ use crate::{arrays, plain, work};
 pub(crate) struct Options {
     accelerator: String,
     max_drop: f64,
+    no_worse_than_static: bool,
     max_energy: Option<f64>,
     max_escalation: f64,
     max_worst_energy: Option<f64>,
@@ -127,6 +128,7 @@ pub(crate) fn characterize(
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
             max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
             max_class_drop: options.max_class_drop,
+            no_worse: options.no_worse_than_static,
         },
         shares: Shares {
             calibration: options.calibration_samples,

@@ -141,6 +141,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
             max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
             max_class_drop: options.max_class_drop,
+            no_worse: options.no_worse_than_static,
         },
         shares: task.split.shares(),
         class_mix: task.split.class_mix.clone(),

@@ -1,12 +1,12 @@
 //! The guarantee: which of a few policies, all chosen on the search split, are proved on the
 //! certification split to lose no more than so much, except with a stated probability.
 //!
-//! Candidates are tested from the one that is most likely to pass to the boldest. The error
+//! Candidates stand in a row from the one that is most likely to pass to the boldest. The error
 //! probability is a stock that flows: most of it starts at the first candidate, and what passes hands
-//! its share to the next bolder one that has not passed, round and round (a sequentially rejective
-//! graph, Bretz et al. 2009, <https://doi.org/10.1002/sim.3495>). A candidate that fails keeps its share
-//! and stops nothing: bolder ones have a small share of their own. Whatever passes is proved, all at
-//! once; the cheapest of it is taken.
+//! its share on to those that have not passed, most of it to the next bolder one, round and round (a
+//! sequentially rejective graph, Bretz et al. 2009, <https://doi.org/10.1002/sim.3495>). A candidate that
+//! fails keeps its share and stops nothing. Whatever passes is proved, all at once; the cheapest of it is
+//! taken.
 
 mod bounds;
 mod drift;
@@ -74,14 +74,9 @@ pub struct Verdict {
     pub samples_needed: Option<u64>,
 }
 
-/// How many standard errors above the drop on the search split a candidate's bound is expected: more than
-/// the two of a test, since drops that chance made small are chosen, and few flips are not. This
-/// and the shares were chosen on random splits of Fashion-MNIST, MNIST and ResNet-8.
-const PREDICTED_ERRORS: f64 = 4.0;
-/// Share of the error probability that starts at the first candidate.
-const FIRST_SHARE: f64 = 0.8;
-/// What the share of each of the others is of the share of the one before.
-const NEXT_SHARE: f64 = 0.7;
+/// What share of the error probability a candidate gets, of the one before: where it starts, and where it is
+/// handed on. Chosen on random splits of MNIST, ResNet-8 and ResNet-20.
+const NEXT_SHARE: f64 = 0.4;
 
 impl Demand {
     fn level(&self) -> f64 {
@@ -201,12 +196,10 @@ fn choose_on(
         None => candidates.ladder(search, demand.target, pool, seed),
     };
     let energy = |choice: &Choice| candidates.outcome(choice, search).energy.chip_uj;
-    let predicted = |choice: &Choice| {
-        predicted_bound(candidates.expected_flips(choice, search), certification.len())
-    };
+    let excess = |choice: &Choice| excess(candidates.expected_flips(choice, search), guarantee);
     // Of several that flip nothing, what costs more is likelier to pass.
     let mut ladder: Vec<([f64; 2], Choice)> =
-        ladder.into_iter().map(|choice| ([predicted(&choice), -energy(&choice)], choice)).collect();
+        ladder.into_iter().map(|choice| ([excess(&choice), -energy(&choice)], choice)).collect();
     ladder.sort_by(|(a, _), (b, _)| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let ladder: Vec<Choice> = ladder.into_iter().map(|(_, choice)| choice).collect();
     let p_value = |choice: &Choice| {
@@ -225,29 +218,44 @@ fn choose_on(
     }
 }
 
-/// About what the bound on so many samples will be, from the flips on the search split.
-fn predicted_bound(flips: Flips, samples: usize) -> f64 {
-    let spread = (flips.rate() + 1.0 / flips.samples.max(1) as f64).sqrt();
-    flips.drop() + PREDICTED_ERRORS * spread / (samples.max(1) as f64).sqrt()
+/// By how many of its standard errors the drop exceeds the guarantee, with one flip more than was seen.
+fn excess(flips: Flips, guarantee: f64) -> f64 {
+    let samples = flips.samples as f64;
+    (flips.drop() - guarantee) * samples / (flips.rate() * samples + 1.0).sqrt()
 }
 
 /// The level at which each candidate passes, if it does; `p_values` from the most likely one to pass
 /// to the boldest.
 fn proved(p_values: &[f64], level: f64) -> Vec<Option<f64>> {
     let count = p_values.len();
-    let weights = |others| (0..others).map(|i| NEXT_SHARE.powi(i as i32));
-    let sum: f64 = weights(count.saturating_sub(1)).sum();
-    let others = weights(count.saturating_sub(1)).map(|w| level * (1.0 - FIRST_SHARE) * w / sum);
-    let first = if count == 1 { level } else { level * FIRST_SHARE };
-    let mut shares: Vec<f64> = std::iter::once(first).chain(others).take(count).collect();
+    // To how many: shares that sum to one.
+    let dealt = |to: usize| {
+        let sum: f64 = (0..to as i32).map(|i| NEXT_SHARE.powi(i)).sum();
+        move |i: usize| NEXT_SHARE.powi(i as i32) / sum
+    };
+    let mut shares: Vec<f64> = (0..count).map(dealt(count)).map(|share| level * share).collect();
+    let to_others = dealt(count.saturating_sub(1));
+    let hands_on = |from: usize, to: usize| match (to + count - from) % count {
+        0 => 0.0,
+        steps => to_others(steps - 1),
+    };
+    let mut hands: Vec<Vec<f64>> =
+        (0..count).map(|from| (0..count).map(|to| hands_on(from, to)).collect()).collect();
     let mut passed = vec![None; count];
     loop {
-        let passes = |i: &usize| passed[*i].is_none() && p_values[*i] <= shares[*i];
+        let passes = |&i: &usize| passed[i].is_none() && p_values[i] <= shares[i];
         let Some(next) = (0..count).find(passes) else { return passed };
         passed[next] = Some(shares[next]);
-        let heir = (1..count).map(|step| (next + step) % count).find(|&i| passed[i].is_none());
-        if let Some(heir) = heir {
-            shares[heir] += shares[next];
+        let left = |&i: &usize| passed[i].is_none();
+        let heirs = std::mem::take(&mut hands[next]);
+        for from in (0..count).filter(left) {
+            shares[from] += shares[next] * heirs[from];
+            // What it would hand to the one that passed goes straight to that one's heirs, itself left out.
+            let through = hands[from][next];
+            let kept = 1.0 - through * heirs[from];
+            for to in (0..count).filter(left).filter(|&to| to != from) {
+                hands[from][to] = (hands[from][to] + through * heirs[to]) / kept;
+            }
         }
     }
 }
@@ -266,13 +274,30 @@ mod tests {
 
     #[test]
     fn what_passes_hands_its_share_on_and_what_fails_stops_nothing() {
-        let bold = proved(&[0.001, 0.04, 0.045], 0.05);
+        let bold = proved(&[0.001, 0.035, 0.045], 0.05);
         assert!(bold.iter().all(Option::is_some), "{bold:?}");
         assert!((bold[2].unwrap() - 0.05).abs() < 1e-12);
         // The first is unlucky, a later one passes with its own share, and the first gets that.
-        let lucky = proved(&[0.042, 0.2, 0.004], 0.05);
+        let lucky = proved(&[0.035, 0.2, 0.004], 0.05);
         assert_eq!(lucky.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
         assert_eq!(proved(&[0.2, 0.2, 0.2], 0.05), [None, None, None]);
+    }
+
+    #[test]
+    fn a_smaller_p_value_takes_nothing_from_the_others() {
+        let mut random = Random::new(2);
+        let mut small = || (random.next_u64() as f64 / 2.0_f64.powi(64)).powi(4);
+        for _ in 0..5_000 {
+            let p: Vec<f64> = (0..6).map(|_| small()).collect();
+            let before = proved(&p, 0.05);
+            for lower in 0..6 {
+                let mut p = p.clone();
+                p[lower] *= small();
+                let after = proved(&p, 0.05);
+                let lost = (0..6).find(|&i| before[i].is_some() && after[i].is_none());
+                assert_eq!(lost, None, "{p:?}: {before:?} {after:?}");
+            }
+        }
     }
 
     /// Every mix of what is true (it may be passed by chance only) and what is not (it always passes).

@@ -21,7 +21,11 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     if !(0.5..=0.9999).contains(&confidence) {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
     }
-    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, .. } = job.rules;
+    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, no_worse, .. } =
+        job.rules;
+    if no_worse && job.constraint.max_energy_uj.is_some() {
+        return Err("policies that lose no more than a static point need a target, but a budget of energy was given instead: leave out one of the two".to_owned());
+    }
     if !(0.0..=1.0).contains(&max_escalation) {
         return Err(format!(
             "the largest escalation rate must be a fraction from 0 to 1, got {max_escalation}"

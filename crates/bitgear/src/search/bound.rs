@@ -68,17 +68,17 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) fn keeps(self, Tally { drop, flips: seen }: Tally) -> bool {
+    pub(super) fn keeps(self, lost: Tally) -> bool {
+        self.charged(lost) <= self.most
+    }
+
+    /// The drop with caution, in samples.
+    fn charged(self, Tally { drop, flips: seen }: Tally) -> f64 {
         let (drop, seen) = (drop as f64 / self.unit, seen as f64 / self.unit);
         match self.caution {
-            Caution::None => drop <= self.most,
-            Caution::Prior { flips, excess } => {
-                (seen + 1.0) * (drop + excess) <= self.most * (seen + flips)
-            }
-            Caution::Errors(errors) => {
-                let slack = self.most - drop;
-                slack >= 0.0 && errors * errors * seen <= slack * slack
-            }
+            Caution::None => drop,
+            Caution::Prior { flips, excess } => (seen + 1.0) * (drop + excess) / (seen + flips),
+            Caution::Errors(errors) => drop + errors * seen.sqrt(),
         }
     }
 
@@ -147,5 +147,10 @@ impl Mask {
             unit: self.unit(),
         };
         bounds.iter().map(limit).collect()
+    }
+
+    /// The mean drop with a bound's caution, where the sums over all rows are `lost`.
+    pub(super) fn charge(&self, bound: Bound, lost: Tally) -> f64 {
+        self.limits(&[bound])[0].charged(lost) / self.effective.max(1.0)
     }
 }

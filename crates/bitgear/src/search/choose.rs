@@ -89,9 +89,16 @@ impl Candidates {
     ) -> Vec<Found> {
         let mask = self.mask(rows);
         let fixed = pool.fixed();
-        let mut found = self.best(&mask, &bounds(fixed), fixed);
+        let for_fixed = bounds(fixed);
+        let mut found = self.best(&mask, &for_fixed, fixed);
         if pool.is_dynamic() {
-            let bounds = bounds(pool);
+            let mut bounds = bounds(pool);
+            if self.rules.no_worse {
+                for ((bound, for_fixed), single) in bounds.iter_mut().zip(for_fixed).zip(&found) {
+                    let lost = self.total(&mask, single.choice.last());
+                    bound.drop = bound.drop.min(mask.charge(for_fixed, lost));
+                }
+            }
             let mut best = self.best(&mask, &bounds, pool);
             if self.rules.stages >= 2 && !self.rules.margin_only {
                 self.learn(&mask, rows, &bounds, pool, seed, &mut best);

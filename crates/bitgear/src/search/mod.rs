@@ -183,6 +183,8 @@ pub struct Rules {
     pub max_worst_us: f64,
     /// Largest mean drop of any class on the search split, of policies of one or two stages.
     pub max_class_drop: Option<f64>,
+    /// A policy chosen for a target is expected to lose no more than the single point that would be chosen for it.
+    pub no_worse: bool,
 }
 
 impl Default for Rules {
@@ -196,6 +198,7 @@ impl Default for Rules {
             max_worst_uj: f64::INFINITY,
             max_worst_us: f64::INFINITY,
             max_class_drop: None,
+            no_worse: false,
         }
     }
 }
@@ -225,13 +228,15 @@ pub enum Pool {
     StaticPlain,
     /// Any number of stages of nested points.
     Nested,
+    /// One nested point.
+    StaticNested,
 }
 
 impl Pool {
     fn holds(self, kind: Kind) -> bool {
         match self {
             Self::Policies | Self::Static => kind != Kind::Plain && kind != Kind::Nested,
-            Self::Nested => kind == Kind::Nested,
+            Self::Nested | Self::StaticNested => kind == Kind::Nested,
             Self::StaticUniform => kind == Kind::Uniform,
             Self::StaticPlain => kind == Kind::Plain,
         }
@@ -239,7 +244,11 @@ impl Pool {
 
     /// Of the same points single ones.
     fn fixed(self) -> Self {
-        if self == Self::Policies { Self::Static } else { self }
+        match self {
+            Self::Policies => Self::Static,
+            Self::Nested => Self::StaticNested,
+            single => single,
+        }
     }
 
     fn is_dynamic(self) -> bool {

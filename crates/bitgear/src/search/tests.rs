@@ -6,6 +6,7 @@ use super::*;
 use crate::energy::{LayerWork, Widths};
 use crate::trace::{Answers, Block, FLOAT, Random, Split};
 
+mod choose;
 mod stages;
 
 /// A trace of random answers: a right and a wrong class, and margins with many ties.
@@ -368,41 +369,6 @@ fn more_than_two_stages_need_no_more_total_energy_than_two() {
 }
 
 #[test]
-fn within_an_energy_nothing_loses_less() {
-    let trace = trace(80, 4, 5);
-    let candidates = candidates(&trace, 2);
-    let all: Vec<usize> = (0..80).collect();
-    for step in 1..20 {
-        let budget = 0.5 * f64::from(step);
-        let found =
-            candidates.outcome(&candidates.choose_within(&all, budget, Pool::Policies), &all);
-        let cheapest =
-            candidates.all.iter().map(|c| c.energy.chip_uj).fold(f64::INFINITY, f64::min);
-        assert!(found.energy.chip_uj <= budget.max(cheapest));
-        if found.energy.chip_uj <= budget {
-            // A hair less loss would need more.
-            let bound = Bound::plain(found.drop - 1.0 / 160.0);
-            let less = brute_force(&candidates, &all, bound);
-            assert!(less > budget, "{budget} {less}");
-        }
-    }
-}
-
-#[test]
-fn where_a_static_point_is_cheapest_it_is_the_policy() {
-    for seed in 0..20 {
-        let trace = trace(200, 4, seed);
-        let candidates = candidates(&trace, 2);
-        let rows: Vec<usize> = (0..200).collect();
-        let energy = |pool| {
-            let choice = candidates.choose(&rows, 0.05, pool, seed);
-            candidates.outcome(&choice, &rows).energy.chip_uj
-        };
-        assert!(energy(Pool::Policies) <= energy(Pool::Static), "seed {seed}");
-    }
-}
-
-#[test]
 fn thresholds_lie_between_distinct_margins() {
     let trace = trace(60, 4, 7);
     let candidates = candidates(&trace, 2);
@@ -418,29 +384,6 @@ fn thresholds_lie_between_distinct_margins() {
             assert_eq!(accept_at, below + (above - below + 1) / 2);
         }
     }
-}
-
-/// The tightened bound is there for this: over random splits of pure noise, what is chosen for a target
-/// keeps it on average, where a naive search overshoots.
-#[test]
-fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
-    let target = 0.02;
-    let (mut tight, mut naive, runs) = (0.0, 0.0, 60);
-    for seed in 0..runs {
-        let trace = trace(600, 4, seed);
-        let candidates = candidates(&trace, 2);
-        let (search, test): (Vec<usize>, Vec<usize>) = (0..600).partition(|row| row % 2 == 0);
-        let choice = candidates.choose(&search, target, Pool::Policies, seed);
-        tight += candidates.outcome(&choice, &test).drop;
-        let choice = candidates
-            .best(&candidates.mask(&search), &[Bound::plain(target)], Pool::Policies)
-            .swap_remove(0)
-            .choice;
-        naive += candidates.outcome(&choice, &test).drop;
-    }
-    let (tight, naive) = (tight / runs as f64, naive / runs as f64);
-    assert!(tight <= target, "{tight}");
-    assert!(naive > tight, "naive {naive}, tightened {tight}");
 }
 
 #[test]
