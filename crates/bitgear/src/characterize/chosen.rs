@@ -21,7 +21,7 @@ pub(super) struct Chosen {
 
 impl Chosen {
     /// The policies for some demands, and whether the networks of each are alike where its stages share
-    /// layers. `quantize` makes the network of a point, `made` holds those of points that were quantized before.
+    /// layers. `quantize` makes the network of a point.
     pub(super) fn decide(
         candidates: &Candidates,
         [search, certification]: [&[usize]; 2],
@@ -29,7 +29,6 @@ impl Chosen {
         seed: u64,
         points: &[Point],
         quantize: impl Fn(&Point) -> Result<IntegerModel, CharacterizeError>,
-        made: &mut Vec<(Point, IntegerModel)>,
     ) -> Result<(Vec<Self>, bool), CharacterizeError> {
         let mut all = Vec::with_capacity(demands.len());
         let mut alike = true;
@@ -38,16 +37,7 @@ impl Chosen {
             let named = |name: &str| points.iter().find(|p| p.to_string() == name).cloned();
             let points: Vec<Point> =
                 candidates.stages(&verdict.choice).filter_map(|info| named(&info.point)).collect();
-            let mut models = Vec::with_capacity(points.len());
-            for point in &points {
-                if let Some((_, model)) = made.iter().find(|(known, _)| known == point) {
-                    models.push(model.clone());
-                    continue;
-                }
-                let model = quantize(point)?;
-                made.push((point.clone(), model.clone()));
-                models.push(model);
-            }
+            let models = points.iter().map(&quantize).collect::<Result<Vec<_>, _>>()?;
             alike &= relay(&models, &candidates.shared_layers(&verdict.choice)).is_ok();
             all.push(Self { verdict, points, models });
         }

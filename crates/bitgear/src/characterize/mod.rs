@@ -24,6 +24,7 @@ pub use recheck::{Recheck, recheck};
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use self::budget::{Costs, affordable};
 use self::chosen::Chosen;
@@ -303,6 +304,7 @@ pub fn characterize_from(
         labels,
         splits: &splits,
         provenance: &provenance,
+        made: Mutex::default(),
     };
     let mut trace = origin.trace(&tracing, &points, &bytes, progress)?;
 
@@ -320,7 +322,6 @@ pub fn characterize_from(
         Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)
     };
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
-    let mut made = Vec::new();
     let (mut candidates, mut policies) = loop {
         let candidates = price(&trace, &infos, &workload)?;
         let rows = [&search[..], &certification];
@@ -329,7 +330,7 @@ pub fn characterize_from(
             model.map_err(|failure| tracing.failed(failure))
         };
         let (policies, alike) =
-            Chosen::decide(&candidates, rows, &demands, job.seed, &points, network, &mut made)?;
+            Chosen::decide(&candidates, rows, &demands, job.seed, &points, network)?;
         if alike {
             break (candidates, policies);
         }

@@ -1,6 +1,7 @@
 //! Runs every sample at every point, batch by batch, and keeps what was done.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use bitgear_core::kernels::Kernels;
 use bitgear_core::margin::answer;
@@ -38,6 +39,8 @@ pub(super) struct Tracing<'a> {
     pub(super) labels: &'a [u32],
     pub(super) splits: &'a Splits,
     pub(super) provenance: &'a Provenance,
+    /// The networks of points, but plain ones, that were made so far: those of the policy are needed again.
+    pub(super) made: Mutex<Vec<IntegerModel>>,
 }
 
 pub(super) enum Failure {
@@ -279,16 +282,20 @@ impl Tracing<'_> {
         name: &str,
         progress: &dyn Progress,
     ) -> Result<IntegerModel, Failure> {
+        let mut made = self.made.lock().expect("nothing panics while it is held");
+        if let Some(model) = made.iter().find(|model| model.point == name) {
+            return Ok(model.clone());
+        }
         if progress.cancelled() {
             return Err(Failure::Cancelled);
         }
         progress.begin(&format!("quantize {name}"), 0);
-        let model = if name.ends_with(PLAIN) {
-            self.quantizer.plain().quantize(point)
-        } else {
-            self.quantizer.quantize(point)
-        };
-        model.map_err(Failure::Quantize)
+        if name.ends_with(PLAIN) {
+            return self.quantizer.plain().quantize(point).map_err(Failure::Quantize);
+        }
+        let model = self.quantizer.quantize(point).map_err(Failure::Quantize)?;
+        made.push(model.clone());
+        Ok(model)
     }
 
     /// What every sample does in one network; batches are kept under `key`.
