@@ -11,6 +11,7 @@
 mod bound;
 mod chain;
 mod choose;
+mod hull;
 mod learn;
 mod measure;
 mod outcome;

@@ -200,7 +200,7 @@ impl Candidates {
 }
 
 /// Sorts by energy and leaves out what something cheaper, or as cheap, beats or equals.
-fn prune(frontier: &mut Vec<Tradeoff>) {
+pub(super) fn prune(frontier: &mut Vec<Tradeoff>) {
     frontier.sort_by(|a, b| a.chip_uj.total_cmp(&b.chip_uj).then(a.drop.total_cmp(&b.drop)));
     let mut best = f64::INFINITY;
     frontier.retain(|tradeoff| {

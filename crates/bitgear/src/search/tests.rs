@@ -7,6 +7,7 @@ use crate::energy::{LayerWork, Widths};
 use crate::trace::{Answers, Block, FLOAT, Random, Split};
 
 mod choose;
+mod hull;
 mod stages;
 
 /// A trace of random answers: a right and a wrong class, and margins with many ties.

@@ -103,7 +103,7 @@ impl Tree {
     }
 
     /// Takes a sample into a leaf, without the sums above.
-    fn put(&mut self, group: usize, gain: i64, weight: i64) {
+    pub(super) fn put(&mut self, group: usize, gain: i64, weight: i64) {
         let leaf = &mut self.nodes[self.leaves + group];
         leaf.sum += gain;
         leaf.least = leaf.sum;
@@ -111,17 +111,17 @@ impl Tree {
     }
 
     /// Sums up all leaves.
-    fn build(&mut self) {
+    pub(super) fn build(&mut self) {
         for node in (1..self.leaves).rev() {
             self.nodes[node] = Node::join(self.nodes[2 * node], self.nodes[2 * node + 1]);
         }
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.nodes.fill(Node::default());
     }
 
-    fn remove(&mut self, group: usize, gain: i64, weight: i64) {
+    pub(super) fn remove(&mut self, group: usize, gain: i64, weight: i64) {
         let mut node = self.leaves + group;
         let leaf = &mut self.nodes[node];
         leaf.sum -= gain;
@@ -151,6 +151,20 @@ impl Tree {
         }
         Some((node - self.leaves, weight + self.nodes[node].weight))
     }
+
+    /// The shortest prefix of the least sum: its last leaf, its sum and its weight.
+    pub(super) fn least(&self) -> (usize, i64, i64) {
+        let (mut node, mut weight) = (1, 0);
+        while node < self.leaves {
+            let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
+            node *= 2;
+            if left.sum + right.least < left.least {
+                weight += left.weight;
+                node += 1;
+            }
+        }
+        (node - self.leaves, self.nodes[1].least, weight + self.nodes[node].weight)
+    }
 }
 
 /// The mask's rows in the order of a gate.
@@ -177,6 +191,11 @@ impl Ranked {
             group[row as usize] = values.len() as u32 - 1;
         }
         Self { order, group, values }
+    }
+
+    /// A distinct value, counted from the highest.
+    pub(super) fn distinct(&self, group: usize) -> i32 {
+        self.values[group]
     }
 
     pub(super) fn value(&self, row: u32) -> i32 {
