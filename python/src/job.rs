@@ -24,6 +24,7 @@ use crate::{arrays, plain, work};
 /// Keyword arguments of `characterize`; their meaning is documented there.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an argument")]
 pub(crate) struct Options {
     accelerator: String,
     max_drop: f64,
