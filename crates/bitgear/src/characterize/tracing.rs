@@ -134,7 +134,7 @@ impl Tracing<'_> {
         let mut plan = self.plan_of(Vec::new());
         plan.names[0].1 = self.views().to_vec();
         for (point, name, views) in self.networks(points) {
-            plan.models.push(self.quantized(point, &name, progress)?);
+            plan.models.push(self.quantize(point, &name, progress)?);
             plan.names.push((name, views.to_vec()));
         }
         Ok(plan.to_bytes(model))
@@ -275,27 +275,40 @@ impl Tracing<'_> {
         largest / f64::from(1 << FLOAT_SCORE_BITS)
     }
 
-    /// The network of a point, by the name of one of [`Self::networks`].
+    /// The network of a point, by the name of one of [`Self::networks`]; made once, unless it is plain.
     pub(super) fn quantized(
         &self,
         point: &Point,
         name: &str,
         progress: &dyn Progress,
     ) -> Result<IntegerModel, Failure> {
-        let mut made = self.made.lock().expect("nothing panics while it is held");
-        if let Some(model) = made.iter().find(|model| model.point == name) {
+        let made = || self.made.lock().expect("nothing panics while it is held");
+        if let Some(model) = made().iter().find(|model| model.point == name) {
             return Ok(model.clone());
         }
+        let model = self.quantize(point, name, progress)?;
+        if !name.ends_with(PLAIN) {
+            made().push(model.clone());
+        }
+        Ok(model)
+    }
+
+    fn quantize(
+        &self,
+        point: &Point,
+        name: &str,
+        progress: &dyn Progress,
+    ) -> Result<IntegerModel, Failure> {
         if progress.cancelled() {
             return Err(Failure::Cancelled);
         }
         progress.begin(&format!("quantize {name}"), 0);
-        if name.ends_with(PLAIN) {
-            return self.quantizer.plain().quantize(point).map_err(Failure::Quantize);
-        }
-        let model = self.quantizer.quantize(point).map_err(Failure::Quantize)?;
-        made.push(model.clone());
-        Ok(model)
+        let model = if name.ends_with(PLAIN) {
+            self.quantizer.plain().quantize(point)
+        } else {
+            self.quantizer.quantize(point)
+        };
+        model.map_err(Failure::Quantize)
     }
 
     /// What every sample does in one network; batches are kept under `key`.

@@ -16,13 +16,14 @@ use super::{Bound, Candidates, Choice, Gate, Mask, Pool, Tradeoff};
 
 /// Sums of costs at a rate of exchange are at most about this.
 const LARGEST: f64 = (1_i64 << 55) as f64;
-/// Costs that differ by less are alike: 2⁻³⁶ of the largest.
+/// Costs that differ by less are alike, 2⁻³⁶ of the largest, or what rounding the cost of a unit of weight may make.
 const ALIKE: i64 = 1 << 19;
 
 impl Candidates {
     /// The vertices of the lower convex hull of mean chip energy and mean drop on `rows`, over all choices of a
     /// pool with plain margins and up to three stages, by rising energy and falling drop: what costs least at any
-    /// rate of exchange between the two. Exact but for rounding; a fourth stage, a cap on the drop of a class and
+    /// rate of exchange between the two. Exact but for rounding, over choices each stage of which answers some of the
+    /// rows (others cost no less, unless scores are summed); a fourth stage, a cap on the drop of a class and
     /// the total energy of three stages are not looked at.
     pub fn hull(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
@@ -46,12 +47,13 @@ impl Candidates {
             let mut done = Vec::new();
             loop {
                 convex(&mut found);
-                let edge =
-                    |pair: &[Tradeoff]| [pair[0].chip_uj.to_bits(), pair[1].chip_uj.to_bits()];
-                let Some(pair) = found.windows(2).find(|pair| !done.contains(&edge(pair))) else {
+                let ends = |pair: &[Tradeoff]| {
+                    [0, 1].map(|end| [pair[end].chip_uj.to_bits(), pair[end].drop.to_bits()])
+                };
+                let Some(pair) = found.windows(2).find(|pair| !done.contains(&ends(pair))) else {
                     break;
                 };
-                done.push(edge(pair));
+                done.push(ends(pair));
                 if let Some((stages, accept_at)) = exchange.below(&pair[0], &pair[1]) {
                     found.push(self.tradeoff(stages, accept_at, rows));
                 }
@@ -92,7 +94,7 @@ impl Exchange<'_> {
         let cost = |point: &Tradeoff| {
             (uj * point.chip_uj * total) as i64 + drop * (point.drop * total).round() as i64
         };
-        let bar = cost(left).min(cost(right)) - ALIKE;
+        let bar = cost(left).min(cost(right)) - ALIKE.max(self.mask.total());
         Some(self.cheapest(uj, drop, bar, &[&left.choice, &right.choice])?.1)
     }
 
