@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rayon::prelude::*;
 
 use super::choose::Found;
-use super::sweep::{between, prune};
+use super::sweep::prune;
 use super::tree::{Ranks, Tree};
 use super::{Bound, Candidates, Choice, Gate, Mask, Pool, Tradeoff};
 
@@ -22,8 +22,7 @@ const ALIKE: i64 = 1 << 19;
 impl Candidates {
     /// The vertices of the lower convex hull of mean chip energy and mean drop on `rows`, over all choices of a
     /// pool with plain margins and up to three stages, by rising energy and falling drop: what costs least at any
-    /// rate of exchange between the two. Exact but for rounding, over choices each stage of which answers some of the
-    /// rows (others cost no less, unless scores are summed); a fourth stage, a cap on the drop of a class and
+    /// rate of exchange between the two. Exact but for rounding; a fourth stage, a cap on the drop of a class and
     /// the total energy of three stages are not looked at.
     pub fn hull(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
@@ -135,7 +134,7 @@ impl Exchange<'_> {
         found.into_iter().min_by_key(|&(cost, _)| cost)
     }
 
-    /// The best thresholds of three stages, each of which answers some.
+    /// The best thresholds of three stages.
     fn triple(
         &self,
         stages: [usize; 3],
@@ -170,17 +169,19 @@ impl Exchange<'_> {
         let hopeful = |row: u32| cost(row, 1).min(cost(row, 2));
         let mut least: i64 = rows.iter().map(|&row| hopeful(row)).sum();
         let most = bar.load(Ordering::Relaxed);
+        // A stage that accepts nothing is only a cost, unless the next one sums its scores.
+        let summed = [1, 2].map(|stage| candidates.all[stages[stage]].sum.is_some());
         let (mut begin, mut end) = (usize::MAX, 0);
-        for (accepted, &row) in (1..rows.len()).zip(rows) {
-            least += cost(row, 0) - hopeful(row);
-            if least <= most {
+        for (accepted, &row) in rows.iter().enumerate() {
+            if least <= most && (accepted > 0 || summed[0]) {
                 (begin, end) = (begin.min(accepted), accepted);
             }
+            least += cost(row, 0) - hopeful(row);
         }
         if begin == usize::MAX {
             return None;
         }
-        let (before, after) = rows.split_at(begin - 1);
+        let (before, after) = rows.split_at(begin);
         tree.clear();
         for &row in after {
             tree.put(second.group[row as usize] as usize, gain(row), weight(row));
@@ -191,27 +192,26 @@ impl Exchange<'_> {
         let mut sum: i64 = before.iter().map(|&row| cost(row, 0)).sum();
         sum += after.iter().map(|&row| cost(row, 2)).sum::<i64>();
         let mut active: i64 = after.iter().map(|&row| weight(row)).sum();
-        for pair in rows[begin - 1..=end].windows(2) {
-            let row = pair[0];
+        for accepted in begin..=end {
+            let row = rows[accepted];
+            let parts = accepted == 0 || first.value(rows[accepted - 1]) != first.value(row);
+            if parts && mask.share(active) <= candidates.rules.max_escalation {
+                let (last, gained, sure) = tree.least();
+                let nothing = summed[1] && (gained > 0 || sure == 0);
+                let (last, gained) = if nothing { (None, 0) } else { (Some(last), gained) };
+                let cost = sum + gained;
+                if cost <= bar.load(Ordering::Relaxed)
+                    && best.is_none_or(|(least, _)| cost < least)
+                    && (nothing || (0 < sure && sure < active))
+                {
+                    bar.fetch_min(cost, Ordering::Relaxed);
+                    let accept_at = [first.accepting(accepted, rows), second.down_to(last)];
+                    best = Some((cost, (stages, accept_at)));
+                }
+            }
             sum += cost(row, 0) - cost(row, 2);
             active -= weight(row);
             tree.remove(second.group[row as usize] as usize, gain(row), weight(row));
-            let [above, value] = [row, pair[1]].map(|row| first.value(row));
-            if above == value || mask.share(active) > candidates.rules.max_escalation {
-                continue;
-            }
-            let (last, gained, sure) = tree.least();
-            // Two stages alone cost no more than three of which one answers nothing.
-            let cost = sum + gained;
-            if cost <= bar.load(Ordering::Relaxed)
-                && best.is_none_or(|(least, _)| cost < least)
-                && 0 < sure
-                && sure < active
-            {
-                bar.fetch_min(cost, Ordering::Relaxed);
-                let [below, last] = [last + 1, last].map(|group| second.distinct(group));
-                best = Some((cost, (stages, [between(value, above), between(below, last)])));
-            }
         }
         best
     }

@@ -193,9 +193,17 @@ impl Ranked {
         Self { order, group, values }
     }
 
-    /// A distinct value, counted from the highest.
-    pub(super) fn distinct(&self, group: usize) -> i32 {
-        self.values[group]
+    /// The threshold that accepts so many of `rows`, which fall in value and differ there.
+    pub(super) fn accepting(&self, count: usize, rows: &[u32]) -> i32 {
+        match count {
+            0 => i32::MAX,
+            _ => between(self.value(rows[count]), self.value(rows[count - 1])),
+        }
+    }
+
+    /// The threshold that accepts the distinct values from the highest to this; without one none.
+    pub(super) fn down_to(&self, last: Option<usize>) -> i32 {
+        last.map_or(i32::MAX, |last| between(self.values[last + 1], self.values[last]))
     }
 
     pub(super) fn value(&self, row: u32) -> i32 {
@@ -388,17 +396,20 @@ impl Triples<'_> {
     /// The cheapest thresholds of a triple, each of which parts its rows.
     pub(super) fn search(&self, triple: &Triple<'_>, tree: &mut Tree, best: &mut Option<Triplet>) {
         let [first, second] = triple.gates;
+        // A stage that accepts nothing is only a cost, unless the next one sums its scores.
+        let summed = [1, 2].map(|stage| self.candidates.all[triple.stages[stage]].sum.is_some());
         self.walk(triple, self.bar(), tree, |tree, Boundary { accepted, active, lost }| {
-            // A first stage that accepts nothing is only a cost.
-            let Some(&above) = accepted.checked_sub(1).and_then(|i| triple.rows.get(i)) else {
+            if accepted == 0 && !summed[0] {
                 return;
-            };
+            }
             let base = self.energy(triple, [active, 0]);
+            let room = self.limit.most - lost;
+            let longest = tree.longest(room).map(|(last, sure)| (Some(last), sure));
             if base.chip_uj <= self.bar()
                 && self.mask.share(active) <= triple.max_escalation
-                && let Some((last, sure)) = tree.longest(self.limit.most - lost)
+                && let Some((last, sure)) =
+                    longest.or((room >= 0 && summed[1]).then_some((None, 0)))
                 && sure != active
-                && let Some(&below) = second.values.get(last + 1)
             {
                 let energy = self.energy(triple, [active, active - sure]);
                 let chip = energy.chip_uj;
@@ -407,8 +418,7 @@ impl Triples<'_> {
                     && best.is_none_or(|best| chip < best.energy)
                 {
                     self.bar.fetch_min(chip.to_bits(), Ordering::Relaxed);
-                    let [value, above] = [triple.rows[accepted], above].map(|row| first.value(row));
-                    let accept_at = [between(value, above), between(below, second.values[last])];
+                    let accept_at = [first.accepting(accepted, triple.rows), second.down_to(last)];
                     *best = Some(Triplet { energy: chip, stages: triple.stages, accept_at });
                 }
             }

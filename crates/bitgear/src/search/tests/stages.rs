@@ -98,6 +98,50 @@ fn sums_are_stages_of_two_and_of_three_like_any_other() {
     assert!(summed > 0, "no policy of three stages summed anything");
 }
 
+/// Such a stage accepts nothing.
+#[test]
+fn of_three_stages_one_may_be_there_for_its_scores_alone() {
+    let mut alone = 0;
+    for seed in 0..1_000 {
+        let trace = scored_trace(12, 3, seed);
+        let mut candidates = candidates(&trace, 3);
+        candidates.add_sums(&trace, trace.block(FLOAT, View::AsIs).unwrap());
+        let all: Vec<usize> = (0..12).collect();
+        let bounds = [-0.1, 0.0].map(Bound::plain);
+        let found = candidates.best(&candidates.mask(&all), &bounds, Pool::Policies);
+        for (found, bound) in found.iter().zip(bounds) {
+            let nothing = |gate: &Gate| gate.accept_at == i32::MAX;
+            if found.choice.stages.len() == 3 && found.choice.gates.iter().any(nothing) {
+                let best = brute_force(&candidates, &all, bound);
+                assert!((found.energy - best).abs() < 1e-9, "{seed} {found:?} {best}");
+                alone += 1;
+            }
+        }
+    }
+    assert!(alone > 0);
+}
+
+#[test]
+fn the_hull_with_sums_is_that_of_trying_everything() {
+    for seed in 0..20 {
+        let trace = scored_trace(12, 3, seed);
+        let mut candidates = candidates(&trace, 3);
+        candidates.add_sums(&trace, trace.block(FLOAT, View::AsIs).unwrap());
+        let all: Vec<usize> = (0..12).collect();
+        let hull = candidates.hull(&all, Pool::Policies);
+        let best = |drop| brute_force(&candidates, &all, Bound::plain(drop));
+        for vertex in &hull {
+            assert!((best(vertex.drop) - vertex.chip_uj).abs() < 1e-9, "{seed} {vertex:?}");
+        }
+        for pair in hull.windows(2) {
+            let middle = f64::midpoint(pair[0].chip_uj, pair[1].chip_uj);
+            let least = best(f64::midpoint(pair[0].drop, pair[1].drop));
+            assert!(least >= middle - 1e-9, "{seed} {pair:?} {least}");
+        }
+        assert!(best(hull[hull.len() - 1].drop - 1e-6).is_infinite(), "{seed}");
+    }
+}
+
 /// Two stages that err independently: their weighted sum, whose weight is fitted to the reference's
 /// scores without labels, is right more often than either, and is offered at the price of both.
 #[test]
