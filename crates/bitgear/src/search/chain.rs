@@ -13,8 +13,9 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use super::choose::Found;
+use super::ranked::Ranks;
 use super::sweep::between;
-use super::tree::{Ranks, Tree, Triple, Triples, Triplet};
+use super::tree::{Tree, Triple, Triples, Triplet};
 use super::{Candidates, Limit, Mask};
 use crate::energy::Energy;
 

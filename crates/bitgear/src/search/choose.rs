@@ -3,7 +3,7 @@
 use super::bound::Caution;
 use super::chain::Quadruples;
 use super::learn::{Lesson, fit};
-use super::tree::Ranked;
+use super::ranked::Ranked;
 use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool};
 use crate::policy::Tables;
 use crate::trace::{Random, deal};

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rayon::prelude::*;
 
 use super::choose::Found;
+use super::ranked::Ranks;
 use super::sweep::prune;
-use super::tree::{Ranks, Tree};
+use super::tree::Tree;
 use super::{Bound, Candidates, Choice, Gate, Mask, Pool, Tradeoff};
 
 /// Sums of costs at a rate of exchange are at most about this.
@@ -20,10 +21,11 @@ const LARGEST: f64 = (1_i64 << 55) as f64;
 const ALIKE: i64 = 1 << 19;
 
 impl Candidates {
-    /// The vertices of the lower convex hull of mean chip energy and mean drop on `rows`, over all choices of a
-    /// pool with plain margins and up to three stages, by rising energy and falling drop: what costs least at any
-    /// rate of exchange between the two. Exact but for rounding; a fourth stage, a cap on the drop of a class and
-    /// the total energy of three stages are not looked at.
+    /// The vertices of the lower convex hull of mean chip energy, in microjoule, and mean drop, a fraction, on
+    /// `rows`, over all choices of a pool with plain margins and up to three stages, by rising energy and falling
+    /// drop: what costs least at any rate of exchange between the two. Exact but for rounding; a fourth stage, and of
+    /// three stages a cap on the drop of a class and the total energy, are not looked at. Empty where every point
+    /// breaks a cap.
     pub fn hull(&self, rows: &[usize], pool: Pool) -> Vec<Tradeoff> {
         let mask = self.mask(rows);
         let members = self.members(pool);

@@ -16,6 +16,7 @@ mod learn;
 mod measure;
 mod outcome;
 mod price;
+mod ranked;
 mod repeated;
 mod sum;
 mod sweep;
