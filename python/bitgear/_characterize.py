@@ -19,7 +19,7 @@ def characterize(
     *,
     accelerator: StrPath,
     max_drop: float = 0.005,
-    no_worse_than_static: bool = False,
+    spend_target: bool = False,
     calibration: Samples | None = None,
     scale: float = 1.0,
     mean: Channels = 0.0,
@@ -65,8 +65,9 @@ def characterize(
         Id of a profile that ships (see `accelerators`), or a profile's file.
     max_drop
         Largest expected accuracy drop, as a fraction.
-    no_worse_than_static
-        Whether policies are expected to lose no more than the best static point for the same target does.
+    spend_target
+        Whether the policy may lose all of `max_drop`, also where the best static point for it loses less; by default
+        it is expected to lose no more than that point.
     calibration
         Samples for quantization, in the same forms as `x`; otherwise they are split off.
     scale, mean, std
@@ -124,7 +125,7 @@ def characterize(
     options: dict[str, Any] = {
         "accelerator": str(accelerator),
         "max_drop": max_drop,
-        "no_worse_than_static": no_worse_than_static,
+        "spend_target": spend_target,
         "max_energy": max_energy,
         "max_escalation": max_escalation,
         "max_worst_energy": max_worst_energy,

@@ -28,7 +28,7 @@ use crate::{arrays, plain, work};
 pub(crate) struct Options {
     accelerator: String,
     max_drop: f64,
-    no_worse_than_static: bool,
+    spend_target: bool,
     max_energy: Option<f64>,
     max_escalation: f64,
     max_worst_energy: Option<f64>,
@@ -116,6 +116,7 @@ pub(crate) fn characterize(
         storage: named::<Storage>("storage", &options.storage, "`independent`, `nested`")?,
         constraint: Constraint {
             max_accuracy_drop: options.max_drop,
+            spend_target: options.spend_target,
             max_energy_uj: options.max_energy,
             guarantee: options.guarantee,
             confidence: options.confidence,
@@ -129,7 +130,6 @@ pub(crate) fn characterize(
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
             max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
             max_class_drop: options.max_class_drop,
-            no_worse: options.no_worse_than_static,
         },
         shares: Shares {
             calibration: options.calibration_samples,
@@ -179,7 +179,7 @@ pub(crate) fn certify(
         }
     }
     let demand =
-        Demand { target: 1.0, max_energy_uj: None, guarantee, confidence, test: self::test(test)? };
+        Demand { target: 1.0.into(), max_energy_uj: None, guarantee, confidence, test: self::test(test)? };
     let source = arrays::source("x", x, y)?;
     let found = work::run(py, threads, None, |watch| {
         let bundle = Bundle::read(&bundle)?;

@@ -75,6 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn demand(target: f64, guarantee: Option<f64>) -> Demand {
+    let target = target.into();
     Demand { target, max_energy_uj: None, guarantee, confidence: CONFIDENCE, test: Test::Exact }
 }
 

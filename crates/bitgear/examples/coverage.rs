@@ -112,7 +112,7 @@ fn resample(
     for test in [Test::Exact, Test::Betting, Test::Binomial, Test::Conformal] {
         for (samples, guarantee) in [(1500, 0.02), (1500, 0.01), (5000, 0.01), (5000, 0.005)] {
             let demand = Demand {
-                target: guarantee,
+                target: guarantee.into(),
                 max_energy_uj: None,
                 guarantee: Some(guarantee),
                 confidence: 0.95,

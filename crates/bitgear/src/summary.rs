@@ -49,6 +49,7 @@ pub(crate) fn summarize(
 ) -> Summary {
     let [search, certification, test] =
         [Split::Search, Split::Certification, Split::Test].map(|split| trace.rows(split));
+    let rows = [&search[..], &certification, &test];
     let demand = facts.constraint.demand();
     let alone = |index: usize| candidates.outcome(&Choice::fixed(index), &test);
     let points: Vec<_> = candidates.points().collect();
@@ -183,6 +184,7 @@ pub(crate) fn summarize(
                 .map(|(class, accuracy_drop)| ClassDrop { class, accuracy_drop }),
             latency_us,
         },
+        spending: details::spending(candidates, rows, demand, &verdict.choice, facts.seed),
         options: facts.options,
         measures: measures.collect(),
         savings: saving(|e| e.chip_uj),
@@ -200,7 +202,7 @@ pub(crate) fn summarize(
         sensitivity: facts.sensitivity,
         frontier: details::frontier(
             candidates,
-            [&search, &certification, &test],
+            rows,
             demand,
             &verdict.choice,
             &facts.targets,

@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
     }
     let indices = samples(&bundle, &data, options.split.as_deref())?;
     let demand = Demand {
-        target: 1.0,
+        target: 1.0.into(),
         max_energy_uj: None,
         guarantee: options.guarantee,
         confidence: options.confidence,

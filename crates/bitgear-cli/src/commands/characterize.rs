@@ -127,6 +127,7 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
                 .max_drop
                 .or(task.constraint.max_accuracy_drop)
                 .unwrap_or(0.005),
+            spend_target: options.spend_target || task.constraint.spend_target,
             max_energy_uj: options.max_energy,
             guarantee: options.guarantee.or(task.constraint.guarantee),
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),
@@ -141,7 +142,6 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
             max_worst_uj: options.max_worst_energy.unwrap_or(f64::INFINITY),
             max_worst_us: options.max_latency.unwrap_or(f64::INFINITY),
             max_class_drop: options.max_class_drop,
-            no_worse: options.no_worse_than_static,
         },
         shares: task.split.shares(),
         class_mix: task.split.class_mix.clone(),

@@ -161,15 +161,16 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
             latency.mean, latency.worst
         );
     }
+    let another = |stages: &[String], drop: f64, chip: f64| {
+        format!("{}, {} points, {} {unit} (chip)", stages.join(" > "), points(-drop), energy(chip))
+    };
     for option in &summary.options {
-        let _ = writeln!(
-            text,
-            "--policy {}: {}, {} points, {} {unit} (chip)",
-            option.name,
-            option.stages.join(" > "),
-            points(-option.accuracy_drop),
-            energy(option.energy_uj.chip)
-        );
+        let other = another(&option.stages, option.accuracy_drop, option.energy_uj.chip);
+        let _ = writeln!(text, "--policy {}: {other}", option.name);
+    }
+    if let Some(spent) = &summary.spending {
+        let other = another(&spent.stages, spent.accuracy_drop, spent.energy_uj.chip);
+        let _ = writeln!(text, "with --spend-target, which may lose all of the target: {other}");
     }
     text.push('\n');
 

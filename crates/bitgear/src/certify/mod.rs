@@ -18,13 +18,13 @@ pub use drift::{Finding, Footprint, Monitor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::search::{Candidates, Choice, Pool};
+use crate::search::{Candidates, Choice, Pool, Target};
 
 /// What a policy must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Demand {
     /// The expected drop is at most this.
-    pub target: f64,
+    pub target: Target,
     /// Where this is given, the expected drop is instead the least at such a chip energy in
     /// microjoule.
     pub max_energy_uj: Option<f64>,

@@ -62,11 +62,11 @@ impl Chosen {
             certificate.clone(),
             provenance.clone(),
         );
-        let name = format!("max-drop-{}", demand.target);
+        let name = format!("max-drop-{}", demand.target.drop);
         let outcome = candidates.outcome(choice, &trace.rows(Split::Test));
         let option = PolicyOption {
             name: name.clone(),
-            max_accuracy_drop: demand.target,
+            max_accuracy_drop: demand.target.drop,
             stages: choice.stages.iter().map(|&stage| candidates.name(stage)).collect(),
             accuracy: outcome.accuracy,
             accuracy_drop: outcome.drop,

@@ -41,7 +41,7 @@ use crate::onnx::{self, ImportError};
 use crate::policy::{PolicyFile, Provenance};
 use crate::quantize::{Methods, Point, Quantizer, UnsupportedOperators, calibrate};
 use crate::report::{ReportError, Run};
-use crate::search::{Candidates, Kind, PointInfo, Pool, Rules};
+use crate::search::{Candidates, Kind, PointInfo, Pool, Rules, Target};
 use crate::summary::{
     Constraint, Facts, IndependentSummary, ModelSummary, StorageSummary, Summary, summarize,
     targets_around,
@@ -316,7 +316,10 @@ pub fn characterize_from(
         [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = job.constraint.demand();
     let further = job.more_targets.iter();
-    let further = further.map(|&target| Demand { target, max_energy_uj: None, ..demand });
+    let further = further.map(|&drop| {
+        let target = Target { drop, ..demand.target };
+        Demand { target, max_energy_uj: None, ..demand }
+    });
     let demands: Vec<Demand> = std::iter::once(demand).chain(further).collect();
     let price = |trace: &_, infos: &[PointInfo], workload: &_| {
         Candidates::new(trace, FLOAT, infos.to_vec(), &profile, workload, job.rules)

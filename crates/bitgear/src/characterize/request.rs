@@ -9,7 +9,9 @@ use crate::trace::{ClassMix, Random, Shares, Splits, deal, members};
 
 /// Whether the request makes sense by itself.
 pub(super) fn check(job: &Job) -> Result<(), String> {
-    let Constraint { max_accuracy_drop: target, guarantee, confidence, .. } = job.constraint;
+    let Constraint {
+        max_accuracy_drop: target, spend_target, max_energy_uj, guarantee, confidence, ..
+    } = job.constraint;
     if !(0.0..1.0).contains(&target) {
         return Err(format!(
             "the largest accuracy drop must be a fraction from 0 to below 1, such as 0.005 for half a point, got {target}"
@@ -21,17 +23,17 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     if !(0.5..=0.9999).contains(&confidence) {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
     }
-    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, no_worse, .. } =
+    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, .. } =
         job.rules;
-    if no_worse && job.constraint.max_energy_uj.is_some() {
-        return Err("policies that lose no more than a static point need a target, but a budget of energy was given instead: leave out one of the two".to_owned());
+    if spend_target && max_energy_uj.is_some() {
+        return Err("only a target can be spent, but a budget of energy was given instead: leave out one of the two".to_owned());
     }
     if !(0.0..=1.0).contains(&max_escalation) {
         return Err(format!(
             "the largest escalation rate must be a fraction from 0 to 1, got {max_escalation}"
         ));
     }
-    for budget in job.constraint.max_energy_uj.iter().chain([&max_worst_uj]) {
+    for budget in max_energy_uj.iter().chain([&max_worst_uj]) {
         if *budget <= 0.0 || budget.is_nan() {
             return Err(format!("a budget of energy must be positive, got {budget} uJ"));
         }

@@ -183,8 +183,9 @@ pub(super) fn sentence(run: &Run) -> String {
     if run.is_static() {
         let goal = goal(summary, words.unit);
         return format!(
-            "A static bit-width is best here: <b>{}</b> for every input needs <b>{cost}</b> and {lost}; {bound}. No policy that changes widths was cheaper {goal}.",
-            escape(&policy.last_resort.point)
+            "A static bit-width is best here: <b>{}</b> for every input needs <b>{cost}</b> and {lost}; {bound}. No policy that changes widths was cheaper {goal}.{}",
+            escape(&policy.last_resort.point),
+            spending(run),
         );
     }
     let saving = summary.savings.vs_best_static;
@@ -203,7 +204,7 @@ pub(super) fn sentence(run: &Run) -> String {
         ""
     };
     format!(
-        "An inference needs <b>{cost}</b>, <b>{} {} chip {} than the best static bit-width</b> ({}, {}); the saving is {mean}{} to {} by what the profile's numbers may be{doubt}; the policy {lost}, and {bound}.",
+        "An inference needs <b>{cost}</b>, <b>{} {} chip {} than the best static bit-width</b> ({}, {}); the saving is {mean}{} to {} by what the profile's numbers may be{doubt}; the policy {lost}, and {bound}.{}",
         percent(saving.abs()),
         if saving < 0.0 { "more" } else { "less" },
         words.cost,
@@ -211,13 +212,26 @@ pub(super) fn sentence(run: &Run) -> String {
         words.cost(summary.best_static.energy_uj.chip),
         signed(interval.low),
         signed(interval.high),
+        spending(run),
+    )
+}
+
+/// What more loss would save, with a space before it; empty where nothing.
+fn spending(run: &Run) -> String {
+    let Some(spent) = &run.summary.spending else { return String::new() };
+    format!(
+        " Where all of the target may be lost (<code>--spend-target</code>), {} needs {} and loses {} points.",
+        escape(&spent.stages.join(" > ")),
+        run.words().cost(spent.energy_uj.chip),
+        loss(spent.accuracy_drop),
     )
 }
 
 /// What was asked for.
 fn goal(summary: &Summary, unit: &str) -> String {
     let target = round(100.0 * summary.constraint.max_accuracy_drop);
-    let expected = || format!("for an expected loss of at most {target} points");
+    let no_worse = if summary.constraint.spend_target { "" } else { " and no more than this point's" };
+    let expected = || format!("for an expected loss of at most {target} points{no_worse}");
     let budget = summary.constraint.max_energy_uj;
     budget.map_or_else(expected, |budget| format!("within {budget} {unit}"))
 }

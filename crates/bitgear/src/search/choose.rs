@@ -4,7 +4,7 @@ use super::bound::Caution;
 use super::chain::Quadruples;
 use super::learn::{Lesson, fit};
 use super::ranked::Ranked;
-use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool};
+use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool, Target};
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
@@ -30,10 +30,11 @@ fn careful(target: f64, pool: Pool) -> Bound {
 }
 
 impl Candidates {
-    /// The cheapest choice of a pool whose expected drop keeps the target, judged on `rows` alone.
+    /// The cheapest choice of a pool whose expected drop, a fraction, keeps the target, judged on `rows` alone.
     /// Where nothing keeps it, the pool's widest point.
-    pub fn choose(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Choice {
-        let found = self.candidates_for(rows, |pool| vec![careful(target, pool)], pool, seed);
+    pub fn choose(&self, rows: &[usize], target: Target, pool: Pool, seed: u64) -> Choice {
+        let bounds = |pool| vec![careful(target.drop, pool)];
+        let found = self.candidates_for(rows, bounds, target.spend, pool, seed);
         let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
         cheapest.expect("there is one for each bound").choice
     }
@@ -53,15 +54,16 @@ impl Candidates {
 
     /// What [`Candidates::choose`] chooses from, and what it would choose with more caution; for policies
     /// single points too, chosen by their own rule. Widest first.
-    pub fn ladder(&self, rows: &[usize], target: f64, pool: Pool, seed: u64) -> Vec<Choice> {
+    pub fn ladder(&self, rows: &[usize], target: Target, pool: Pool, seed: u64) -> Vec<Choice> {
+        let Target { drop, spend } = target;
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
         let more_careful = |pool: Pool| {
             let scale = if pool.is_dynamic() { 1.0 } else { FIXED_ERRORS };
-            let parts = PARTS.map(|part| Bound { drop: part * target, ..careful(target, pool) });
+            let parts = PARTS.map(|part| careful(part * drop, pool));
             let errors = ERRORS.map(|errors| Caution::Errors(scale * errors));
-            parts.into_iter().chain(errors.map(|caution| Bound { drop: target, caution })).collect()
+            parts.into_iter().chain(errors.map(|caution| Bound { drop, caution })).collect()
         };
-        for found in self.candidates_for(rows, more_careful, pool, seed) {
+        for found in self.candidates_for(rows, more_careful, spend, pool, seed) {
             if !ladder.contains(&found.choice) {
                 ladder.push(found.choice);
             }
@@ -79,11 +81,13 @@ impl Candidates {
         tradeoff.map_or_else(|| Choice::fixed(self.widest_of(pool)), |t| t.choice.clone())
     }
 
-    /// The cheapest choice for each bound. Single points first: of equals they are taken.
+    /// The cheapest choice for each bound; of policies, unless they may `spend` it, among those that are believed to
+    /// lose no more than the single point for it. Single points first: of equals they are taken.
     fn candidates_for(
         &self,
         rows: &[usize],
         bounds: impl Fn(Pool) -> Vec<Bound>,
+        spend: bool,
         pool: Pool,
         seed: u64,
     ) -> Vec<Found> {
@@ -93,7 +97,7 @@ impl Candidates {
         let mut found = self.best(&mask, &for_fixed, fixed);
         if pool.is_dynamic() {
             let mut bounds = bounds(pool);
-            if self.rules.no_worse {
+            if !spend {
                 for ((bound, for_fixed), single) in bounds.iter_mut().zip(for_fixed).zip(&found) {
                     let lost = self.total(&mask, single.choice.last());
                     bound.drop = bound.drop.min(mask.charge(for_fixed, lost));

@@ -168,6 +168,23 @@ impl Gate {
     }
 }
 
+/// What a choice is expected to lose at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// Mean drop, as a fraction.
+    pub drop: f64,
+    /// Whether a policy may lose all of that, also where the single point chosen for it loses less. Otherwise it is
+    /// expected to lose no more than that point.
+    pub spend: bool,
+}
+
+impl From<f64> for Target {
+    /// A drop that is kept, and not spent.
+    fn from(drop: f64) -> Self {
+        Self { drop, spend: false }
+    }
+}
+
 /// What policies are made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
@@ -185,8 +202,6 @@ pub struct Rules {
     pub max_worst_us: f64,
     /// Largest mean drop of any class on the search split, of policies of one or two stages.
     pub max_class_drop: Option<f64>,
-    /// A policy chosen for a target is expected to lose no more than the single point that would be chosen for it.
-    pub no_worse: bool,
 }
 
 impl Default for Rules {
@@ -200,7 +215,6 @@ impl Default for Rules {
             max_worst_uj: f64::INFINITY,
             max_worst_us: f64::INFINITY,
             max_class_drop: None,
-            no_worse: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Constraint;
 use crate::certify::{Demand, decide};
 use crate::energy::{Scope, StageCost, Style, Widths};
 use crate::policy::EnergyUj;
-use crate::search::{Candidates, Choice, Kind, Pool};
+use crate::search::{Candidates, Choice, Kind, Pool, Target};
 
 /// What would be chosen for another target, by the same rules on the same samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +35,19 @@ pub struct Alternative {
     pub energy_uj: EnergyUj,
     /// Share of all inputs that each stage hands on.
     pub escalation_rates: Vec<f64>,
+}
+
+impl Alternative {
+    fn of(candidates: &Candidates, choice: &Choice, test: &[usize]) -> Self {
+        let outcome = candidates.outcome(choice, test);
+        Self {
+            stages: choice.stages.iter().map(|&index| candidates.name(index)).collect(),
+            accuracy: outcome.accuracy,
+            accuracy_drop: outcome.drop,
+            energy_uj: outcome.energy.into(),
+            escalation_rates: outcome.escalation_rates,
+        }
+    }
 }
 
 /// What a stage of the policy costs each time it runs, taken apart.
@@ -98,26 +111,43 @@ pub(super) fn frontier(
     targets: &[f64],
     seed: u64,
 ) -> Vec<FrontierPoint> {
-    let nested = candidates.stages(choice).any(|info| info.kind == Kind::Nested);
-    let pool = if nested { Pool::Nested } else { Pool::Policies };
-    let chosen = |target: f64, pool| {
+    let chosen = |drop: f64, pool| {
+        let target = Target { drop, ..demand.target };
         let demand = Demand { target, max_energy_uj: None, ..demand };
         let choice = decide(candidates, search, certification, &demand, pool, seed).choice;
-        let outcome = candidates.outcome(&choice, test);
-        Alternative {
-            stages: choice.stages.iter().map(|&index| candidates.name(index)).collect(),
-            accuracy: outcome.accuracy,
-            accuracy_drop: outcome.drop,
-            energy_uj: outcome.energy.into(),
-            escalation_rates: outcome.escalation_rates,
-        }
+        Alternative::of(candidates, &choice, test)
     };
+    let pool = pool_of(candidates, choice);
     let point = |&max_accuracy_drop: &f64| FrontierPoint {
         max_accuracy_drop,
         policy: chosen(max_accuracy_drop, pool),
         best_static: chosen(max_accuracy_drop, Pool::Static),
     };
     targets.par_iter().map(point).collect()
+}
+
+/// What would be chosen for the same target if all of it might be spent, where that needs less chip energy on
+/// the search split than `choice` and keeps the guarantee too.
+pub(super) fn spending(
+    candidates: &Candidates,
+    [search, certification, test]: [&[usize]; 3],
+    demand: Demand,
+    choice: &Choice,
+    seed: u64,
+) -> Option<Alternative> {
+    let target = Target { spend: true, ..demand.target };
+    let demand = Demand { target, ..demand };
+    let pool = pool_of(candidates, choice);
+    let verdict = decide(candidates, search, certification, &demand, pool, seed);
+    let (spent, proved) = (verdict.choice, verdict.certificate.is_some());
+    let [less, energy] = [&spent, choice].map(|c| candidates.outcome(c, search).energy.chip_uj);
+    (less < energy && (proved || demand.guarantee.is_none())).then(|| Alternative::of(candidates, &spent, test))
+}
+
+/// The pool that a policy was chosen from.
+fn pool_of(candidates: &Candidates, choice: &Choice) -> Pool {
+    let nested = candidates.stages(choice).any(|info| info.kind == Kind::Nested);
+    if nested { Pool::Nested } else { Pool::Policies }
 }
 
 /// The costs of a choice's stages, taken apart.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::details::{FrontierPoint, StageEnergy};
+use super::details::{Alternative, FrontierPoint, StageEnergy};
 use crate::certify::{Demand, Test};
 use crate::energy::{Evidence, Grade, Interval, Storage};
 use crate::policy::{EnergyUj, LastResort};
+use crate::search::Target;
 use crate::sensitivity::Sensitivity;
 use crate::trace::ClassMix;
 
@@ -46,6 +47,9 @@ pub struct Summary {
     pub best_static_plain: BestStatic,
     /// The chosen policy.
     pub policy: PolicySummary,
+    /// What would be chosen if the policy might lose all of the target, where that needs less chip energy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spending: Option<Alternative>,
     /// Further policies of the bundle.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<PolicyOption>,
@@ -148,6 +152,9 @@ pub struct EvidenceSummary {
 pub struct Constraint {
     /// Target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
+    /// Whether the policy may lose all of it, also where the best static point for it loses less.
+    #[serde(default)]
+    pub spend_target: bool,
     /// Budget of chip energy, in microjoule: with one, the policy that loses least is chosen.
     pub max_energy_uj: Option<f64>,
     /// Drop that is not exceeded, with confidence; null where none was asked for.
@@ -161,7 +168,8 @@ pub struct Constraint {
 impl Constraint {
     /// The same, as the decision reads it.
     pub(crate) fn demand(self) -> Demand {
-        let Self { max_accuracy_drop: target, max_energy_uj, guarantee, confidence, test } = self;
+        let target = Target { drop: self.max_accuracy_drop, spend: self.spend_target };
+        let Self { max_energy_uj, guarantee, confidence, test, .. } = self;
         Demand { target, max_energy_uj, guarantee, confidence, test }
     }
 }

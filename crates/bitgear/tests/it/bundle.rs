@@ -83,7 +83,7 @@ fn the_class_mix_of_deployment_is_that_of_all_figures_and_of_the_proof() {
     assert_eq!(certificate.flips.samples, mix.certification as u64);
     assert!(mix.certification < splits.certification.len() * 7 / 10, "{mix:?}");
     let demand = Demand {
-        target: 1.0,
+        target: 1.0.into(),
         max_energy_uj: None,
         guarantee: None,
         confidence: certificate.confidence,

@@ -77,6 +77,7 @@ pub(crate) fn small() -> Source {
 pub(crate) fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
     Constraint {
         max_accuracy_drop,
+        spend_target: false,
         max_energy_uj: None,
         guarantee,
         confidence: 0.95,
@@ -245,7 +246,7 @@ fn with_a_symmetry_the_executed_policy_still_does_what_the_summary_says() {
     }
 
     let demand = Demand {
-        target: 1.0,
+        target: 1.0.into(),
         max_energy_uj: None,
         guarantee: Some(0.2),
         confidence: 0.95,
@@ -281,7 +282,7 @@ fn a_finished_run_is_decided_again_from_its_files() {
     )
     .unwrap();
     let rows = |split| finished.trace.rows(split);
-    let choice = candidates.choose(&rows(Split::Search), 0.01, Pool::Policies, job.seed);
+    let choice = candidates.choose(&rows(Split::Search), 0.01.into(), Pool::Policies, job.seed);
     let outcome = candidates.outcome(&choice, &rows(Split::Test));
     assert_eq!(outcome.accuracy, result.summary.policy.accuracy);
     assert_eq!(outcome.energy.chip_uj, result.summary.policy.energy_uj.chip);

@@ -30,7 +30,7 @@ fn where_a_static_point_is_cheapest_it_is_the_policy() {
         let candidates = candidates(&trace, 2);
         let rows: Vec<usize> = (0..200).collect();
         let energy = |pool| {
-            let choice = candidates.choose(&rows, 0.05, pool, seed);
+            let choice = candidates.choose(&rows, 0.05.into(), pool, seed);
             candidates.outcome(&choice, &rows).energy.chip_uj
         };
         assert!(energy(Pool::Policies) <= energy(Pool::Static), "seed {seed}");
@@ -47,7 +47,7 @@ fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
         let trace = trace(600, 4, seed);
         let candidates = candidates(&trace, 2);
         let (search, test): (Vec<usize>, Vec<usize>) = (0..600).partition(|row| row % 2 == 0);
-        let choice = candidates.choose(&search, target, Pool::Policies, seed);
+        let choice = candidates.choose(&search, target.into(), Pool::Policies, seed);
         tight += candidates.outcome(&choice, &test).drop;
         let choice = candidates
             .best(&candidates.mask(&search), &[Bound::plain(target)], Pool::Policies)
@@ -60,10 +60,10 @@ fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
     assert!(naive > tight, "naive {naive}, tightened {tight}");
 }
 
-/// Policies use the room that a target leaves, but where they are to lose no more
-/// than single points, they do not on fresh samples either, on average.
+/// On fresh samples too policies lose no more than single points, on average, unless they may use the room that
+/// a target leaves.
 #[test]
-fn policies_that_are_to_be_no_worse_lose_no_more_than_single_points_on_fresh_samples() {
+fn policies_lose_no_more_than_single_points_on_fresh_samples_unless_they_may() {
     let (mut single, mut no_worse, mut free, runs) = (0.0, 0.0, 0.0, 60);
     let (target, mut dynamic) = (0.1, 0);
     for seed in 0..runs {
@@ -76,16 +76,17 @@ fn policies_that_are_to_be_no_worse_lose_no_more_than_single_points_on_fresh_sam
         }
         let mut candidates = candidates(&trace, 2);
         let (search, test): (Vec<usize>, Vec<usize>) = (0..1_200).partition(|row| row % 2 == 0);
-        let mut chosen = |pool, no_worse| {
-            // A learned gate does otherwise on the samples that taught it.
-            candidates.rules = Rules { no_worse, margin_only: true, ..candidates.rules };
+        // A learned gate does otherwise on the samples that taught it.
+        candidates.rules.margin_only = true;
+        let chosen = |pool, spend| {
+            let target = Target { drop: target, spend };
             let choice = candidates.choose(&search, target, pool, seed);
             let energy = candidates.outcome(&choice, &search).energy.chip_uj;
             (energy, candidates.outcome(&choice, &test).drop, choice.stages.len())
         };
         let [fixed, careful, any] =
-            [(Pool::Static, true), (Pool::Policies, true), (Pool::Policies, false)]
-                .map(|(pool, no_worse)| chosen(pool, no_worse));
+            [(Pool::Static, false), (Pool::Policies, false), (Pool::Policies, true)]
+                .map(|(pool, spend)| chosen(pool, spend));
         assert!(any.0 <= careful.0 && careful.0 <= fixed.0, "{seed}");
         single += fixed.1;
         no_worse += careful.1;
