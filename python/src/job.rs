@@ -178,8 +178,13 @@ pub(crate) fn certify(
             return Err(plain(format!("`{name}` must be a fraction between 0 and 1, got {value}")));
         }
     }
-    let demand =
-        Demand { target: 1.0.into(), max_energy_uj: None, guarantee, confidence, test: self::test(test)? };
+    let demand = Demand {
+        target: 1.0.into(),
+        max_energy_uj: None,
+        guarantee,
+        confidence,
+        test: self::test(test)?,
+    };
     let source = arrays::source("x", x, y)?;
     let found = work::run(py, threads, None, |watch| {
         let bundle = Bundle::read(&bundle)?;

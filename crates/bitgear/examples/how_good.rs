@@ -35,12 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::process::exit(2);
     };
     let (stages, splits) = (stages.parse()?, splits.parse()?);
-    let rules = Rules {
-        stages,
-        margin_only: *gate == "margin",
-        sums: *gate == "sum",
-        ..Rules::default()
-    };
+    let rules =
+        Rules { stages, margin_only: *gate == "margin", sums: *gate == "sum", ..Rules::default() };
     let profile = AcceleratorProfile::find(accelerator)?;
     println!(
         "drops in points (standard error); times less chip energy (total energy), mean of {splits} splits\n"

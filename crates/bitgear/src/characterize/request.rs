@@ -10,7 +10,12 @@ use crate::trace::{ClassMix, Random, Shares, Splits, deal, members};
 /// Whether the request makes sense by itself.
 pub(super) fn check(job: &Job) -> Result<(), String> {
     let Constraint {
-        max_accuracy_drop: target, spend_target, max_energy_uj, guarantee, confidence, ..
+        max_accuracy_drop: target,
+        spend_target,
+        max_energy_uj,
+        guarantee,
+        confidence,
+        ..
     } = job.constraint;
     if !(0.0..1.0).contains(&target) {
         return Err(format!(
@@ -23,8 +28,7 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     if !(0.5..=0.9999).contains(&confidence) {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
     }
-    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, .. } =
-        job.rules;
+    let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, .. } = job.rules;
     if spend_target && max_energy_uj.is_some() {
         return Err("only a target can be spent, but a budget of energy was given instead: leave out one of the two".to_owned());
     }

@@ -230,7 +230,8 @@ fn spending(run: &Run) -> String {
 /// What was asked for.
 fn goal(summary: &Summary, unit: &str) -> String {
     let target = round(100.0 * summary.constraint.max_accuracy_drop);
-    let no_worse = if summary.constraint.spend_target { "" } else { " and no more than this point's" };
+    let no_worse =
+        if summary.constraint.spend_target { "" } else { " and no more than this point's" };
     let expected = || format!("for an expected loss of at most {target} points{no_worse}");
     let budget = summary.constraint.max_energy_uj;
     budget.map_or_else(expected, |budget| format!("within {budget} {unit}"))

@@ -394,8 +394,9 @@ fn the_same_seed_repeats_to_the_last_bit_at_any_thread_count() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let pools = [Pool::StaticUniform, Pool::Static];
-        let choose =
-            |[search, _]: [&[usize]; 2], pool, seed| candidates.choose(search, 0.02.into(), pool, seed);
+        let choose = |[search, _]: [&[usize]; 2], pool, seed| {
+            candidates.choose(search, 0.02.into(), pool, seed)
+        };
         pool.install(|| repeat(&candidates, choose, [0.4, 0.3, 0.3], &pools, 3, 20, 5))
     };
     assert_eq!(run(1), run(4));

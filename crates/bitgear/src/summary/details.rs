@@ -141,7 +141,8 @@ pub(super) fn spending(
     let verdict = decide(candidates, search, certification, &demand, pool, seed);
     let (spent, proved) = (verdict.choice, verdict.certificate.is_some());
     let [less, energy] = [&spent, choice].map(|c| candidates.outcome(c, search).energy.chip_uj);
-    (less < energy && (proved || demand.guarantee.is_none())).then(|| Alternative::of(candidates, &spent, test))
+    (less < energy && (proved || demand.guarantee.is_none()))
+        .then(|| Alternative::of(candidates, &spent, test))
 }
 
 /// The pool that a policy was chosen from.
