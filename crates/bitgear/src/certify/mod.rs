@@ -23,7 +23,7 @@ use crate::search::{Candidates, Choice, Pool, Target};
 /// What a policy must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Demand {
-    /// The expected drop is at most this.
+    /// The expected drop is at most this; where a guarantee is proved, all of it may be spent.
     pub target: Target,
     /// Where this is given, the expected drop is instead the least at such a chip energy in
     /// microjoule.
@@ -193,7 +193,7 @@ fn choose_on(
     }
     let ladder = match demand.max_energy_uj {
         Some(_) => vec![boldest()],
-        None => candidates.ladder(search, demand.target, pool, seed),
+        None => candidates.ladder(search, demand.target.drop, pool, seed),
     };
     let energy = |choice: &Choice| candidates.outcome(choice, search).energy.chip_uj;
     let excess = |choice: &Choice| excess(candidates.expected_flips(choice, search), guarantee);

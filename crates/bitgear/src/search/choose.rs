@@ -52,10 +52,10 @@ impl Candidates {
         (found.choice, found.floor)
     }
 
-    /// What [`Candidates::choose`] chooses from, and what it would choose with more caution; for policies
-    /// single points too, chosen by their own rule. Widest first.
-    pub fn ladder(&self, rows: &[usize], target: Target, pool: Pool, seed: u64) -> Vec<Choice> {
-        let Target { drop, spend } = target;
+    /// Candidates for a proof: the cheapest choices of an expected drop of at most `drop`, a fraction, all of which
+    /// policies may spend, of parts of it, and with more caution; for policies single points too, chosen by their
+    /// own rule. Widest first.
+    pub fn ladder(&self, rows: &[usize], drop: f64, pool: Pool, seed: u64) -> Vec<Choice> {
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
         let more_careful = |pool: Pool| {
             let scale = if pool.is_dynamic() { 1.0 } else { FIXED_ERRORS };
@@ -63,7 +63,7 @@ impl Candidates {
             let errors = ERRORS.map(|errors| Caution::Errors(scale * errors));
             parts.into_iter().chain(errors.map(|caution| Bound { drop, caution })).collect()
         };
-        for found in self.candidates_for(rows, more_careful, spend, pool, seed) {
+        for found in self.candidates_for(rows, more_careful, true, pool, seed) {
             if !ladder.contains(&found.choice) {
                 ladder.push(found.choice);
             }

@@ -127,7 +127,7 @@ pub(super) fn frontier(
 }
 
 /// What would be chosen for the same target if all of it might be spent, where that needs less chip energy on
-/// the search split than `choice` and keeps the guarantee too.
+/// the search split than `choice`.
 pub(super) fn spending(
     candidates: &Candidates,
     [search, certification, test]: [&[usize]; 3],
@@ -138,11 +138,9 @@ pub(super) fn spending(
     let target = Target { spend: true, ..demand.target };
     let demand = Demand { target, ..demand };
     let pool = pool_of(candidates, choice);
-    let verdict = decide(candidates, search, certification, &demand, pool, seed);
-    let (spent, proved) = (verdict.choice, verdict.certificate.is_some());
+    let spent = decide(candidates, search, certification, &demand, pool, seed).choice;
     let [less, energy] = [&spent, choice].map(|c| candidates.outcome(c, search).energy.chip_uj);
-    (less < energy && (proved || demand.guarantee.is_none()))
-        .then(|| Alternative::of(candidates, &spent, test))
+    (less < energy).then(|| Alternative::of(candidates, &spent, test))
 }
 
 /// The pool that a policy was chosen from.
