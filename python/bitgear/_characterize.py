@@ -19,7 +19,7 @@ def characterize(
     *,
     accelerator: StrPath,
     max_drop: float = 0.005,
-    spend_target: bool = False,
+    no_worse_than_static: bool = False,
     calibration: Samples | None = None,
     scale: float = 1.0,
     mean: Channels = 0.0,
@@ -65,9 +65,9 @@ def characterize(
         Id of a profile that ships (see `accelerators`), or a profile's file.
     max_drop
         Largest expected accuracy drop, as a fraction.
-    spend_target
-        Whether the policy may lose all of `max_drop`, also where the best static point for it loses less; by default
-        it is expected to lose no more than that point.
+    no_worse_than_static
+        Whether the policy is expected to lose no more than the best static point for `max_drop`, which often loses less
+        than it may.
     calibration
         Samples for quantization, in the same forms as `x`; otherwise they are split off.
     scale, mean, std
@@ -125,7 +125,7 @@ def characterize(
     options: dict[str, Any] = {
         "accelerator": str(accelerator),
         "max_drop": max_drop,
-        "spend_target": spend_target,
+        "no_worse_than_static": no_worse_than_static,
         "max_energy": max_energy,
         "max_escalation": max_escalation,
         "max_worst_energy": max_worst_energy,

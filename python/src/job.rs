@@ -28,7 +28,7 @@ use crate::{arrays, plain, work};
 pub(crate) struct Options {
     accelerator: String,
     max_drop: f64,
-    spend_target: bool,
+    no_worse_than_static: bool,
     max_energy: Option<f64>,
     max_escalation: f64,
     max_worst_energy: Option<f64>,
@@ -116,7 +116,7 @@ pub(crate) fn characterize(
         storage: named::<Storage>("storage", &options.storage, "`independent`, `nested`")?,
         constraint: Constraint {
             max_accuracy_drop: options.max_drop,
-            spend_target: options.spend_target,
+            no_worse_than_static: options.no_worse_than_static,
             max_energy_uj: options.max_energy,
             guarantee: options.guarantee,
             confidence: options.confidence,

@@ -103,10 +103,10 @@ pub(crate) struct Characterize {
     /// Largest expected accuracy drop, as a fraction [default: 0.005]
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_drop: Option<f64>,
-    /// The policy may lose all of the target, also where the best static point for it loses less, as it
-    /// otherwise may not
+    /// The policy is expected to lose no more than the best static point for the same target, which
+    /// often loses less than it may
     #[arg(long, conflicts_with = "max_energy")]
-    pub(crate) spend_target: bool,
+    pub(crate) no_worse_than_static: bool,
     /// Instead of --max-drop: the least drop at a mean chip energy of at most so many microjoule
     #[arg(long, value_name = "UJ", conflicts_with = "max_drop")]
     pub(crate) max_energy: Option<f64>,

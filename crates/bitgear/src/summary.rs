@@ -184,7 +184,7 @@ pub(crate) fn summarize(
                 .map(|(class, accuracy_drop)| ClassDrop { class, accuracy_drop }),
             latency_us,
         },
-        spending: details::spending(candidates, rows, demand, &verdict.choice, facts.seed),
+        no_worse: details::no_worse(candidates, rows, demand, &verdict.choice, facts.seed),
         options: facts.options,
         measures: measures.collect(),
         savings: saving(|e| e.chip_uj),

@@ -74,9 +74,9 @@ pub enum Symmetry {
 pub struct ConstraintSection {
     /// Target: the expected accuracy drop, as a fraction.
     pub max_accuracy_drop: Option<f64>,
-    /// Whether the policy may lose all of it, also where the best static point for it loses less.
+    /// Whether the policy is expected to lose no more than the best static point for it.
     #[serde(default)]
-    pub spend_target: bool,
+    pub no_worse_than_static: bool,
     /// Drop that is not exceeded, with confidence.
     pub guarantee: Option<f64>,
     /// Confidence of the guarantee.

@@ -127,7 +127,8 @@ fn job(options: &Characterize, task: &Task) -> Result<Job, Failure> {
                 .max_drop
                 .or(task.constraint.max_accuracy_drop)
                 .unwrap_or(0.005),
-            spend_target: options.spend_target || task.constraint.spend_target,
+            no_worse_than_static: options.no_worse_than_static
+                || task.constraint.no_worse_than_static,
             max_energy_uj: options.max_energy,
             guarantee: options.guarantee.or(task.constraint.guarantee),
             confidence: options.confidence.or(task.constraint.confidence).unwrap_or(0.95),

@@ -168,9 +168,9 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
         let other = another(&option.stages, option.accuracy_drop, option.energy_uj.chip);
         let _ = writeln!(text, "--policy {}: {other}", option.name);
     }
-    if let Some(spent) = &summary.spending {
-        let other = another(&spent.stages, spent.accuracy_drop, spent.energy_uj.chip);
-        let _ = writeln!(text, "with --spend-target, which may lose all of the target: {other}");
+    if let Some(kept) = &summary.no_worse {
+        let other = another(&kept.stages, kept.accuracy_drop, kept.energy_uj.chip);
+        let _ = writeln!(text, "with --no-worse-than-static: {other}");
     }
     text.push('\n');
 

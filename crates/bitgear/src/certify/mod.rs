@@ -23,7 +23,7 @@ use crate::search::{Candidates, Choice, Pool, Target};
 /// What a policy must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Demand {
-    /// The expected drop is at most this; where a guarantee is proved, all of it may be spent.
+    /// The expected drop is at most this. Candidates for a proof may spend all of it.
     pub target: Target,
     /// Where this is given, the expected drop is instead the least at such a chip energy in
     /// microjoule.

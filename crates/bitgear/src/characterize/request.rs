@@ -11,7 +11,7 @@ use crate::trace::{ClassMix, Random, Shares, Splits, deal, members};
 pub(super) fn check(job: &Job) -> Result<(), String> {
     let Constraint {
         max_accuracy_drop: target,
-        spend_target,
+        no_worse_than_static,
         max_energy_uj,
         guarantee,
         confidence,
@@ -29,8 +29,8 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
         return Err(format!("the confidence must be from 0.5 to 0.9999, got {confidence}"));
     }
     let Rules { max_escalation, max_worst_uj, max_worst_us, max_class_drop, .. } = job.rules;
-    if spend_target && max_energy_uj.is_some() {
-        return Err("only a target can be spent, but a budget of energy was given instead: leave out one of the two".to_owned());
+    if no_worse_than_static && max_energy_uj.is_some() {
+        return Err("policies that lose no more than a static point need a target, but a budget of energy was given instead: leave out one of the two".to_owned());
     }
     if !(0.0..=1.0).contains(&max_escalation) {
         return Err(format!(

@@ -185,7 +185,7 @@ pub(super) fn sentence(run: &Run) -> String {
         return format!(
             "A static bit-width is best here: <b>{}</b> for every input needs <b>{cost}</b> and {lost}; {bound}. No policy that changes widths was cheaper {goal}.{}",
             escape(&policy.last_resort.point),
-            spending(run),
+            no_worse(run),
         );
     }
     let saving = summary.savings.vs_best_static;
@@ -212,18 +212,19 @@ pub(super) fn sentence(run: &Run) -> String {
         words.cost(summary.best_static.energy_uj.chip),
         signed(interval.low),
         signed(interval.high),
-        spending(run),
+        no_worse(run),
     )
 }
 
-/// What more loss would save, with a space before it; empty where nothing.
-fn spending(run: &Run) -> String {
-    let Some(spent) = &run.summary.spending else { return String::new() };
+/// What a policy does that loses no more than the best static point, with a space before it; empty where it is
+/// the same one.
+fn no_worse(run: &Run) -> String {
+    let Some(other) = &run.summary.no_worse else { return String::new() };
     format!(
-        " Where all of the target may be lost (<code>--spend-target</code>), {} needs {} and loses {} points.",
-        escape(&spent.stages.join(" > ")),
-        run.words().cost(spent.energy_uj.chip),
-        loss(spent.accuracy_drop),
+        " Where it is to lose no more than the best static bit-width (<code>--no-worse-than-static</code>), {} needs {} and loses {} points.",
+        escape(&other.stages.join(" > ")),
+        run.words().cost(other.energy_uj.chip),
+        loss(other.accuracy_drop),
     )
 }
 
@@ -231,7 +232,7 @@ fn spending(run: &Run) -> String {
 fn goal(summary: &Summary, unit: &str) -> String {
     let target = round(100.0 * summary.constraint.max_accuracy_drop);
     let no_worse =
-        if summary.constraint.spend_target { "" } else { " and no more than this point's" };
+        if summary.constraint.no_worse_than_static { " and no more than this point's" } else { "" };
     let expected = || format!("for an expected loss of at most {target} points{no_worse}");
     let budget = summary.constraint.max_energy_uj;
     budget.map_or_else(expected, |budget| format!("within {budget} {unit}"))

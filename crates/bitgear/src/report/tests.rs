@@ -160,7 +160,7 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
     let choice = Choice { stages, gates: gates.collect() };
     let constraint = Constraint {
         max_accuracy_drop: 0.01,
-        spend_target: false,
+        no_worse_than_static: false,
         max_energy_uj: None,
         guarantee: None,
         confidence: 0.95,

@@ -34,7 +34,7 @@ impl Candidates {
     /// Where nothing keeps it, the pool's widest point.
     pub fn choose(&self, rows: &[usize], target: Target, pool: Pool, seed: u64) -> Choice {
         let bounds = |pool| vec![careful(target.drop, pool)];
-        let found = self.candidates_for(rows, bounds, target.spend, pool, seed);
+        let found = self.candidates_for(rows, bounds, target.no_worse, pool, seed);
         let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
         cheapest.expect("there is one for each bound").choice
     }
@@ -52,8 +52,7 @@ impl Candidates {
         (found.choice, found.floor)
     }
 
-    /// Candidates for a proof: the cheapest choices of an expected drop of at most `drop`, a fraction, all of which
-    /// policies may spend, of parts of it, and with more caution; for policies single points too, chosen by their
+    /// Candidates for a proof: the cheapest choices of an expected drop of at most `drop`, a fraction, of parts of it, and with more caution; for policies single points too, chosen by their
     /// own rule. Widest first.
     pub fn ladder(&self, rows: &[usize], drop: f64, pool: Pool, seed: u64) -> Vec<Choice> {
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
@@ -63,7 +62,7 @@ impl Candidates {
             let errors = ERRORS.map(|errors| Caution::Errors(scale * errors));
             parts.into_iter().chain(errors.map(|caution| Bound { drop, caution })).collect()
         };
-        for found in self.candidates_for(rows, more_careful, true, pool, seed) {
+        for found in self.candidates_for(rows, more_careful, false, pool, seed) {
             if !ladder.contains(&found.choice) {
                 ladder.push(found.choice);
             }
@@ -81,13 +80,13 @@ impl Candidates {
         tradeoff.map_or_else(|| Choice::fixed(self.widest_of(pool)), |t| t.choice.clone())
     }
 
-    /// The cheapest choice for each bound; of policies, unless they may `spend` it, among those that are believed to
+    /// The cheapest choice for each bound; of policies, if they are to be `no_worse`, among those that are believed to
     /// lose no more than the single point for it. Single points first: of equals they are taken.
     fn candidates_for(
         &self,
         rows: &[usize],
         bounds: impl Fn(Pool) -> Vec<Bound>,
-        spend: bool,
+        no_worse: bool,
         pool: Pool,
         seed: u64,
     ) -> Vec<Found> {
@@ -97,7 +96,7 @@ impl Candidates {
         let mut found = self.best(&mask, &for_fixed, fixed);
         if pool.is_dynamic() {
             let mut bounds = bounds(pool);
-            if !spend {
+            if no_worse {
                 for ((bound, for_fixed), single) in bounds.iter_mut().zip(for_fixed).zip(&found) {
                     let lost = self.total(&mask, single.choice.last());
                     bound.drop = bound.drop.min(mask.charge(for_fixed, lost));

@@ -173,15 +173,15 @@ impl Gate {
 pub struct Target {
     /// Mean drop, as a fraction.
     pub drop: f64,
-    /// Whether a policy may lose all of that, also where the single point chosen for it loses less. Otherwise it is
-    /// expected to lose no more than that point.
-    pub spend: bool,
+    /// Whether a policy is expected to lose no more than the single point that is chosen for the same drop, which
+    /// often loses less than it may.
+    pub no_worse: bool,
 }
 
 impl From<f64> for Target {
-    /// A drop that is kept, and not spent.
+    /// A drop all of which policies may spend.
     fn from(drop: f64) -> Self {
-        Self { drop, spend: false }
+        Self { drop, no_worse: false }
     }
 }
 

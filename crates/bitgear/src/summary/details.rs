@@ -126,21 +126,20 @@ pub(super) fn frontier(
     targets.par_iter().map(point).collect()
 }
 
-/// What would be chosen for the same target if all of it might be spent, where that needs less chip energy on
-/// the search split than `choice`.
-pub(super) fn spending(
+/// What would be chosen for the same target if it had to lose no more than the best static point, where that is
+/// another than `choice`.
+pub(super) fn no_worse(
     candidates: &Candidates,
     [search, certification, test]: [&[usize]; 3],
     demand: Demand,
     choice: &Choice,
     seed: u64,
 ) -> Option<Alternative> {
-    let target = Target { spend: true, ..demand.target };
+    let target = Target { no_worse: true, ..demand.target };
     let demand = Demand { target, ..demand };
     let pool = pool_of(candidates, choice);
-    let spent = decide(candidates, search, certification, &demand, pool, seed).choice;
-    let [less, energy] = [&spent, choice].map(|c| candidates.outcome(c, search).energy.chip_uj);
-    (less < energy).then(|| Alternative::of(candidates, &spent, test))
+    let other = decide(candidates, search, certification, &demand, pool, seed).choice;
+    (other != *choice).then(|| Alternative::of(candidates, &other, test))
 }
 
 /// The pool that a policy was chosen from.

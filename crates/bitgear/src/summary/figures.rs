@@ -47,9 +47,9 @@ pub struct Summary {
     pub best_static_plain: BestStatic,
     /// The chosen policy.
     pub policy: PolicySummary,
-    /// What would be chosen if the policy might lose all of the target, where that needs less chip energy.
+    /// What would be chosen if the policy had to lose no more than the best static point, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spending: Option<Alternative>,
+    pub no_worse: Option<Alternative>,
     /// Further policies of the bundle.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<PolicyOption>,
@@ -152,9 +152,9 @@ pub struct EvidenceSummary {
 pub struct Constraint {
     /// Target: the expected accuracy drop.
     pub max_accuracy_drop: f64,
-    /// Whether the policy may lose all of it, also where the best static point for it loses less.
+    /// Whether the policy is expected to lose no more than the best static point for it.
     #[serde(default)]
-    pub spend_target: bool,
+    pub no_worse_than_static: bool,
     /// Budget of chip energy, in microjoule: with one, the policy that loses least is chosen.
     pub max_energy_uj: Option<f64>,
     /// Drop that is not exceeded, with confidence; null where none was asked for.
@@ -168,7 +168,7 @@ pub struct Constraint {
 impl Constraint {
     /// The same, as the decision reads it.
     pub(crate) fn demand(self) -> Demand {
-        let target = Target { drop: self.max_accuracy_drop, spend: self.spend_target };
+        let target = Target { drop: self.max_accuracy_drop, no_worse: self.no_worse_than_static };
         let Self { max_energy_uj, guarantee, confidence, test, .. } = self;
         Demand { target, max_energy_uj, guarantee, confidence, test }
     }

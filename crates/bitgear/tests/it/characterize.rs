@@ -77,7 +77,7 @@ pub(crate) fn small() -> Source {
 pub(crate) fn constraint(max_accuracy_drop: f64, guarantee: Option<f64>) -> Constraint {
     Constraint {
         max_accuracy_drop,
-        spend_target: false,
+        no_worse_than_static: false,
         max_energy_uj: None,
         guarantee,
         confidence: 0.95,

@@ -60,10 +60,10 @@ fn chosen_policies_keep_the_target_on_fresh_samples_on_average() {
     assert!(naive > tight, "naive {naive}, tightened {tight}");
 }
 
-/// On fresh samples too policies lose no more than single points, on average, unless they may use the room that
-/// a target leaves.
+/// Policies use the room that a target leaves, but where they are to lose no more
+/// than single points, they do not on fresh samples either, on average.
 #[test]
-fn policies_lose_no_more_than_single_points_on_fresh_samples_unless_they_may() {
+fn policies_that_are_to_be_no_worse_lose_no_more_than_single_points_on_fresh_samples() {
     let (mut single, mut no_worse, mut free, runs) = (0.0, 0.0, 0.0, 60);
     let (target, mut dynamic) = (0.1, 0);
     for seed in 0..runs {
@@ -78,15 +78,15 @@ fn policies_lose_no_more_than_single_points_on_fresh_samples_unless_they_may() {
         let (search, test): (Vec<usize>, Vec<usize>) = (0..1_200).partition(|row| row % 2 == 0);
         // A learned gate does otherwise on the samples that taught it.
         candidates.rules.margin_only = true;
-        let chosen = |pool, spend| {
-            let target = Target { drop: target, spend };
+        let chosen = |pool, no_worse| {
+            let target = Target { drop: target, no_worse };
             let choice = candidates.choose(&search, target, pool, seed);
             let energy = candidates.outcome(&choice, &search).energy.chip_uj;
             (energy, candidates.outcome(&choice, &test).drop, choice.stages.len())
         };
         let [fixed, careful, any] =
-            [(Pool::Static, false), (Pool::Policies, false), (Pool::Policies, true)]
-                .map(|(pool, spend)| chosen(pool, spend));
+            [(Pool::Static, true), (Pool::Policies, true), (Pool::Policies, false)]
+                .map(|(pool, no_worse)| chosen(pool, no_worse));
         assert!(any.0 <= careful.0 && careful.0 <= fixed.0, "{seed}");
         single += fixed.1;
         no_worse += careful.1;
