@@ -236,6 +236,7 @@ fn characterize_evaluate_and_run_tell_one_story() {
     the drop is at most [n] points with 95 % confidence (exact test); the target is an expectation
     class 6 loses most: [n] points
     an inference takes [n] us on average, [n] us where all stages run
+    with --no-worse-than-static: w6a6, [n] points, [n] uJ (chip)
 
     saving against  point  chip  by the profile  total  chip, mean of splits
     best static uniform  w6a6  [n] %  [n] % to [n] %  [n] %  [n] %

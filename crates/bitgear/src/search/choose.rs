@@ -8,11 +8,11 @@ use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Poo
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// What is taken off for chance, for policies and for single points: of 30 flips 26.5 and 20.5 are believed to be
+/// What is taken off for chance, for policies and for single points: of 30 flips 25 and 20 are believed to be
 /// harmful. The cheapest of very many thresholds looks so much better than it is, and the cheapest of a few
 /// points a little. Chosen on random splits of a few runs (`docs/policy.md`).
 const CAUTION: [Caution; 2] =
-    [Caution::Prior { flips: 30.0, excess: 23.0 }, Caution::Prior { flips: 30.0, excess: 11.0 }];
+    [Caution::Prior { flips: 30.0, excess: 20.0 }, Caution::Prior { flips: 30.0, excess: 10.0 }];
 /// What a [`Candidates::ladder`] is made for: parts of the target, and standard errors below it, for policies
 /// and, times [`FIXED_ERRORS`], for single points.
 const PARTS: [f64; 5] = [1.0, 0.8, 0.6, 0.4, 0.2];
@@ -52,8 +52,8 @@ impl Candidates {
         (found.choice, found.floor)
     }
 
-    /// Candidates for a proof: the cheapest choices of an expected drop of at most `drop`, a fraction, of parts of it, and with more caution; for policies single points too, chosen by their
-    /// own rule. Widest first.
+    /// Candidates for a proof: the cheapest choices for an expected drop of at most `drop`, a fraction, for parts
+    /// of it, and with more caution; for policies single points too, chosen by their own rule. Widest first.
     pub fn ladder(&self, rows: &[usize], drop: f64, pool: Pool, seed: u64) -> Vec<Choice> {
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
         let more_careful = |pool: Pool| {

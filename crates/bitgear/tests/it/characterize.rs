@@ -263,6 +263,22 @@ fn with_a_symmetry_the_executed_policy_still_does_what_the_summary_says() {
     assert!(again(&example("README.md")).is_err());
 }
 
+/// What a run says a policy would be that loses no more than a static point is what is chosen when asked.
+#[test]
+fn a_policy_that_is_no_worse_than_static_is_the_one_that_was_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &["w2a2-f8l8", "w8a8"]);
+    let summary = run(&job, &Watch::new(1000), 2).summary;
+    let announced = summary.no_worse.expect("there is room between 8 bits and the target");
+    assert!(announced.energy_uj.chip > summary.policy.energy_uj.chip);
+    job.constraint.no_worse_than_static = true;
+    let asked = run(&job, &Watch::new(1000), 2).summary;
+    assert_eq!(asked.policy.energy_uj, announced.energy_uj);
+    assert_eq!(asked.policy.accuracy, announced.accuracy);
+    assert_eq!(asked.best_static, summary.best_static);
+    assert_eq!(asked.no_worse, None);
+}
+
 /// The same policy is chosen, and figures are counted, from the files of a run as in the run itself.
 #[test]
 fn a_finished_run_is_decided_again_from_its_files() {
