@@ -286,7 +286,7 @@ pub(crate) struct Certify {
     /// New samples; without labels, disagreement with the reference is bounded
     #[arg(long)]
     pub(crate) data: PathBuf,
-    /// Only the samples of this split, certification or test, of the data that chose the policy
+    /// Only the samples of this split of the data that chose the policy: test, or certification of a policy that was made with --guarantee
     #[arg(long)]
     pub(crate) split: Option<String>,
     /// The drop to prove [default: the certificate's]

@@ -4,8 +4,8 @@
 //! `cargo run --release -p bitgear --example closing -- STAGES ACCELERATOR[,…] FOLDER=MODEL…`
 //!
 //! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. Policies and static points are chosen
-//! on the run's search split and proved on its certification split; drops, energies and rates are those of
-//! its test split. No model runs again, so that other accelerators choose among the points that were picked
+//! on the run's search and certification splits for a target, on its search split for a guarantee, which its certification
+//! split proves; drops, energies and rates are those of its test split. No model runs again, so that other accelerators choose among the points that were picked
 //! for the run's own.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
@@ -15,7 +15,7 @@ use bitgear::certify::{Demand, Test, Verdict, decide};
 use bitgear::characterize::Finished;
 use bitgear::energy::AcceleratorProfile;
 use bitgear::search::{Candidates, Choice, Pool, Rules};
-use bitgear::trace::{FLOAT, Split};
+use bitgear::trace::{FLOAT, Split, Trace};
 
 const TARGETS: [f64; 3] = [0.0025, 0.005, 0.01];
 /// Guarantees that are tried, in tenths of a point, until one can be proved.
@@ -48,7 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 name: format!("{accelerator}, {}", folder.rsplit('/').next().unwrap_or(folder)),
                 candidates,
                 widest,
-                rows: [Split::Search, Split::Certification, Split::Test].map(|s| trace.rows(s)),
+                test: trace.rows(Split::Test),
+                trace,
             };
             for target in TARGETS {
                 let demand = demand(target, None);
@@ -84,14 +85,14 @@ struct Table {
     name: String,
     candidates: Candidates,
     widest: usize,
-    /// Of search, certification and test.
-    rows: [Vec<usize>; 3],
+    trace: Trace,
+    test: Vec<usize>,
 }
 
 impl Table {
     fn chosen(&self, demand: &Demand, pool: Pool) -> Verdict {
-        let [search, certification, _] = &self.rows;
-        decide(&self.candidates, search, certification, demand, pool, 1)
+        let [choosing, proving] = demand.rows(&self.trace);
+        decide(&self.candidates, &choosing, &proving, demand, pool, 1)
     }
 
     fn decide(&self, demand: &Demand) -> Verdict {
@@ -99,7 +100,7 @@ impl Table {
     }
 
     fn line(&self, target: &str, demand: &Demand, verdict: &Verdict) {
-        let test = &self.rows[2];
+        let test = &self.test;
         let outcome = self.candidates.outcome(&verdict.choice, test);
         let chip = outcome.energy.chip_uj;
         let times = |choice: &Choice| self.candidates.outcome(choice, test).energy.chip_uj / chip;

@@ -52,14 +52,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Finished::read(Path::new(folder), Path::new(model))?;
         let widest = points.iter().position(|info| info.point == "w16a16");
         let widest = widest.ok_or("`w16a16` was not traced")?;
-        let sizes = [Split::Search, Split::Certification, Split::Test]
-            .map(|split| trace.rows(split).len() as f64);
+        let test = trace.rows(Split::Test).len();
+        // Without a guarantee all others choose.
+        let sizes = [trace.samples.len() - test, 0, test].map(|size| size as f64);
         let candidates = Candidates::new(&trace, FLOAT, points, &profile, &workload, rules)?;
         for (drop, logarithms) in TARGETS.into_iter().zip(&mut logarithms) {
             for ((no_worse, name), sums) in RULES.into_iter().zip(logarithms) {
                 let target = Target { drop, no_worse };
-                let choose = |[search, _]: [&[usize]; 2], pool, seed| {
-                    candidates.choose(search, target, pool, seed)
+                let choose = |[choosing, _]: [&[usize]; 2], pool, seed| {
+                    candidates.choose(choosing, target, pool, seed)
                 };
                 let repeated = repeat(&candidates, choose, sizes, &POOLS, widest, splits, 1);
                 let naively = |rows: [&[usize]; 2], pool, seed| match pool {

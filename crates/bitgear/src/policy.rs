@@ -155,7 +155,7 @@ pub struct PolicyFile {
     pub last_resort: LastResort,
     /// What each stage costs when it runs, the last resort included.
     pub stage_energy_uj: Vec<EnergyUj>,
-    /// What it did on the search split.
+    /// What it did on the samples that chose it.
     pub expected: Expected,
     /// What was proved of its drop; null where nothing was.
     pub certificate: Option<Certificate>,

@@ -49,8 +49,9 @@ pub(crate) fn summarize(
 ) -> Summary {
     let [search, certification, test] =
         [Split::Search, Split::Certification, Split::Test].map(|split| trace.rows(split));
-    let rows = [&search[..], &certification, &test];
     let demand = facts.constraint.demand();
+    let [choosing, proving] = demand.rows(trace);
+    let rows = [&choosing[..], &proving, &test];
     let alone = |index: usize| candidates.outcome(&Choice::fixed(index), &test);
     let points: Vec<_> = candidates.points().collect();
     let all = points.iter().enumerate().map(|(index, info)| {
@@ -65,8 +66,8 @@ pub(crate) fn summarize(
     });
     let widest = points.iter().position(|p| p.point == WIDEST).expect("w16a16 is always traced");
     let certified = |verdict: &Verdict| demand.guarantee.is_some() && verdict.certificate.is_some();
-    let best = STATIC_POOLS
-        .map(|pool| decide(candidates, &search, &certification, &demand, pool, facts.seed));
+    let best =
+        STATIC_POOLS.map(|pool| decide(candidates, &choosing, &proving, &demand, pool, facts.seed));
     let [uniform, any, plain] = best.each_ref().map(|verdict| {
         let outcome = candidates.outcome(&verdict.choice, &test);
         BestStatic {
@@ -107,9 +108,10 @@ pub(crate) fn summarize(
         kind: facts.profile.accelerator.evidence,
         worst_grade: candidates.worst_grade(&verdict.choice),
     };
-    let lost = candidates.outcome(&verdict.choice, &search).drop;
+    let lost = candidates.outcome(&verdict.choice, &choosing).drop;
     let oracle = candidates.oracle_energy(&verdict.choice, &test);
-    let measured = candidates.measures(trace, &verdict.choice, [&search, &test], lost, facts.seed);
+    let measured =
+        candidates.measures(trace, &verdict.choice, [&choosing, &test], lost, facts.seed);
     let measures = measured.into_iter().map(|m| MeasureSummary {
         measure: m.measure.name().to_owned(),
         energy_uj: m.energy.into(),
@@ -118,10 +120,11 @@ pub(crate) fn summarize(
         times_oracle: m.energy.chip_uj / oracle.chip_uj,
     });
     let counts = [search.len(), certification.len(), test.len()];
-    let choose = |[search, certification]: [&[usize]; 2], pool, seed| {
-        certify::choose(candidates, search, certification, &demand, pool, seed).0
+    let choose = |[choosing, proving]: [&[usize]; 2], pool, seed| {
+        certify::choose(candidates, choosing, proving, &demand, pool, seed).0
     };
-    let sizes = counts.map(|count| count as f64);
+    let rest = trace.samples.len() - choosing.len() - test.len();
+    let sizes = [choosing.len(), rest, test.len()].map(|count| count as f64);
     let repeated =
         repeat(candidates, choose, sizes, &STATIC_POOLS, widest, facts.repeats, facts.seed);
     let savings_mean = [0, 1, 2, 3].map(|i| repeated.savings[i]);
@@ -139,8 +142,8 @@ pub(crate) fn summarize(
             let as_good_as = |rows: &[usize]| effective(trace.weights(rows).into_iter());
             ClassMixSummary {
                 shares,
-                search: as_good_as(&search),
-                certification: candidates.as_deployed(&certification, facts.seed).len(),
+                search: as_good_as(&choosing),
+                certification: candidates.as_deployed(&proving, facts.seed).len(),
                 test: as_good_as(&test),
             }
         }),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bitgear::certify::Test;
 use bitgear::characterize::{Characterization, outputs};
 use bitgear::policy::EnergyUj;
-use bitgear::report::text::round;
+use bitgear::report::text::{round, samples};
 use bitgear::report::{Run, comparison};
 use bitgear::summary::{Constraint, Summary};
 
@@ -73,15 +73,12 @@ pub(crate) fn text(result: &Characterization, out: &Path) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "{}: {} MACs, {} parameters, on {}\n{} samples for calibration, {} for search, {} for certification, {} for the test{weighting}\n",
+        "{}: {} MACs, {} parameters, on {}\n{}{weighting}\n",
         summary.model.name,
         count(summary.model.macs),
         count(summary.model.parameters),
         summary.accelerator,
-        summary.samples.calibration,
-        summary.samples.search,
-        summary.samples.certification,
-        summary.samples.test,
+        samples(summary),
     );
 
     let row = |name: &str, accuracy: f64, e: &EnergyUj| {

@@ -223,7 +223,7 @@ fn characterize_evaluate_and_run_tell_one_story() {
     insta::with_settings!({filters => filters}, {
         insta::assert_snapshot!(shown, @r"
     fashion-mnist: 9,345,920 MACs, 77,418 parameters, on envision-28nm
-    512 samples for calibration, 4000 for search, 3000 for certification, 3000 for the test
+    512 samples for calibration, 7,000 for search, 3,000 for the test
 
     point  accuracy  difference  chip uJ  total uJ
     float  [n] %  [n]  -  -

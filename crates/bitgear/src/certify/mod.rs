@@ -1,5 +1,6 @@
 //! The guarantee: which of a few policies, all chosen on the search split, are proved on the
-//! certification split to lose no more than so much, except with a stated probability.
+//! certification split to lose no more than so much, except with a stated probability. Where none is asked for,
+//! the samples of both choose one policy, and the test split tells the most that it loses.
 //!
 //! Candidates stand in a row from the one that is most likely to pass to the boldest. The error
 //! probability is a stock that flows: most of it starts at the first candidate, and what passes hands
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::search::{Candidates, Choice, Pool, Target};
+use crate::trace::{Split, Trace};
 
 /// What a policy must keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +44,7 @@ pub struct Demand {
 pub struct Certificate {
     /// How it was proved.
     pub test: Test,
-    /// The samples it was proved with: `certification`.
+    /// The samples it was proved with: `certification`, or `test` where no guarantee was asked for.
     pub split: String,
     /// How policy and reference differ on them.
     pub flips: Flips,
@@ -79,6 +81,23 @@ pub struct Verdict {
 const NEXT_SHARE: f64 = 0.4;
 
 impl Demand {
+    /// The trace's rows that choose, and those that tell what the choice loses, which choose nothing: of the search and
+    /// the certification split with a guarantee; without, both choose, and the test split tells.
+    pub fn rows(&self, trace: &Trace) -> [Vec<usize>; 2] {
+        let chooses = |split| match split {
+            Split::Search => true,
+            Split::Certification => self.guarantee.is_none(),
+            Split::Test | Split::Calibration => false,
+        };
+        let choosing = (0..trace.samples.len()).filter(|&row| chooses(trace.splits[row]));
+        [choosing.collect(), trace.rows(self.proof())]
+    }
+
+    /// The split that tells what is lost.
+    pub(crate) fn proof(&self) -> Split {
+        if self.guarantee.is_some() { Split::Certification } else { Split::Test }
+    }
+
     fn level(&self) -> f64 {
         1.0 - self.confidence
     }
@@ -88,17 +107,17 @@ impl Demand {
         &self,
         candidates: &Candidates,
         choice: &Choice,
-        certification: &[usize],
+        proving: &[usize],
         [bound, level]: [f64; 2],
         tested: usize,
     ) -> Certificate {
         let samples: Vec<(i32, usize)> =
-            certification.iter().map(|&row| candidates.first_confidence(choice, row)).collect();
+            proving.iter().map(|&row| candidates.first_confidence(choice, row)).collect();
         Certificate {
             footprint: Footprint::new(&samples, choice.stages.len()),
-            flips: candidates.flips(choice, certification),
+            flips: candidates.flips(choice, proving),
             test: self.test,
-            split: "certification".to_owned(),
+            split: self.proof().name().to_owned(),
             guarantee: self.guarantee,
             bound,
             confidence: self.confidence,
@@ -108,21 +127,21 @@ impl Demand {
     }
 }
 
-/// Chooses a policy of the pool on the rows `search`, and proves what it loses on the rows
-/// `certification`, which choose nothing but among policies that pass. Where classes are mixed otherwise in
+/// Chooses a policy of the pool on the rows `choosing`, and proves what it loses on the rows `proving`, which
+/// choose nothing but among policies that pass ([`Demand::rows`]). Where classes are mixed otherwise in
 /// deployment, it is proved with the most of these that are mixed so.
 pub fn decide(
     candidates: &Candidates,
-    search: &[usize],
-    certification: &[usize],
+    choosing: &[usize],
+    proving: &[usize],
     demand: &Demand,
     pool: Pool,
     seed: u64,
 ) -> Verdict {
-    let given = certification.len();
-    let certification = &candidates.as_deployed(certification, seed)[..];
-    let (choice, passed) = choose_on(candidates, search, certification, demand, pool, seed);
-    let flips = candidates.flips(&choice, certification);
+    let given = proving.len();
+    let proving = &candidates.as_deployed(proving, seed)[..];
+    let (choice, passed) = choose_on(candidates, choosing, proving, demand, pool, seed);
+    let flips = candidates.flips(&choice, proving);
     let level = demand.level();
     let bound = match (demand.guarantee, passed) {
         (Some(guarantee), Some(_)) => Some(guarantee),
@@ -130,13 +149,13 @@ pub fn decide(
     };
     let certificate = bound.zip(passed).map(|(bound, Passed { level, tested })| {
         let found = [bound, level];
-        demand.certificate(candidates, &choice, certification, found, tested)
+        demand.certificate(candidates, &choice, proving, found, tested)
     });
     let missing = demand.guarantee.filter(|_| passed.is_none());
-    let flips = candidates.expected_flips(&choice, search);
+    let flips = candidates.expected_flips(&choice, choosing);
     let samples_needed =
         missing.and_then(|guarantee| demand.test.samples_needed(flips, guarantee, level));
-    let samples_needed = samples_needed.map(|n| as_given(n, certification.len(), given));
+    let samples_needed = samples_needed.map(|n| as_given(n, proving.len(), given));
     Verdict { choice, certificate, bound, samples_needed }
 }
 
@@ -157,28 +176,28 @@ pub struct Passed {
 /// The choice of [`decide`], and whether it passed: without a guarantee to prove it always does.
 pub fn choose(
     candidates: &Candidates,
-    search: &[usize],
-    certification: &[usize],
+    choosing: &[usize],
+    proving: &[usize],
     demand: &Demand,
     pool: Pool,
     seed: u64,
 ) -> (Choice, Option<Passed>) {
-    let certification = &candidates.as_deployed(certification, seed);
-    choose_on(candidates, search, certification, demand, pool, seed)
+    let proving = &candidates.as_deployed(proving, seed);
+    choose_on(candidates, choosing, proving, demand, pool, seed)
 }
 
-/// The same, on certification rows that are mixed as in deployment.
+/// The same, proved with rows that are mixed as in deployment.
 fn choose_on(
     candidates: &Candidates,
-    search: &[usize],
-    certification: &[usize],
+    choosing: &[usize],
+    proving: &[usize],
     demand: &Demand,
     pool: Pool,
     seed: u64,
 ) -> (Choice, Option<Passed>) {
     let boldest = || match demand.max_energy_uj {
-        Some(budget) => candidates.choose_within(search, budget, pool),
-        None => candidates.choose(search, demand.target, pool, seed),
+        Some(budget) => candidates.choose_within(choosing, budget, pool),
+        None => candidates.choose(choosing, demand.target, pool, seed),
     };
     let level = demand.level();
     let Some(guarantee) = demand.guarantee else {
@@ -186,25 +205,24 @@ fn choose_on(
     };
     if demand.test == Test::Conformal {
         let choice = boldest();
-        return match candidates.raise_first_threshold(&choice, certification, guarantee) {
+        return match candidates.raise_first_threshold(&choice, proving, guarantee) {
             Some(raised) => (raised, Some(Passed { level, tested: 1 })),
             None => (choice, None),
         };
     }
     let ladder = match demand.max_energy_uj {
         Some(_) => vec![boldest()],
-        None => candidates.ladder(search, demand.target.drop, pool, seed),
+        None => candidates.ladder(choosing, demand.target.drop, pool, seed),
     };
-    let energy = |choice: &Choice| candidates.outcome(choice, search).energy.chip_uj;
-    let excess = |choice: &Choice| excess(candidates.expected_flips(choice, search), guarantee);
+    let energy = |choice: &Choice| candidates.outcome(choice, choosing).energy.chip_uj;
+    let excess = |choice: &Choice| excess(candidates.expected_flips(choice, choosing), guarantee);
     // Of several that flip nothing, what costs more is likelier to pass.
     let mut ladder: Vec<([f64; 2], Choice)> =
         ladder.into_iter().map(|choice| ([excess(&choice), -energy(&choice)], choice)).collect();
     ladder.sort_by(|(a, _), (b, _)| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let ladder: Vec<Choice> = ladder.into_iter().map(|(_, choice)| choice).collect();
-    let p_value = |choice: &Choice| {
-        demand.test.p_value(candidates.flips(choice, certification), guarantee, level)
-    };
+    let p_value =
+        |choice: &Choice| demand.test.p_value(candidates.flips(choice, proving), guarantee, level);
     let p_values: Vec<f64> = ladder.iter().map(p_value).collect();
     let tested = ladder.len();
     let passed = ladder.into_iter().zip(proved(&p_values, level));

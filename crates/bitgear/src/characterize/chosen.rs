@@ -24,7 +24,7 @@ impl Chosen {
     /// layers. `quantize` makes the network of a point.
     pub(super) fn decide(
         candidates: &Candidates,
-        [search, certification]: [&[usize]; 2],
+        [choosing, proving]: [&[usize]; 2],
         demands: &[Demand],
         seed: u64,
         points: &[Point],
@@ -33,7 +33,7 @@ impl Chosen {
         let mut all = Vec::with_capacity(demands.len());
         let mut alike = true;
         for demand in demands {
-            let verdict = decide(candidates, search, certification, demand, Pool::Policies, seed);
+            let verdict = decide(candidates, choosing, proving, demand, Pool::Policies, seed);
             let named = |name: &str| points.iter().find(|p| p.to_string() == name).cloned();
             let points: Vec<Point> =
                 candidates.stages(&verdict.choice).filter_map(|info| named(&info.point)).collect();
@@ -53,7 +53,7 @@ impl Chosen {
         provenance: &Provenance,
     ) -> (NamedPolicy, PolicyOption) {
         let Verdict { choice, certificate, bound, .. } = &self.verdict;
-        let expected = candidates.outcome(choice, &trace.rows(Split::Search));
+        let expected = candidates.outcome(choice, &demand.rows(trace)[0]);
         let policy = PolicyFile::new(
             trace,
             candidates,

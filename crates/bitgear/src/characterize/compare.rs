@@ -10,7 +10,7 @@ use crate::energy::{AcceleratorProfile, EnergyError, Storage};
 use crate::policy::PolicyFile;
 use crate::search::{Candidates, Kind, Pool, Rules};
 use crate::summary::{Facts, Summary, WIDEST, summarize};
-use crate::trace::{FLOAT, Split};
+use crate::trace::FLOAT;
 
 /// A policy chosen for each profile from the trace of a run in folder `run`, with the run's own target
 /// and seed but default [`Rules`], in the order of the profiles. `model` is the run's ONNX file: its
@@ -48,15 +48,14 @@ pub fn compare(
             run.display()
         )));
     }
-    let [search, certification] =
-        [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = summary.constraint.demand();
+    let [choosing, proving] = demand.rows(&trace);
     let one = |profile: &AcceleratorProfile| {
         let rules = Rules::default();
         let candidates = Candidates::new(&trace, FLOAT, points.clone(), profile, &workload, rules)?;
         let seed = policy.provenance.seed;
-        let verdict = decide(&candidates, &search, &certification, &demand, Pool::Policies, seed);
-        let expected = candidates.outcome(&verdict.choice, &search);
+        let verdict = decide(&candidates, &choosing, &proving, &demand, Pool::Policies, seed);
+        let expected = candidates.outcome(&verdict.choice, &choosing);
         let chosen = PolicyFile::new(
             &trace,
             &candidates,

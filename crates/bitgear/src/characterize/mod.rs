@@ -312,9 +312,8 @@ pub fn characterize_from(
     let mut infos: Vec<PointInfo> =
         points.iter().flat_map(|point| point_infos(point, job.mirror, &workload)).collect();
     let mut workload = workload;
-    let [search, certification] =
-        [Split::Search, Split::Certification].map(|split| trace.rows(split));
     let demand = job.constraint.demand();
+    let [choosing, proving] = demand.rows(&trace);
     let further = job.more_targets.iter();
     let further = further.map(|&drop| {
         let target = Target { drop, ..demand.target };
@@ -327,7 +326,7 @@ pub fn characterize_from(
     let quantized = |e| CharacterizeError::Quantize(model.clone(), e);
     let (mut candidates, mut policies) = loop {
         let candidates = price(&trace, &infos, &workload)?;
-        let rows = [&search[..], &certification];
+        let rows = [&choosing[..], &proving];
         let network = |point: &Point| {
             let model = tracing.quantized(point, &point.to_string(), progress);
             model.map_err(|failure| tracing.failed(failure))
@@ -368,8 +367,7 @@ pub fn characterize_from(
             widths: widths(point, &workload),
         }));
         candidates = price(&trace, &infos, &workload)?;
-        let rows = [&search[..], &certification];
-        let best = decide(&candidates, rows[0], rows[1], &demands[0], Pool::Nested, job.seed);
+        let best = decide(&candidates, &choosing, &proving, &demands[0], Pool::Nested, job.seed);
         // One network alone shares nothing: then the independent policy stands.
         if best.choice.stages.len() > 1 {
             let place = |m: &IntegerModel| {
@@ -381,7 +379,7 @@ pub fn characterize_from(
             (verdict, models, storage) = (best, used, Storage::Nested);
         }
     }
-    let expected = candidates.outcome(&verdict.choice, &search);
+    let expected = candidates.outcome(&verdict.choice, &choosing);
     let policy = PolicyFile::new(
         &trace,
         &candidates,

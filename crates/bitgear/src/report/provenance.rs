@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::svg::escape;
-use super::text::{count, float_islands, weighting};
+use super::text::{count, float_islands, samples, weighting};
 use crate::policy::Provenance;
 
 /// Kinds of a profile's figures, as a person says them.
@@ -68,16 +68,9 @@ pub(super) fn table(run: &Run) -> String {
         accelerator_sha256,
         seed,
     } = &run.policy.provenance;
-    let samples = &summary.samples;
     let code = |hash: &str| format!("<code class=\"hash\">{}</code>", escape(hash));
     let weighting = weighting(summary).map_or_else(String::new, |text| format!("; {text}"));
-    let samples_text = format!(
-        "{} calibration, {} search, {} certification, {} test{weighting}",
-        count(samples.calibration as u64),
-        count(samples.search as u64),
-        count(samples.certification as u64),
-        count(samples.test as u64)
-    );
+    let samples_text = format!("{}{weighting}", samples(summary));
     let storage = format!(
         "{}, {} bytes",
         if summary.storage.kind == crate::energy::Storage::Nested {

@@ -146,7 +146,8 @@ pub(super) fn figure(run: &Run) -> Figure {
         _ => format!("with {} % confidence", round(100.0 * summary.constraint.confidence)),
     };
     let caption = format!(
-        "Lines beside a saving: what it may be, by the uncertainty of the profile's numbers alone. Lines beside a loss end at the most that it is {bars}, by the certification samples. Loss is {} of the reference minus that of the row, on the {} test samples.",
+        "Lines beside a saving: what it may be, by the uncertainty of the profile's numbers alone. Lines beside a loss end at the most that it is {bars}, by the {} samples. Loss is {} of the reference minus that of the row, on the {} test samples.",
+        summary.constraint.demand().proof().name(),
         words.accuracy,
         count(summary.samples.test as u64),
     );

@@ -166,9 +166,9 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
         confidence: 0.95,
         test: Test::Exact,
     };
-    let certification = trace.rows(Split::Certification);
     let demand: Demand = constraint.demand();
-    let flips = candidates.flips(&choice, &certification);
+    let [choosing, proving] = demand.rows(&trace);
+    let flips = candidates.flips(&choice, &proving);
     let bound = Some(demand.test.upper_bound(flips, 0.05));
     let verdict = Verdict { choice, certificate: None, bound, samples_needed: None };
     let hash = || "0".repeat(64);
@@ -180,7 +180,7 @@ fn parts(made: &Made) -> (Summary, PolicyFile, Trace) {
         accelerator_sha256: hash(),
         seed: 1,
     };
-    let expected = candidates.outcome(&verdict.choice, &trace.rows(Split::Search));
+    let expected = candidates.outcome(&verdict.choice, &choosing);
     let policy = PolicyFile::new(&trace, &candidates, &verdict.choice, &expected, None, provenance);
     let storage = StorageSummary {
         kind: Storage::Independent,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::summary::Summary;
+use crate::summary::{SampleCounts, Summary};
 
 /// A fraction as a percentage.
 pub fn percent(fraction: f64) -> String {
@@ -58,11 +58,29 @@ pub fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String>
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 
+/// How many samples served what: without a guarantee to prove, those for certification search, too.
+pub fn samples(summary: &Summary) -> String {
+    let SampleCounts { calibration, search, certification, test, .. } = summary.samples;
+    let choosing = match summary.constraint.guarantee {
+        Some(_) => format!(
+            "{} for search, {} for certification",
+            count(search as u64),
+            count(certification as u64)
+        ),
+        None => format!("{} for search", count((search + certification) as u64)),
+    };
+    format!(
+        "{} samples for calibration, {choosing}, {} for the test",
+        count(calibration as u64),
+        count(test as u64)
+    )
+}
+
 /// What weighting for the class mix of deployment leaves of the samples; nothing without one.
 pub fn weighting(summary: &Summary) -> Option<String> {
     let mix = summary.class_mix.as_ref()?;
     Some(format!(
-        "weighted for the class mix of deployment: worth {:.0} of equal weight for search and {:.0} for the test, and {} of those for certification are mixed like that",
+        "weighted for the class mix of deployment: worth {:.0} of equal weight for search and {:.0} for the test, and {} of those that bound the drop are mixed like that",
         mix.search, mix.test, mix.certification
     ))
 }

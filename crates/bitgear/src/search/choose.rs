@@ -4,15 +4,18 @@ use super::bound::Caution;
 use super::chain::Quadruples;
 use super::learn::{Lesson, fit};
 use super::ranked::Ranked;
-use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool, Target};
+use super::{Bound, Candidate, Candidates, Choice, Column, Gate, Limit, Mask, Pool, Tally, Target};
 use crate::policy::Tables;
 use crate::trace::{Random, deal};
 
-/// What is taken off for chance, for policies and for single points: of 30 flips 25 and 20 are believed to be
-/// harmful. The cheapest of very many thresholds looks so much better than it is, and the cheapest of a few
-/// points a little. Chosen on random splits of a few runs (`docs/policy.md`).
-const CAUTION: [Caution; 2] =
-    [Caution::Prior { flips: 30.0, excess: 20.0 }, Caution::Prior { flips: 30.0, excess: 10.0 }];
+/// What is taken off for chance: of 30 flips of policies 25, of single points 20 are believed to be harmful. The
+/// cheapest of very many thresholds looks so much better than it is, and the cheapest of a few points a little.
+/// Chosen on random splits of a few runs (`docs/policy.md`).
+const POLICIES: Caution = Caution::Prior { flips: 30.0, excess: 20.0 };
+/// See [`POLICIES`].
+const SINGLE_POINTS: Caution = Caution::Prior { flips: 30.0, excess: 10.0 };
+/// Likewise, for policies that are to lose no more than a single point, whose drop may be luck as well.
+const NO_WORSE: Caution = Caution::Prior { flips: 30.0, excess: 23.0 };
 /// What a [`Candidates::ladder`] is made for: parts of the target, and standard errors below it, for policies
 /// and, times [`FIXED_ERRORS`], for single points.
 const PARTS: [f64; 5] = [1.0, 0.8, 0.6, 0.4, 0.2];
@@ -25,15 +28,20 @@ const FOLDS: usize = 5;
 const LEARNING: usize = 8;
 
 /// The bound by which the choices of a pool are chosen for a target.
-fn careful(target: f64, pool: Pool) -> Bound {
-    Bound { drop: target, caution: CAUTION[usize::from(!pool.is_dynamic())] }
+fn careful(target: Target, pool: Pool) -> Bound {
+    let caution = match pool.is_dynamic() {
+        true if target.no_worse => NO_WORSE,
+        true => POLICIES,
+        false => SINGLE_POINTS,
+    };
+    Bound { drop: target.drop, caution }
 }
 
 impl Candidates {
     /// The cheapest choice of a pool whose expected drop, a fraction, keeps the target, judged on `rows` alone.
     /// Where nothing keeps it, the pool's widest point.
     pub fn choose(&self, rows: &[usize], target: Target, pool: Pool, seed: u64) -> Choice {
-        let bounds = |pool| vec![careful(target.drop, pool)];
+        let bounds = |pool| vec![careful(target, pool)];
         let found = self.candidates_for(rows, bounds, target.no_worse, pool, seed);
         let cheapest = found.into_iter().min_by(|a, b| a.energy.total_cmp(&b.energy));
         cheapest.expect("there is one for each bound").choice
@@ -58,7 +66,7 @@ impl Candidates {
         let mut ladder = vec![Choice::fixed(self.widest_of(pool))];
         let more_careful = |pool: Pool| {
             let scale = if pool.is_dynamic() { 1.0 } else { FIXED_ERRORS };
-            let parts = PARTS.map(|part| careful(part * drop, pool));
+            let parts = PARTS.map(|part| careful((part * drop).into(), pool));
             let errors = ERRORS.map(|errors| Caution::Errors(scale * errors));
             parts.into_iter().chain(errors.map(|caution| Bound { drop, caution })).collect()
         };
@@ -81,7 +89,8 @@ impl Candidates {
     }
 
     /// The cheapest choice for each bound; of policies, if they are to be `no_worse`, among those that are believed to
-    /// lose no more than the single point for it. Single points first: of equals they are taken.
+    /// lose no more than the single point for it, where neither is charged for what it would be if no answer
+    /// flipped. Single points first: of equals they are taken.
     fn candidates_for(
         &self,
         rows: &[usize],
@@ -99,7 +108,9 @@ impl Candidates {
             if no_worse {
                 for ((bound, for_fixed), single) in bounds.iter_mut().zip(for_fixed).zip(&found) {
                     let lost = self.total(&mask, single.choice.last());
-                    bound.drop = bound.drop.min(mask.charge(for_fixed, lost));
+                    let without_flips = |bound| mask.charge(bound, Tally::default());
+                    let more = mask.charge(for_fixed, lost) - without_flips(for_fixed);
+                    bound.drop = bound.drop.min(without_flips(*bound) + more);
                 }
             }
             let mut best = self.best(&mask, &bounds, pool);

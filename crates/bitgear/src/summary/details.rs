@@ -105,7 +105,7 @@ pub(crate) fn targets_around(constraint: &Constraint) -> Vec<f64> {
 /// What would be chosen for each target, of the pool that `choice` was chosen from.
 pub(super) fn frontier(
     candidates: &Candidates,
-    [search, certification, test]: [&[usize]; 3],
+    [choosing, proving, test]: [&[usize]; 3],
     demand: Demand,
     choice: &Choice,
     targets: &[f64],
@@ -114,7 +114,7 @@ pub(super) fn frontier(
     let chosen = |drop: f64, pool| {
         let target = Target { drop, ..demand.target };
         let demand = Demand { target, max_energy_uj: None, ..demand };
-        let choice = decide(candidates, search, certification, &demand, pool, seed).choice;
+        let choice = decide(candidates, choosing, proving, &demand, pool, seed).choice;
         Alternative::of(candidates, &choice, test)
     };
     let pool = pool_of(candidates, choice);
@@ -130,7 +130,7 @@ pub(super) fn frontier(
 /// another than `choice`.
 pub(super) fn no_worse(
     candidates: &Candidates,
-    [search, certification, test]: [&[usize]; 3],
+    [choosing, proving, test]: [&[usize]; 3],
     demand: Demand,
     choice: &Choice,
     seed: u64,
@@ -138,7 +138,7 @@ pub(super) fn no_worse(
     let target = Target { no_worse: true, ..demand.target };
     let demand = Demand { target, ..demand };
     let pool = pool_of(candidates, choice);
-    let other = decide(candidates, search, certification, &demand, pool, seed).choice;
+    let other = decide(candidates, choosing, proving, &demand, pool, seed).choice;
     (other != *choice).then(|| Alternative::of(candidates, &other, test))
 }
 

@@ -115,9 +115,9 @@ pub struct SampleCounts {
     pub calibration: usize,
     /// For choosing.
     pub search: usize,
-    /// For the guarantee.
+    /// For the guarantee; where none was asked for, for choosing too.
     pub certification: usize,
-    /// For the figures here.
+    /// For the figures here, and for bounds on the drop where no guarantee was asked for.
     pub test: usize,
     /// Whether they have labels. Without, the reference's answers count as right, and every drop is a
     /// disagreement with it.
@@ -129,9 +129,9 @@ pub struct SampleCounts {
 pub struct ClassMixSummary {
     /// Share of each class, relative to the sum of all.
     pub shares: ClassMix,
-    /// The weighted search samples tell as much as so many that count alike.
+    /// The weighted samples that choose tell as much as so many that count alike.
     pub search: f64,
-    /// So many certification samples are mixed in these shares; only these prove anything.
+    /// So many of the samples that bound the drop are mixed in these shares; only these prove anything.
     pub certification: usize,
     /// The weighted test samples tell as much as so many that count alike.
     pub test: f64,
@@ -307,7 +307,7 @@ pub struct PolicyOption {
 }
 
 /// What a measure of confidence would have done between the policy's first two stages, with the
-/// threshold that loses as little on the search split.
+/// threshold that loses as little on the samples that chose it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeasureSummary {
     /// `margin`, `softmax margin`, `maximum softmax`, `entropy`, `maximum logit` or `learned`.

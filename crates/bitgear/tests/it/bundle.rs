@@ -81,7 +81,7 @@ fn the_class_mix_of_deployment_is_that_of_all_figures_and_of_the_proof() {
     assert!(mix.test > 0.85 * rows.len() as f64 && mix.test < rows.len() as f64, "{mix:?}");
     let certificate = policy.certificate.unwrap();
     assert_eq!(certificate.flips.samples, mix.certification as u64);
-    assert!(mix.certification < splits.certification.len() * 7 / 10, "{mix:?}");
+    assert!(mix.certification < splits.test.len() * 7 / 10, "{mix:?}");
     let demand = Demand {
         target: 1.0.into(),
         max_energy_uj: None,
@@ -92,7 +92,7 @@ fn the_class_mix_of_deployment_is_that_of_all_figures_and_of_the_proof() {
     let again = |samples: &[usize]| {
         recheck(&bundle, &job.model, &data, samples, &demand, &Watch::new(1000))
     };
-    let found = again(&splits.certification).unwrap();
+    let found = again(&splits.test).unwrap();
     assert_eq!((found.flips, found.drop_upper_bound), (certificate.flips, certificate.bound));
     let one: Vec<usize> = (0..1500).filter(|&i| labels[i] == 1).collect();
     let error = again(&one).unwrap_err().to_string();

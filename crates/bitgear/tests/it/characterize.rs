@@ -252,9 +252,8 @@ fn with_a_symmetry_the_executed_policy_still_does_what_the_summary_says() {
         confidence: 0.95,
         test: Test::Exact,
     };
-    let certification = &bundle.splits.certification;
-    let again =
-        |model: &Path| recheck(&bundle, model, &data, certification, &demand, &Watch::new(1000));
+    let test = &bundle.splits.test;
+    let again = |model: &Path| recheck(&bundle, model, &data, test, &demand, &Watch::new(1000));
     let found = again(&job.model).unwrap();
     let certificate = result.policy.certificate.unwrap();
     assert_eq!(found.flips, certificate.flips);
@@ -297,13 +296,17 @@ fn a_finished_run_is_decided_again_from_its_files() {
         Rules::default(),
     )
     .unwrap();
-    let rows = |split| finished.trace.rows(split);
-    let choice = candidates.choose(&rows(Split::Search), 0.01.into(), Pool::Policies, job.seed);
-    let outcome = candidates.outcome(&choice, &rows(Split::Test));
+    let test = finished.trace.rows(Split::Test);
+    // Without a guarantee all samples but those of the test choose.
+    let others: Vec<usize> =
+        (0..finished.trace.samples.len()).filter(|row| !test.contains(row)).collect();
+    let choice = candidates.choose(&others, 0.01.into(), Pool::Policies, job.seed);
+    let outcome = candidates.outcome(&choice, &test);
     assert_eq!(outcome.accuracy, result.summary.policy.accuracy);
     assert_eq!(outcome.energy.chip_uj, result.summary.policy.energy_uj.chip);
-    let flips = candidates.flips(&choice, &rows(Split::Certification));
-    assert_eq!(result.policy.certificate.unwrap().flips, flips);
+    let certificate = result.policy.certificate.unwrap();
+    assert_eq!(certificate.split, "test");
+    assert_eq!(certificate.flips, candidates.flips(&choice, &test));
     assert!(Finished::read(folder.path(), &example("README.md")).is_err());
 }
 
@@ -317,6 +320,7 @@ fn a_guarantee_is_proved_or_the_samples_that_it_takes_are_named() {
     let certificate = result.policy.certificate.unwrap();
     assert!(result.summary.policy.certified && result.summary.best_static.certified);
     assert_eq!((certificate.guarantee, certificate.bound), (Some(0.05), 0.05));
+    assert_eq!(certificate.split, "certification");
     assert_eq!(certificate.flips.samples, result.summary.samples.certification as u64);
     // The proof can be done again from what the certificate says.
     let p = certificate.test.p_value(certificate.flips, certificate.bound, 0.05);
