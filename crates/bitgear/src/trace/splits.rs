@@ -17,7 +17,7 @@ pub enum Split {
     Calibration,
     /// Choosing the policy.
     Search,
-    /// Proving the guarantee.
+    /// Proving the guarantee; where none was asked for, choosing, too.
     Certification,
     /// Reporting.
     Test,
