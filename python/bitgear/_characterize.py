@@ -104,7 +104,8 @@ def characterize(
     margin_only, sums
         Whether gates learn nothing, and whether a stage's scores may be summed with those before.
     calibration_samples, search_share, certification_share
-        How samples are divided; what is left is for the test. Without `guarantee` those for certification search, too.
+        How samples are divided; what is left is for the test. Without `guarantee` the
+        certification samples choose, too.
     seed, threads
         Seed of everything random; number of threads, by default all processors. Results depend on the
         seed alone.

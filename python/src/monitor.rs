@@ -31,7 +31,7 @@ impl Monitor {
         let Some(certificate) = policy.certificate else {
             return Err(fail(
                 "the policy has no certificate to watch",
-                Some("characterize with samples for certification".to_owned()),
+                Some("characterize without `guarantee`, or with one that can be proved".to_owned()),
             ));
         };
         let watch = Watch::new(certificate.footprint, policy.provenance.seed, level);

@@ -114,7 +114,7 @@ pub(crate) struct Characterize {
     /// accuracy drops
     #[arg(long, value_name = "FRACTION", value_delimiter = ',')]
     pub(crate) also_max_drop: Vec<f64>,
-    /// Largest accuracy drop of any class, on the search split; needs at most 2 stages
+    /// Largest accuracy drop of any class, on the samples that choose; needs at most 2 stages
     #[arg(long, value_name = "FRACTION")]
     pub(crate) max_class_drop: Option<f64>,
     /// Longest time of an input that all stages run for, in microseconds
@@ -274,6 +274,7 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Exit code 1 when the drop is not proved.")]
 pub(crate) struct Certify {
     /// Bundle that `characterize` wrote
     pub(crate) bundle: PathBuf,
@@ -289,7 +290,7 @@ pub(crate) struct Certify {
     /// Only the samples of this split of the data that chose the policy: test, or certification of a policy that was made with --guarantee
     #[arg(long)]
     pub(crate) split: Option<String>,
-    /// The drop to prove [default: the certificate's]
+    /// The drop to prove [default: the certificate's, on samples that it was not made from]
     #[arg(long, value_name = "FRACTION")]
     pub(crate) guarantee: Option<f64>,
     /// Probability that the bound holds

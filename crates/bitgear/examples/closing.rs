@@ -3,10 +3,10 @@
 //!
 //! `cargo run --release -p bitgear --example closing -- STAGES ACCELERATOR[,…] FOLDER=MODEL…`
 //!
-//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. Policies and static points are chosen
-//! on the run's search and certification splits for a target, on its search split for a guarantee, which its certification
-//! split proves; drops, energies and rates are those of its test split. No model runs again, so that other accelerators choose among the points that were picked
-//! for the run's own.
+//! A FOLDER is what `bitgear characterize` wrote, MODEL its ONNX file. Policies and static points are chosen on the
+//! run's search and certification splits for a target, on its search split for a guarantee, which its certification
+//! split proves; drops, energies and rates are those of its test split. No model runs again, so that other
+//! accelerators choose among the points that were picked for the run's own.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 use std::path::Path;

@@ -93,7 +93,7 @@ pub struct SplitSection {
     pub calibration: Option<usize>,
     /// Share of the rest for search.
     pub search: Option<f64>,
-    /// Share of the rest for certification, or, without a guarantee, for search, too; what is left is for the test.
+    /// Share of the rest for certification, or, without a guarantee, for choosing, too; what is left is for the test.
     pub certification: Option<f64>,
     /// Shares of the classes in deployment, relative to their sum, one for each class: samples are weighted by
     /// them, and a guarantee is proved with the most that are mixed so.

@@ -2,7 +2,7 @@
 
 use bitgear::bundle::Bundle;
 use bitgear::certify::Demand;
-use bitgear::characterize::recheck;
+use bitgear::characterize::{Recheck, recheck};
 use bitgear::data::{Dataset, Source};
 
 use super::evaluate::samples;
@@ -48,10 +48,25 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
     })?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
+    } else {
+        tell(&found, indices.len() as u64, &demand);
     }
+    let Some(drop) = found.guarantee.filter(|_| found.proved == Some(false)) else {
+        return Ok(());
+    };
+    let failure =
+        Failure::new(format!("not proved on this data: at most {:.2} points", 100.0 * drop));
+    Err(match found.samples_needed {
+        Some(samples) => {
+            failure.hint(format!("about {} samples like these would prove it", count(samples)))
+        }
+        None => failure.hint("no number of samples like these would prove it"),
+    })
+}
+
+/// Prints what was found on `all` samples.
+fn tell(found: &Recheck, all: u64, demand: &Demand) {
     let what = if found.labelled { "drop" } else { "disagreement with the reference" };
-    let all = indices.len() as u64;
     let drawn = if found.flips.samples < all {
         format!(" of {}, mixed as in deployment", count(all))
     } else {
@@ -64,15 +79,10 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
     println!(
         "at most {:.2} points with {} % confidence ({} test)",
         100.0 * found.drop_upper_bound,
-        100.0 * options.confidence,
+        100.0 * demand.confidence,
         demand.test.name()
     );
-    if let (Some(drop), Some(proved)) = (found.guarantee, found.proved) {
-        let verdict = if proved { "proved" } else { "not proved" };
-        println!("{verdict} on this data: at most {:.2} points", 100.0 * drop);
+    if let Some(drop) = found.guarantee.filter(|_| found.proved == Some(true)) {
+        println!("proved on this data: at most {:.2} points", 100.0 * drop);
     }
-    if let Some(samples) = found.samples_needed {
-        println!("about {} samples like these would prove it", count(samples));
-    }
-    Ok(())
 }

@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Monitor) -> Result<(), Failure> {
     let stages = policy.stages.len() + 1;
     let certificate = policy.certificate.ok_or_else(|| {
         Failure::new(format!("`{path}` has no certificate to watch"))
-            .hint("characterize with samples for certification")
+            .hint("characterize without --guarantee, or with one that can be proved")
     })?;
     let mut watch = Watch::new(certificate.footprint, policy.provenance.seed, options.level);
     let stream: Box<dyn BufRead> = match &options.stream {

@@ -223,7 +223,7 @@ fn characterize_evaluate_and_run_tell_one_story() {
     insta::with_settings!({filters => filters}, {
         insta::assert_snapshot!(shown, @r"
     fashion-mnist: 9,345,920 MACs, 77,418 parameters, on envision-28nm
-    512 samples for calibration, 7,000 for search, 3,000 for the test
+    512 samples for calibration, 7,000 to choose, 3,000 for the test
 
     point  accuracy  difference  chip uJ  total uJ
     float  [n] %  [n]  -  -
@@ -292,6 +292,24 @@ fn characterize_evaluate_and_run_tell_one_story() {
         assert_eq!(evaluation[key], summary["policy"][key], "{key}");
     }
     assert_eq!(evaluation["samples"], summary["samples"]["test"]);
+
+    // Without a guarantee the certification samples chose, too, and the bound is that of the test.
+    let certify = |more: &[&str]| {
+        let model = "examples/fashion-mnist/fashion-mnist.onnx";
+        let of = ["certify", bundle, "--model", model, "--data", data, "--json", "--split"];
+        bitgear(&[&of, more].concat())
+    };
+    let refused = certify(&["certification"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("these samples chose the policy"));
+    let unproved = certify(&["test", "--guarantee", "0.0001"]);
+    assert_eq!(unproved.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unproved.stderr);
+    assert!(said.contains("not proved on this data: at most 0.01 points"), "{said}");
+    let again = stdout(&certify(&["test"]));
+    let again: serde_json::Value = serde_json::from_str(&again).expect("JSON");
+    assert_eq!(again["drop_upper_bound"], summary["policy"]["drop_upper_bound"]);
+    assert_eq!((&again["guarantee"], &again["proved"]), (&().into(), &().into()));
 
     let golden = "examples/fashion-mnist/golden.npz";
     let lines = stdout(&bitgear(&["run", bundle, golden, "--json"]));

@@ -14,6 +14,7 @@ use crate::float;
 use crate::graph::Graph;
 use crate::hash::sha256;
 use crate::onnx;
+use crate::trace::Split;
 
 /// Samples that the float network runs together.
 const FLOAT_BATCH: usize = 8;
@@ -31,7 +32,8 @@ pub struct Recheck {
     pub accuracy_drop: f64,
     /// The drop is at most this, with confidence.
     pub drop_upper_bound: f64,
-    /// The drop that is to be kept; null where none was given and the policy has no certificate.
+    /// The drop that is to be kept; null where none was given and the policy has no certificate, or one from just
+    /// these samples.
     pub guarantee: Option<f64>,
     /// Whether this data proves it too.
     pub proved: Option<bool>,
@@ -95,8 +97,14 @@ pub fn recheck(
         flips.helpful += u64::from(right && !kept);
     }
     let level = 1.0 - demand.confidence;
-    let certified = bundle.policy.certificate.as_ref().map(|certificate| certificate.bound);
-    let guarantee = demand.guarantee.or(certified);
+    // A bound says nothing about the samples that it came from.
+    let is_own = |split| {
+        let splits = &bundle.splits;
+        data.sha256() == splits.data_sha256 && splits.of(split) == indices
+    };
+    let certificate = bundle.policy.certificate.as_ref();
+    let new = certificate.filter(|proof| !Split::from_name(&proof.split).is_some_and(is_own));
+    let guarantee = demand.guarantee.or(new.map(|proof| proof.bound));
     let proves = |drop| demand.test.p_value(flips, drop, level) <= level;
     let proved = guarantee.map(proves);
     let missing = guarantee.filter(|_| proved == Some(false));

@@ -58,7 +58,7 @@ pub fn float_islands<'a>(kinds: impl Iterator<Item = &'a str>) -> Option<String>
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 
-/// How many samples served what: without a guarantee to prove, those for certification search, too.
+/// How many samples served what: without a guarantee to prove, the certification samples choose, too.
 pub fn samples(summary: &Summary) -> String {
     let SampleCounts { calibration, search, certification, test, .. } = summary.samples;
     let choosing = match summary.constraint.guarantee {
@@ -67,7 +67,7 @@ pub fn samples(summary: &Summary) -> String {
             count(search as u64),
             count(certification as u64)
         ),
-        None => format!("{} for search", count((search + certification) as u64)),
+        None => format!("{} to choose", count((search + certification) as u64)),
     };
     format!(
         "{} samples for calibration, {choosing}, {} for the test",

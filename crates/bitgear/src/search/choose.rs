@@ -89,8 +89,8 @@ impl Candidates {
     }
 
     /// The cheapest choice for each bound; of policies, if they are to be `no_worse`, among those that are believed to
-    /// lose no more than the single point for it, where neither is charged for what it would be if no answer
-    /// flipped. Single points first: of equals they are taken.
+    /// lose no more than the single point for it, each counted beyond what it is charged where nothing flips. Single
+    /// points first: of equals they are taken.
     fn candidates_for(
         &self,
         rows: &[usize],

@@ -200,7 +200,7 @@ pub struct Rules {
     pub max_worst_uj: f64,
     /// Longest time of an input that all stages run for, in microseconds.
     pub max_worst_us: f64,
-    /// Largest mean drop of any class on the search split, of policies of one or two stages.
+    /// Largest mean drop of any class on the samples that choose, of policies of one or two stages.
     pub max_class_drop: Option<f64>,
 }
 
