@@ -227,8 +227,8 @@ def certify(
 
     `x` and `y` are as in `characterize`; without labels, disagreement with the float model is bounded.
     Of a policy for a class mix, the samples that count are the most whose classes are mixed like that.
-    `guarantee` is the drop to prove, by default the certificate's, on samples that it was not made from. Returns `accuracy_drop`,
-    `drop_upper_bound`, `proved`, `flips` and more, as fractions and counts.
+    `guarantee` is the drop to prove, by default the certificate's, on samples that it was not made from.
+    Returns `accuracy_drop`, `drop_upper_bound`, `proved`, `flips` and more, as fractions and counts.
     """
     path = bundle.bundle if isinstance(bundle, Run) else Path(bundle)
     with model_file(model) as file:

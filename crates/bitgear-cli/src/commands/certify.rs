@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Certify) -> Result<(), Failure> {
         Some(samples) => {
             failure.hint(format!("about {} samples like these would prove it", count(samples)))
         }
-        None => failure.hint("no number of samples like these would prove it"),
+        None => failure.hint("it loses too much for any number of samples: give a larger --guarantee, or characterize with a smaller --max-drop"),
     })
 }
 

@@ -32,10 +32,10 @@ pub struct Repeated {
     pub savings_total: Vec<f64>,
 }
 
-/// Chooses on fresh random search and certification splits and measures on a fresh test split, `n`
-/// times. `choose` is given the rows of search and certification, the pool and a seed; `sizes` are the
-/// shares of search, certification and test; `fixed` is a candidate (the widest) that is compared as it
-/// is, after the pools.
+/// Deals samples out anew, `n` times: to those that choose, those that prove a guarantee (none without one) and
+/// those of the test, in shares of `sizes`. `choose` is given the rows of the first two, the pool and a seed;
+/// what it chooses is measured on the third. `fixed` is a candidate (the widest) that is compared as it is,
+/// after the pools.
 pub fn repeat(
     candidates: &Candidates,
     choose: impl Fn([&[usize]; 2], Pool, u64) -> Choice + Sync,

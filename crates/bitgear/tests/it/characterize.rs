@@ -298,8 +298,8 @@ fn a_finished_run_is_decided_again_from_its_files() {
     .unwrap();
     let test = finished.trace.rows(Split::Test);
     // Without a guarantee all samples but those of the test choose.
-    let others: Vec<usize> =
-        (0..finished.trace.samples.len()).filter(|row| !test.contains(row)).collect();
+    let splits = &finished.trace.splits;
+    let others: Vec<usize> = (0..splits.len()).filter(|&row| splits[row] != Split::Test).collect();
     let choice = candidates.choose(&others, 0.01.into(), Pool::Policies, job.seed);
     let outcome = candidates.outcome(&choice, &test);
     assert_eq!(outcome.accuracy, result.summary.policy.accuracy);
