@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+mod accelerators;
+
+pub(crate) use accelerators::{Accelerators, AcceleratorsAction, Compare, Measure};
+
 /// Shifts a trained network between bit-widths per input: low for the easy ones, high for the few
 /// that need it.
 #[derive(Debug, Parser)]
@@ -234,6 +238,31 @@ impl From<Storage> for bitgear::energy::Storage {
     }
 }
 
+/// What is done to stored values before the network sees them.
+#[derive(Debug, Args)]
+pub(crate) struct Preprocess {
+    /// Factor of every stored value
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f32,
+    /// Mean that is subtracted, one or one per channel
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
+    pub(crate) mean: Vec<f32>,
+    /// Divisor, one or one per channel
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
+    pub(crate) std: Vec<f32>,
+}
+
+impl Preprocess {
+    /// What is asked for, in the library's terms.
+    pub(crate) fn to_library(&self) -> bitgear::data::Preprocess {
+        bitgear::data::Preprocess {
+            scale: self.scale,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Evaluate {
     /// Bundle that `characterize` wrote
@@ -349,15 +378,8 @@ pub(crate) struct Inspect {
     /// Bit-widths of weights and activations to show
     #[arg(long, value_delimiter = ',', default_values_t = [2, 3, 4, 6, 8])]
     pub(crate) bits: Vec<u8>,
-    /// Factor of every stored value
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) scale: f32,
-    /// Mean that is subtracted, one or one per channel
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
-    pub(crate) mean: Vec<f32>,
-    /// Divisor, one or one per channel
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
-    pub(crate) std: Vec<f32>,
+    #[command(flatten)]
+    pub(crate) preprocess: Preprocess,
     /// Threads [default: all processors]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -391,15 +413,8 @@ pub(crate) struct Bench {
     /// Samples to calibrate with and to run [default: noise]
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
-    /// Factor of every stored value
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) scale: f32,
-    /// Mean that is subtracted, one or one per channel
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
-    pub(crate) mean: Vec<f32>,
-    /// Divisor, one or one per channel
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
-    pub(crate) std: Vec<f32>,
+    #[command(flatten)]
+    pub(crate) preprocess: Preprocess,
     /// Seed of the noise
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -439,75 +454,4 @@ fn batch_size(text: &str) -> Result<usize, String> {
     } else {
         Err(format!("must be 1 to 4096, got {size}"))
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Accelerators {
-    #[command(subcommand)]
-    pub(crate) action: Option<AcceleratorsAction>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AcceleratorsAction {
-    /// List the profiles that ship
-    List,
-    /// Show a profile
-    Show {
-        /// Id of a shipped profile, or a file
-        profile: String,
-    },
-    /// Check a profile's file
-    Check {
-        /// The file
-        profile: PathBuf,
-    },
-    /// Choose a policy for each profile from the trace of one run; the model is not run again
-    Compare(Compare),
-    /// Measure how long this CPU takes for a model at each bit-width, and print it as a profile
-    Measure(Measure),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Compare {
-    /// Folder that `characterize` wrote
-    pub(crate) run: PathBuf,
-    /// The run's ONNX file
-    #[arg(long)]
-    pub(crate) model: PathBuf,
-    /// Ids of shipped profiles, or files [default: all that ship]
-    #[arg(value_name = "PROFILE")]
-    pub(crate) profiles: Vec<String>,
-    /// Threads [default: all processors]
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Measure {
-    /// ONNX file
-    pub(crate) model: PathBuf,
-    /// Samples to run; labels are not used
-    #[arg(long)]
-    pub(crate) data: PathBuf,
-    /// How many of them, in one batch
-    #[arg(long, default_value_t = 64, value_parser = batch_size)]
-    pub(crate) samples: usize,
-    /// How often every bit-width runs
-    #[arg(long, default_value_t = 21)]
-    pub(crate) rounds: usize,
-    /// Factor of every stored value
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) scale: f32,
-    /// Mean that is subtracted, one or one per channel
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true, default_values_t = [0.0])]
-    pub(crate) mean: Vec<f32>,
-    /// Divisor, one or one per channel
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0])]
-    pub(crate) std: Vec<f32>,
-    /// Threads
-    #[arg(long, default_value_t = 1)]
-    pub(crate) threads: usize,
 }

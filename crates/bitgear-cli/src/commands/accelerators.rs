@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use bitgear::characterize::{compare, measure};
-use bitgear::data::{Dataset, Preprocess, Source};
+use bitgear::data::{Dataset, Source};
 use bitgear::energy::{AcceleratorProfile, EnergyError, Quantity, SHIPPED, Style};
 use bitgear::onnx;
 use bitgear::quantize::calibrate;
@@ -220,8 +220,7 @@ fn compare_profiles(options: &Compare) -> Result<(), Failure> {
 
 fn measure_host(options: &Measure) -> Result<(), Failure> {
     let graph = onnx::import_file(&options.model)?;
-    let preprocess =
-        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let preprocess = options.preprocess.to_library();
     let data = Dataset::read(&Source::Path(options.data.clone()))?;
     data.check(graph.shape(graph.input), &preprocess)?;
     let count = options.samples.min(data.len());

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bitgear::data::Preprocess;
 use bitgear::execute::{
     Engine, Handoff, IntegerModel, Leg, Memory, RunningStage, decide_into, relay,
 };
@@ -45,8 +44,7 @@ pub(crate) fn run(options: &Bench) -> Result<(), Failure> {
     let kernels = kernels(options)?;
     let graph = plain::import(&options.model)?;
     let most = options.batch.iter().copied().max().unwrap_or(1).max(plain::CALIBRATION);
-    let preprocess =
-        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let preprocess = options.preprocess.to_library();
     let data = options.data.as_deref();
     let samples = plain::samples(&graph, data, &preprocess, options.seed, most)?;
     let models = plain::models(&graph, &options.points, &samples)?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bitgear::data::Preprocess;
 use bitgear::execute::Engine;
 use bitgear::graph::Graph;
 use bitgear::sensitivity::Sensitivity;
@@ -159,8 +158,7 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
 
 /// What this CPU runs for each MAC layer.
 fn kernels(graph: &Graph, options: &Inspect) -> Result<Vec<KernelRow>, Failure> {
-    let preprocess =
-        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let preprocess = options.preprocess.to_library();
     let data = options.data.as_deref();
     let samples = plain::samples(graph, data, &preprocess, 1, plain::CALIBRATION)?;
     let mut rows = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use bitgear::characterize::{MixedPoint, mixed_points, spread, workload};
-use bitgear::data::{Dataset, Preprocess, Source};
+use bitgear::data::{Dataset, Source};
 use bitgear::energy::AcceleratorProfile;
 use bitgear::graph::Graph;
 use bitgear::policy::EnergyUj;
@@ -25,8 +25,7 @@ pub(super) fn measure(graph: &Graph, options: &Inspect) -> Result<Sensitivity, F
     let path = options.data.clone().ok_or_else(|| {
         Failure::new("samples are missing").hint("give --data, a .npz file or a folder of images")
     })?;
-    let preprocess =
-        Preprocess { scale: options.scale, mean: options.mean.clone(), std: options.std.clone() };
+    let preprocess = options.preprocess.to_library();
     let data = Dataset::read(&Source::Path(path))?;
     data.check(graph.shape(graph.input), &preprocess)?;
     let count = options.samples.clamp(1, data.len());
