@@ -27,6 +27,10 @@ impl Tally {
     }
 }
 
+/// Flips that are believed to have been missed. The mean of a rate of which f of n were seen is (f + 1/2) / (n + 1)
+/// where nothing was known of it before (Jeffreys' prior).
+pub(super) const UNSEEN: f64 = 0.5;
+
 /// What is taken off for chance, which the cheapest of very many candidates owes its drop to as well.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Caution {
@@ -34,8 +38,8 @@ pub(super) enum Caution {
     None,
     /// The drop that is expected by who has seen as many as `flips` already, at least one, `excess` more of
     /// them harmful than helpful. Of n samples with f flips and drop d in all that is
-    /// (f + 1) (d + excess) / (f + flips) / n: one flip more than was seen, harmful as often as the mean of
-    /// a beta distribution says. It takes off all the more, the fewer flips there are to tell. Samples of
+    /// (f + 1/2) (d + excess) / (f + flips) / n: [`UNSEEN`] more flips than were seen, harmful as often as the mean
+    /// of a beta distribution says. It takes off all the more, the fewer flips there are to tell. Samples of
     /// different weights are counted as the samples of equal weight that would tell as much on average; where
     /// flips lie in the heavier ones, that is less than it should be.
     Prior { flips: f64, excess: f64 },
@@ -77,7 +81,7 @@ impl Limit {
         let (drop, seen) = (drop as f64 / self.unit, seen as f64 / self.unit);
         match self.caution {
             Caution::None => drop,
-            Caution::Prior { flips, excess } => (seen + 1.0) * (drop + excess) / (seen + flips),
+            Caution::Prior { flips, excess } => (seen + UNSEEN) * (drop + excess) / (seen + flips),
             Caution::Errors(errors) => drop + errors * seen.sqrt(),
         }
     }
@@ -86,7 +90,9 @@ impl Limit {
     pub(super) fn most_drop(self) -> f64 {
         let most = match self.caution {
             // That of no flip or, of a limit below zero, of very many.
-            Caution::Prior { flips, excess } => (self.most * flips).max(self.most) - excess,
+            Caution::Prior { flips, excess } => {
+                (self.most * flips / UNSEEN).max(self.most) - excess
+            }
             Caution::None | Caution::Errors(_) => self.most,
         };
         most * self.unit

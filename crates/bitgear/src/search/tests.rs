@@ -1,7 +1,7 @@
 use bitgear_core::margin::answer;
 use proptest::prelude::*;
 
-use super::bound::Caution;
+use super::bound::{Caution, UNSEEN};
 use super::*;
 use crate::energy::{LayerWork, Widths};
 use crate::trace::{Answers, Block, FLOAT, Random, Split};
@@ -166,7 +166,7 @@ fn keeps(candidates: &Candidates, choice: &Choice, rows: &[usize], bound: Bound)
         Caution::None => drop,
         Caution::Prior { flips, excess } => {
             let share = (harmful + f64::midpoint(flips, excess)) / (seen + flips);
-            (seen + 1.0) / n * (2.0 * share - 1.0)
+            (seen + UNSEEN) / n * (2.0 * share - 1.0)
         }
         Caution::Errors(errors) => drop + errors * seen.sqrt() / n,
     };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::bound::Caution;
+use super::bound::{Caution, UNSEEN};
 use super::choose::Found;
 use super::ranked::{Ranked, Ranks};
 use super::{Candidates, Limit, Mask, Tally};
@@ -38,13 +38,14 @@ impl Additive {
             Caution::Errors(errors) => {
                 (errors / (2.0 * around.sqrt()), limit.most - 0.5 * errors * around.sqrt())
             }
-            // most (f + flips) / (f + 1) - excess; below zero that rises with f, from what it is at none.
+            // most (f + flips) / (f + UNSEEN) - excess; below zero that rises with f, from what it is at none.
             Caution::Prior { flips, excess } if limit.most < 0.0 => {
-                (0.0, limit.most * flips - excess)
+                (0.0, limit.most * flips / UNSEEN - excess)
             }
             Caution::Prior { flips, excess } => {
-                let slope = limit.most * (flips - 1.0) / (around + 1.0).powi(2);
-                (slope, limit.most * (around + flips) / (around + 1.0) + slope * around - excess)
+                let seen = around + UNSEEN;
+                let slope = limit.most * (flips - UNSEEN) / seen.powi(2);
+                (slope, limit.most * (around + flips) / seen + slope * around - excess)
             }
         };
         Self {
