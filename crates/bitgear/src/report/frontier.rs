@@ -251,7 +251,7 @@ pub(super) fn capital(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// Places for names beside marks; a name without room is left out.
+/// Places for names beside marks; a name without room is left out, but for the policy's.
 #[derive(Default)]
 struct Labels {
     taken: Vec<[f64; 4]>,
@@ -270,7 +270,7 @@ impl Labels {
 
     fn write(&mut self, svg: &mut Svg, class: &str, [x, y]: [f64; 2], name: &str) {
         let width = 6.3 * name.chars().count() as f64;
-        let places = [
+        let near = [
             (x + 9.0, y + 4.0),
             (x - 9.0 - width, y + 4.0),
             (x - width / 2.0, y - 10.0),
@@ -280,13 +280,23 @@ impl Labels {
             (x + 22.0, y + 34.0),
             (x - 14.0 - width, y - 12.0),
         ];
-        for (left, base) in places {
+        // The policy's name must be there: farther off, a line leads to it.
+        let rings = if class == "th" { 2..8 } else { 0..0 };
+        let far = rings.flat_map(|ring| {
+            let [across, up] = [24.0, 20.0].map(|step| step * f64::from(ring));
+            [(x + across, y + up), (x - across - width, y - up), (x + across, y - up)]
+        });
+        for (place, (left, base)) in near.into_iter().chain(far).enumerate() {
             let own = [left, base - 10.0, left + width, base + 2.0];
             let apart = |other: &[f64; 4]| {
                 own[2] < other[0] || other[2] < own[0] || own[3] < other[1] || other[3] < own[1]
             };
             let inside = own[0] > LEFT && own[2] < RIGHT && own[1] > TOP - 4.0 && own[3] < BOTTOM;
             if inside && self.taken.iter().all(apart) {
+                if place >= near.len() {
+                    let end = if left > x { left - 3.0 } else { left + width + 3.0 };
+                    svg.line("axis", [x, y], [end, base - 4.0]);
+                }
                 self.taken.push(own);
                 svg.text(class, Anchor::Start, [left, base], name);
                 return;

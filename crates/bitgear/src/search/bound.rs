@@ -28,7 +28,7 @@ impl Tally {
 }
 
 /// Flips that are believed to have been missed. The mean of a rate of which f of n were seen is (f + 1/2) / (n + 1)
-/// where nothing was known of it before (Jeffreys' prior).
+/// where nothing was known of it before (Jeffreys' prior); the one more in the denominator is left out.
 pub(super) const UNSEEN: f64 = 0.5;
 
 /// What is taken off for chance, which the cheapest of very many candidates owes its drop to as well.

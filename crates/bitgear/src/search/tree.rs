@@ -25,8 +25,9 @@ impl Additive {
     /// Units of a drop where flips count too.
     const FINE: f64 = 1024.0;
 
-    /// What keeps this keeps the limit; where flips weigh `around`, or without caution, they are the same.
-    /// The largest drop that keeps a limit is a convex function of the flips, whose tangent lies below.
+    /// What keeps this keeps the limit; where flips weigh `around`, at least a sample, and the limit is not below zero,
+    /// or without caution, they are the same. The largest drop that keeps such a limit is a convex function of the
+    /// flips, whose tangent lies below.
     fn new(limit: Limit, around: i64) -> Self {
         let around = (around as f64 / limit.unit).max(1.0);
         let (slope, most) = match limit.caution {
