@@ -26,7 +26,7 @@ const FOLDS: usize = 5;
 const LEARNING: usize = 8;
 
 /// The bound by which the choices of a pool are chosen for a target.
-fn careful(target: Target, pool: Pool) -> Bound {
+pub(super) fn careful(target: Target, pool: Pool) -> Bound {
     let caution = if pool.is_dynamic() { POLICIES } else { SINGLE_POINTS };
     Bound { drop: target.drop, caution }
 }

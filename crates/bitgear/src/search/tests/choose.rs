@@ -1,6 +1,7 @@
 //! What is chosen, and how it does on samples that did not choose.
 
 use super::*;
+use crate::search::choose::careful;
 
 #[test]
 fn within_an_energy_nothing_loses_less() {
@@ -96,4 +97,23 @@ fn policies_that_are_to_be_no_worse_lose_no_more_than_single_points_on_fresh_sam
     assert!(dynamic > 0, "none needed less than a single point");
     let [single, no_worse, free] = [single, no_worse, free].map(|sum| sum / runs as f64);
     assert!(no_worse <= single && single < free, "{single} {no_worse} {free}");
+}
+
+/// Of DS-CNN's 336 samples, worked out by hand from (f + 1/2) (d + excess) / (f + 30) / n in `docs/policy.md`: no
+/// flip costs half of 23/30 of a sample, of single points of 11.5/30; one harmful flip costs 1.5 · 24/31 of one.
+#[test]
+fn what_is_charged_is_what_the_documentation_says() {
+    let mask = Mask::new(336, &(0..336).collect::<Vec<_>>(), &[1; 336]);
+    let charged =
+        |pool, drop, flips| mask.charge(careful(0.002.into(), pool), Tally { drop, flips });
+    for (pool, drop, flips, points) in [
+        (Pool::Policies, 0, 0, 0.1141),
+        (Pool::Static, 0, 0, 0.0570),
+        (Pool::Policies, 1, 1, 0.3456),
+        (Pool::Policies, -1, 1, 0.3168),
+        (Pool::Static, 1, 1, 0.1800),
+    ] {
+        let got = 100.0 * charged(pool, drop, flips);
+        assert!((got - points).abs() < 1e-4, "{pool:?} {drop} {flips}: {got}");
+    }
 }
